@@ -1,0 +1,212 @@
+"""Colours, boxes, labels, crops and grids: what is drawn where, and that nothing given is touched."""
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from utils.images import read_image
+
+from utils import fonts
+from utils.plots import Annotator, Colors, colors, crop_box, draw_batch, plot_images, targets_of, text_color
+
+WHITE = np.full((120, 200, 3), 255, np.uint8)
+RED = (0, 0, 255)
+
+
+def drawn_area(image):
+    """x1, y1, x2, y2 of the pixels that are not white."""
+    rows, columns = np.nonzero((image != 255).any(2))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_twenty_colors_are_distinct_and_cycle():
+    palette = [colors(i) for i in range(20)]
+    distances = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(palette) for b in palette[:i]]
+    assert len(Colors.HEX) == 20
+    assert min(distances) > 60
+    assert colors(23) == colors(3)
+    assert colors(3, bgr=True) == colors(3)[::-1]
+
+
+def test_text_can_be_read_on_every_color():
+    for i in range(20):
+        background = np.array(colors(i, bgr=True))
+        assert np.abs(background - text_color(tuple(background))).max() > 100
+
+
+def test_annotator_leaves_the_image_alone():
+    image = WHITE.copy()
+    annotator = Annotator(image)
+    annotator.box_label((10, 40, 60, 90), "cat 0.9", RED)
+    assert (image == 255).all()
+    assert (annotator.result() != 255).any()
+
+
+@pytest.mark.parametrize(
+    ("hw", "expected"), [((64, 64), 2), ((480, 640), 2), ((720, 1280), 3), ((2160, 3840), 9)], ids=str
+)
+def test_default_line_width(hw, expected):
+    assert Annotator(np.zeros((*hw, 3), np.uint8)).line_width == expected
+
+
+@pytest.mark.parametrize("box", [(60, 40, 100, 90), (100, 90, 60, 40), (100, 40, 60, 90)], ids=["plain", "both", "x"])
+def test_box_corners_in_any_order(box):
+    annotator = Annotator(WHITE, line_width=1)
+    annotator.box_label(box, color=RED)
+    assert drawn_area(annotator.result()) == (60, 40, 101, 91)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (-50, -50, 400, 400),
+        (1e9, 1e9, -1e9, 2e9),
+        (float("nan"),) * 4,
+        (float("inf"), 0, float("-inf"), 9),
+        (5, 5, 5, 5),
+    ],
+    ids=["around", "far", "nan", "inf", "point"],
+)
+@pytest.mark.parametrize("label", ["", "cat", "ключ"])
+def test_odd_boxes_are_survived(box, label):
+    annotator = Annotator(WHITE)
+    annotator.box_label(box, label, RED)
+    assert annotator.result().shape == WHITE.shape
+
+
+@pytest.mark.parametrize(
+    "label", ["cat 0.87", "Größe 0.87", "кот 0.87", "a label much longer than the picture is wide 0.87"]
+)
+@pytest.mark.parametrize("corner", [(0, 0), (190, 0), (0, 118), (190, 110), (90, 60)], ids=str)
+def test_label_stays_inside_and_can_be_read(label, corner):
+    annotator = Annotator(WHITE, line_width=2)
+    annotator.text(corner, label, RED)
+    x1, y1, x2, y2 = drawn_area(annotator.result())
+    patch = annotator.result()[y1:y2, x1:x2]
+    assert y2 - y1 >= 8
+    assert (patch[[0, -1]] == RED).all(
+        2
+    ).mean() > 0.95  # the margin around the letters, on all sides: nothing is cut off
+    assert (patch.min(2) > 100).any()  # and the letters
+
+
+def test_label_above_the_box_where_there_is_room_else_below():
+    for top, is_above in ((60, True), (3, False)):
+        annotator = Annotator(WHITE, line_width=1)
+        annotator.text((20, top), "cat", RED)
+        _, y1, _, y2 = drawn_area(annotator.result())
+        assert (y2 <= top + 1) if is_above else (y1 >= top - 1)
+
+
+def test_labels_lie_above_boxes_drawn_later():
+    first, second = Annotator(WHITE, line_width=1), Annotator(WHITE, line_width=1)
+    first.box_label((20, 60, 90, 100), "cat", RED)
+    second.box_label((20, 60, 90, 100), "cat", RED)
+    second.box_label((30, 5, 190, 110), color=(255, 0, 0))  # its left edge crosses the label
+    np.testing.assert_array_equal(first.result()[50:60, 20:40], second.result()[50:60, 20:40])
+
+
+def test_tiny_image():
+    annotator = Annotator(np.zeros((4, 3, 3), np.uint8))
+    annotator.box_label((0, 0, 3, 4), "cat 0.9", RED)
+    assert annotator.result().shape == (4, 3, 3)
+
+
+def test_labels_of_the_same_letters_look_alike_in_both_fonts():
+    ascii_height, other_height = (
+        np.ptp(np.nonzero((Annotator(WHITE, 3).image != drawn).any(2))[0])
+        for drawn in (draw_text("xx"), draw_text("x\u0445"))  # a Cyrillic x
+    )
+    assert abs(ascii_height - other_height) <= 8
+
+
+def draw_text(text):
+    annotator = Annotator(WHITE, 3)
+    annotator.text((20, 80), text, RED)
+    return annotator.result()
+
+
+def test_font_has_the_glyphs():
+    path = fonts.find_font("кот")
+    assert path is None or fonts.has_glyphs(fonts.load_font("кот", 16), "кот")
+    assert not fonts.has_glyphs(fonts.load_font("a", 16), "\U0010fffe")
+
+
+def test_missing_glyphs_are_named(caplog):
+    with caplog.at_level(logging.WARNING, "yolov5"):
+        assert fonts.find_font("\U0010fffd") is None
+        assert fonts.find_font("\U0010fffd") is None
+    assert len(caplog.records) == 1
+    assert "\\U0010fffd" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((40, 40, 90, 60), (34, 34, 95, 65)),  # 50 x 20 -> 61 x 30.4 around (65, 50)
+        ((-20, -20, 20, 20), (0, 0, 25, 25)),
+        ((190, 110, 240, 160), (184, 104, 200, 120)),
+    ],
+    ids=["inside", "upper left", "lower right"],
+)
+def test_crop_is_two_percent_and_ten_pixels_larger(box, expected):
+    image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    x1, y1, x2, y2 = expected
+    np.testing.assert_array_equal(crop_box(image, torch.tensor(box, dtype=torch.float32)), image[y1:y2, x1:x2])
+
+
+def test_crop_outside_is_empty():
+    assert crop_box(WHITE, torch.tensor([500.0, 500, 600, 600])).size == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "hw"), [(1, (64, 96)), (2, (64, 192)), (3, (128, 192)), (5, (128, 288)), (20, (256, 384))]
+)
+def test_grid_size(count, hw):
+    assert draw_batch(torch.zeros(count, 3, 64, 96, dtype=torch.uint8), torch.zeros(0, 6), []).shape == (*hw, 3)
+
+
+def test_large_grid_is_made_smaller():
+    image = draw_batch(torch.zeros(9, 3, 320, 640, dtype=torch.uint8), torch.zeros(0, 6), [], max_side=960)
+    assert image.shape == (480, 960, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_grid_shows_the_batch_and_leaves_it_alone(dtype):
+    images = torch.zeros(2, 3, 64, 64, dtype=dtype)
+    images[0, 0] = 255 if dtype == torch.uint8 else 1  # red
+    before = images.clone()
+    targets = torch.tensor([[1, 0, 0.5, 0.5, 0.5, 0.5]])
+    grid = draw_batch(images, targets, ["cat"])
+    assert torch.equal(images, before)
+    assert (grid[2:62, 2:62] == RED).all()
+    inner = grid[:, 64:]
+    assert tuple(inner[40, 16]) == colors(0, bgr=True)  # the left edge of the box
+    assert (inner[30:44, 20:44] == 0).all()  # and nothing in it
+
+
+@pytest.mark.parametrize("columns", [6, 7])
+def test_unknown_class_and_confidence(columns):
+    row = [0, 7, 0.5, 0.5, 0.2, 0.2, 0.8][:columns]
+    assert draw_batch(torch.zeros(1, 3, 64, 64), torch.tensor([row]), ["cat"]).any()
+
+
+def test_plot_images_has_written_when_it_returns(tmp_path):
+    plot_images(torch.zeros(2, 3, 64, 64), torch.zeros(0, 6), tmp_path / "é.jpg", ["cat"], ["a/b.jpg", "c.jpg"])
+    assert read_image(tmp_path / "é.jpg").shape == (64, 128, 3)
+
+
+def test_predictions_become_targets():
+    first = torch.tensor([[10.0, 20, 30, 60, 0.9, 2], [0, 0, 64, 32, 0.2, 1]])
+    rows = targets_of([first, torch.zeros(0, 6), first[:1]], (64, 128))
+    expected = [20 / 128, 40 / 64, 20 / 128, 40 / 64, 0.9]
+    torch.testing.assert_close(rows, torch.tensor([[0, 2, *expected], [2, 2, *expected]]))
+
+
+def test_captions_are_drawn():
+    plain, captioned = (
+        draw_batch(torch.zeros(1, 3, 64, 256), torch.zeros(0, 6), [], paths) for paths in ((), ("a/name.jpg",))
+    )
+    assert cv2.absdiff(plain, captioned)[:20].any()

@@ -1,0 +1,81 @@
+"""Which weights are taken, and names that never repeat."""
+
+import logging
+import os
+
+import pytest
+
+from utils.runs import UniqueNames, find_weights, newest_best, safe_name
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three trainings, of which exp2 wrote last; one has no best.pt."""
+    for i, name in enumerate(("exp", "exp3", "exp2")):
+        path = tmp_path / "runs" / name / "weights" / "best.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 + i, 1000 + i))
+    (tmp_path / "runs" / "exp4" / "weights").mkdir(parents=True)
+    return tmp_path / "runs"
+
+
+def test_named_weights(tmp_path, runs):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).touch()
+    files = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    assert find_weights([str(file) for file in files], runs=runs) == files
+    assert find_weights(str(files[0]), runs=runs) == files[:1]
+    assert find_weights(files[0], runs=runs) == files[:1]
+
+
+@pytest.mark.parametrize("weights", [None, [], "default"], ids=str)
+def test_default_where_it_is(tmp_path, runs, weights):
+    default = tmp_path / "yolov5s.pt"
+    default.touch()
+    assert find_weights(str(default) if weights == "default" else weights, default, runs) == [default]
+
+
+@pytest.mark.parametrize("weights", [None, [], "default"], ids=str)
+def test_newest_best_in_place_of_the_default(tmp_path, runs, weights, caplog):
+    default = tmp_path / "yolov5s.pt"
+    with caplog.at_level(logging.INFO, "yolov5"):
+        found = find_weights([str(default)] if weights == "default" else weights, default, runs)
+    assert found == [runs / "exp2" / "weights" / "best.pt"]
+    assert len(caplog.records) == 1
+    assert str(found[0]) in caplog.text
+
+
+def test_nothing_in_place_of_named_weights(tmp_path, runs):
+    with pytest.raises(FileNotFoundError, match=r"other\.pt: no such file.*exp2"):
+        find_weights([str(tmp_path / "other.pt")], tmp_path / "yolov5s.pt", runs)
+
+
+def test_no_weights_at_all(tmp_path):
+    assert newest_best(tmp_path / "runs") is None
+    with pytest.raises(FileNotFoundError, match="train with"):
+        find_weights(None, tmp_path / "yolov5s.pt", tmp_path / "runs")
+
+
+def test_unique_names():
+    names = UniqueNames()
+    claimed = [names.claim(name) for name in ("bus", "bus", "Bus", "bus2", "bus", "bus_1", "bus22")]
+    assert claimed == ["bus", "bus2", "Bus3", "bus22", "bus4", "bus_1", "bus222"]
+    assert len({name.casefold() for name in claimed}) == len(claimed)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("person", "person"),
+        ("traffic light", "traffic light"),
+        ("猫", "猫"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("..", "_"),
+        ("", "_"),
+        ("host:554/cam?x=1", "host_554_cam_x=1"),
+    ],
+)
+def test_safe_name(text, expected):
+    assert safe_name(text) == expected

@@ -1,0 +1,370 @@
+"""Batches for training and validation: records to samples, seeded order, endless workers, rectangular shapes.
+
+A training sample is a function of (seed, epoch, index) alone: neither the number of workers nor what was loaded before,
+cached or resumed changes it. Pictures come from utils/image_store.py, what is done to them from utils/augmentations.py.
+
+Legend: N images, B batch, T targets of a batch, n labels of an image, H and W of the network's image.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from utils.augmentations import (
+    GRAY,
+    Source,
+    augment_hsv,
+    copy_paste,
+    flip,
+    letterbox,
+    letterbox_placement,
+    letterbox_scene,
+    mixup,
+    mosaic,
+    random_perspective,
+    to_pixels,
+)
+from utils.boxes import xyxy2xywhn
+from utils.config import Hyp
+from utils.image_store import BUFFER_BYTES, ImageStore, cpu_count
+from utils.labels import LabelRecord
+
+
+class ImageShape(NamedTuple):
+    """How to get back to native pixels: (h, w) of the file, ((ratio_h, ratio_w), (pad_w, pad_h)), None if augmented."""
+
+    image_hw: tuple[int, int]
+    ratio_pad: tuple[tuple[float, float], tuple[float, float]] | None
+
+
+class Sample(NamedTuple):
+    """One image for the network: image (3, H, W) RGB uint8, targets (n, 6) float32 as Batch's, image index 0."""
+
+    image: Tensor
+    targets: Tensor
+    path: str
+    shape: ImageShape
+
+
+class Batch(NamedTuple):
+    """images (B, 3, H, W) RGB uint8; targets (T, 6) float32: image index, class, cx, cy, w, h in 0..1 of the image."""
+
+    images: Tensor
+    targets: Tensor
+    paths: tuple[str, ...]
+    shapes: tuple[ImageShape, ...]
+
+
+class RecordTable:
+    """Label records as a few arrays: worker processes share those, while every Python object they touch is copied."""
+
+    def __init__(self, records: Sequence[LabelRecord]) -> None:
+        polygons = [points for record in records for points in record.polygons or (None,) * len(record.boxes)]
+        self.paths = np.array([os.fsencode(record.image) for record in records], np.bytes_)
+        self.hw = np.array([record.hw for record in records], np.int64).reshape(-1, 2)
+        self._starts = np.cumsum([0, *(len(record.boxes) for record in records)])
+        self._boxes = np.concatenate([np.zeros((0, 5), np.float32), *(record.boxes for record in records)])
+        self._ends = np.cumsum([0, *(0 if points is None else len(points) for points in polygons)])
+        self._points = np.concatenate([np.zeros((0, 2), np.float32), *(p for p in polygons if p is not None)])
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.hw)
+
+    def labels(self, index: int) -> np.ndarray:
+        """Labels of image `index`, (n, 5) class, cx, cy, w, h in 0..1."""
+        return self._boxes[self._starts[index] : self._starts[index + 1]]
+
+    def polygons(self, index: int) -> tuple[np.ndarray | None, ...]:
+        """Polygon (k, 2) in 0..1 or None for each label of image `index`; () where it has none."""
+        ends = self._ends[self._starts[index] : self._starts[index + 1] + 1].tolist()
+        if ends[0] == ends[-1]:
+            return ()
+        return tuple(self._points[a:b] if a < b else None for a, b in itertools.pairwise(ends))
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
+
+    shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
+    A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[LabelRecord],
+        imgsz: int,
+        *,
+        hyp: Hyp | None = None,
+        seed: int = 0,
+        shapes: np.ndarray | None = None,
+        cache: str | None = None,
+    ) -> None:
+        if not len(records):
+            raise ValueError("the data set has no images")
+        self.table, self.imgsz, self.hyp, self.seed, self.shapes = RecordTable(records), imgsz, hyp, seed, shapes
+        buffer = BUFFER_BYTES if hyp else 0  # without mosaics each image is needed but once an epoch
+        self.store = ImageStore(
+            self.table.paths, self.table.hw, imgsz, strict=not hyp, cache=cache, buffer_bytes=buffer
+        )
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.table)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The sample of an index, or of an (epoch, index)."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        image, labels, shape = self._augmented(epoch, index, self.hyp) if self.hyp else self._plain(index)
+        h, w = image.shape[:2]
+        targets = torch.zeros(len(labels), 6)
+        targets[:, 1] = torch.from_numpy(labels[:, 0])
+        targets[:, 2:] = torch.from_numpy(xyxy2xywhn(labels[:, 1:], w=w, h=h, clip=True, eps=1e-3))
+        pixels = torch.empty(3, h, w, dtype=torch.uint8)
+        red, green, blue = pixels.numpy()
+        cv2.split(image, [blue, green, red])  # into the tensor: no other copy is made
+        return Sample(pixels, targets, self.store.path(index), shape)
+
+    def _out_hw(self, index: int) -> tuple[int, int]:
+        h, w = (self.imgsz, self.imgsz) if self.shapes is None else self.shapes[index].tolist()
+        return h, w
+
+    def _source(self, index: int) -> Source:
+        image = self.store.get(index)
+        if image is None:
+            gray = np.full((*self.store.hw[index], 3), GRAY[0], np.uint8)
+            return Source(gray, np.zeros((0, 5), np.float32))
+        return Source(image, self.table.labels(index), self.table.polygons(index))
+
+    def _plain(self, index: int) -> tuple[np.ndarray, np.ndarray, ImageShape]:
+        """Image letterboxed into its shape, labels (n, 5) class, xyxy in its pixels, and the way back."""
+        source, out_hw = self._source(index), self._out_hw(index)
+        placement = letterbox_placement(source.image.shape[:2], out_hw, auto=False, scaleup=False)
+        image, _, _ = letterbox(source.image, out_hw, auto=False, scaleup=False)
+        labels, _ = to_pixels(source, placement.hw, placement.origin)
+        native_h, native_w = self.table.hw[index].tolist()
+        ratio = placement.hw[0] / native_h, placement.hw[1] / native_w
+        return image, labels, ImageShape((native_h, native_w), (ratio, placement.origin))
+
+    def _augmented(self, epoch: int, index: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
+        """Augmented image, labels (n, 5) class, xyxy in its pixels; nothing leads back."""
+        rng = np.random.default_rng((self.seed, epoch, index))
+        mosaic_probability = hyp.mosaic if self.shapes is None else 0.0  # the place to end mosaics at an epoch
+        if rng.random() < mosaic_probability:
+            image, labels = self._mosaic(index, hyp, rng)
+            if rng.random() < hyp.mixup:
+                image, labels = mixup(image, labels, *self._mosaic(int(rng.integers(len(self))), hyp, rng), rng)
+        else:
+            scene = letterbox_scene(self._source(index), self._out_hw(index))
+            image, labels = random_perspective(scene, scene.hw, **warp_ranges(hyp), rng=rng)
+        # Further changes of pixels alone (blur, gray, CLAHE) belong here.
+        image = augment_hsv(image, hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, rng)
+        for axis, probability in ((0, hyp.flipud), (1, hyp.fliplr)):
+            if rng.random() < probability:
+                image, labels = flip(image, labels, axis)
+        h, w = self.table.hw[index].tolist()
+        return image, labels, ImageShape((h, w), None)
+
+    def _mosaic(self, index: int, hyp: Hyp, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        chosen = rng.permutation([index, *rng.integers(len(self), size=3)])
+        scene = mosaic([self._source(i) for i in chosen.tolist()], self.imgsz, rng)
+        scene = copy_paste(scene, hyp.copy_paste, rng)
+        return random_perspective(scene, (self.imgsz, self.imgsz), **warp_ranges(hyp), rng=rng)
+
+
+def warp_ranges(hyp: Hyp) -> dict[str, float]:
+    """What random_perspective wants of the hyper-parameters."""
+    return {name: getattr(hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")}
+
+
+def collate_fn(samples: Sequence[Sample]) -> Batch:
+    """The samples as one batch; column 0 of the targets tells which image each belongs to."""
+    images, targets, paths, shapes = zip(*samples, strict=True)
+    for i, rows in enumerate(targets):
+        rows[:, 0] = i
+    return Batch(torch.stack(images), torch.cat(targets), paths, shapes)
+
+
+def rectangular_shapes(
+    hw: np.ndarray, batch_size: int, imgsz: int, stride: int = 32, pad: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order of images by aspect and, per image in its native order, the (h, w) of its batch: (N,), (N, 2).
+
+    A batch is as flat, or as narrow, as its least flat or narrow image allows; `pad` adds that many strides.
+    """
+    aspect = hw[:, 0] / hw[:, 1]
+    order = np.argsort(aspect, kind="stable")
+    shapes = np.empty((len(hw), 2), np.int64)
+    for start in range(0, len(hw), batch_size):
+        members = order[start : start + batch_size]
+        low, high = aspect[members].min(), aspect[members].max()
+        shape = (high, 1) if high < 1 else (1, 1 / low) if low > 1 else (1, 1)
+        shapes[members] = np.ceil(np.array(shape) * imgsz / stride + pad) * stride
+    return order, shapes
+
+
+@dataclass(frozen=True, eq=False)
+class EpochBatches:
+    """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
+
+    Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
+    be smaller. Ranks get equally many samples, for which up to world_size - 1 are taken twice.
+    """
+
+    n: int
+    batch_size: int
+    seed: int = 0
+    start_epoch: int = 0
+    epochs: int | None = None  # the first one not to make; None: go on for ever
+    fixed_order: np.ndarray | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of an epoch over all ranks, (n,). Image weights would belong here."""
+        if self.fixed_order is not None:
+            return self.fixed_order
+        return np.random.default_rng((self.seed, epoch)).permutation(self.n)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        per_rank = math.ceil(self.n / self.world_size)
+        return math.ceil(per_rank / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """From start_epoch on, until `epochs`."""
+        for epoch in itertools.count(self.start_epoch):
+            if self.epochs is not None and epoch >= self.epochs:
+                return
+            order = np.pad(self.order(epoch), (0, -self.n % self.world_size), mode="edge")
+            share = order[self.rank :: self.world_size].tolist()
+            for start in range(0, len(share), self.batch_size):
+                yield [(epoch, index) for index in share[start : start + self.batch_size]]
+
+
+class TrainLoader:
+    """Batches of one epoch after another from workers that live on: while one validates, they prepare the next epoch.
+
+    `epoch(n)` iterates over the batches of epoch n, which may be any; only if it is not the one that follows the last,
+    or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once.
+    """
+
+    def __init__(
+        self, dataset: DetectionDataset, batches: EpochBatches, workers: int, pin_memory: bool = False
+    ) -> None:
+        self.dataset, self.batches, self.workers, self.pin_memory = dataset, batches, workers, pin_memory
+        self._next_epoch: int | None = None
+        self._iterator: Iterator[Batch] | None = None
+        self._start(batches.start_epoch)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, one below `epochs`."""
+        assert self.batches.epochs is None or epoch < self.batches.epochs
+        if epoch != self._next_epoch:
+            self._start(epoch)
+        self._next_epoch = None  # until this one is through
+        assert self._iterator is not None
+        for _ in range(len(self)):
+            yield next(self._iterator)
+        self._next_epoch = epoch + 1
+
+    def close(self) -> None:
+        """Ends the workers; a later `epoch` starts new ones."""
+        self._next_epoch = self._iterator = None
+
+    def _start(self, epoch: int) -> None:
+        self.close()
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=replace(self.batches, start_epoch=epoch),
+            num_workers=self.workers,
+            collate_fn=collate_fn,
+            pin_memory=self.pin_memory,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # unused by us; without it every start would draw from torch's global one
+        )
+        self._next_epoch, self._iterator = epoch, iter(loader)
+
+
+def train_loader(
+    records: Sequence[LabelRecord],
+    imgsz: int,
+    batch_size: int,
+    hyp: Hyp,
+    *,
+    seed: int = 0,
+    workers: int = 8,
+    start_epoch: int = 0,
+    epochs: int | None = None,
+    augment: bool = True,
+    rect: bool = False,
+    cache: str | None = None,
+    stride: int = 32,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> TrainLoader:
+    """Training batches of `batch_size` samples per rank, prepared from start_epoch on until `epochs`.
+
+    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py.
+    """
+    order, shapes = None, None
+    if rect:
+        hw = np.array([record.hw for record in records])
+        order, shapes = rectangular_shapes(hw, batch_size * world_size, imgsz, stride)
+    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, shapes=shapes, cache=cache)
+    batches = EpochBatches(len(records), batch_size, seed, start_epoch, epochs, order, rank, world_size)
+    return TrainLoader(dataset, batches, worker_count(workers, batch_size, world_size), pin_memory)
+
+
+def val_loader(
+    records: Sequence[LabelRecord],
+    imgsz: int,
+    batch_size: int,
+    *,
+    workers: int = 8,
+    stride: int = 32,
+    pad: float = 0.5,
+    rect: bool = True,
+    cache: str | None = None,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie."""
+    order, shapes = np.arange(len(records)), None
+    if rect and len(records):
+        hw = np.array([record.hw for record in records])
+        order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride, pad)
+    return DataLoader(
+        DetectionDataset(records, imgsz, shapes=shapes, cache=cache),
+        batch_size,
+        sampler=order.tolist(),
+        num_workers=worker_count(workers, batch_size),
+        collate_fn=collate_fn,
+        pin_memory=pin_memory,
+        worker_init_fn=init_worker,
+        generator=torch.Generator(),  # as in TrainLoader
+    )
+
+
+def worker_count(wanted: int, batch_size: int, world_size: int = 1) -> int:
+    """Worker processes: at most as wanted, as samples in a batch, as cores of this rank; none for a batch of one."""
+    return min(cpu_count() // world_size, batch_size if batch_size > 1 else 0, wanted)
+
+
+def init_worker(worker: int) -> None:
+    """Keeps OpenCV to one thread in a worker process; torch does so by itself."""
+    del worker
+    cv2.setNumThreads(0)

@@ -1,0 +1,102 @@
+"""What a scan of labels found, kept for the next one: plain arrays in an .npz, no pickle, no code.
+
+A cache is only a saving of time: a file that is missing, foreign or damaged is ignored and written anew. The entries do
+not depend on the number of classes. What makes an entry valid is decided in utils/labels.py.
+
+Shapes: N images, n boxes of an image, k points of a polygon.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.general import LOGGER, atomic_write
+
+FORMAT = "yolov5 label cache 1"  # a cache that says anything else is not read
+
+# What zipfile, numpy and the unpacking below raise on a file that is damaged or was made by others.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
+
+
+class Entry(NamedTuple):
+    """What is known of one pair. Valid while the image's stamp (mtime_ns, bytes) and the label file's digest hold."""
+
+    stamp: tuple[int, int]
+    digest: bytes  # of the label file's content; b"" if there is no such file
+    hw: tuple[int, int]
+    boxes: np.ndarray
+    polygons: tuple[np.ndarray | None, ...]
+    problems: tuple[str, ...]
+    corrupt: str  # why the pair cannot be used; "" if it can
+
+
+def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> None:
+    """Write the entries; a place that cannot be written is reported and costs only time at the next start."""
+    texts = {i: [e.corrupt, *e.problems] for i, e in enumerate(entries) if e.corrupt or e.problems}
+    polygons = [polygon for e in entries for polygon in (e.polygons or (None,) * len(e.boxes))]
+    arrays = {
+        "format": np.array(FORMAT),
+        "images": _pack("\0".join(images)),
+        "stamps": np.array([e.stamp for e in entries], np.int64),
+        "digests": np.frombuffer(b"".join(e.digest.ljust(16, b"\0") for e in entries), np.uint8),
+        "has_labels": np.array([bool(e.digest) for e in entries]),
+        "hw": np.array([e.hw for e in entries], np.int32),
+        "box_counts": np.array([len(e.boxes) for e in entries], np.int64),
+        "boxes": np.concatenate([np.zeros((0, 5), np.float32), *(e.boxes for e in entries)]),
+        "point_counts": np.array([0 if polygon is None else len(polygon) for polygon in polygons], np.int64),
+        "points": np.concatenate([np.zeros((0, 2), np.float32), *(p for p in polygons if p is not None)]),
+        "texts": _pack(json.dumps(texts)),
+    }
+    try:
+        if not path.parent.stat().st_mode & 0o222:  # root could write even here, but the folder is marked as not to
+            raise PermissionError(f"{path.parent} is read-only")
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        LOGGER.warning(f"{path}: scan not kept, the next start reads all labels again ({error})")
+
+
+def load_cache(path: Path) -> dict[str, Entry]:
+    """The entries by image; {} if there is no cache, or a file that is none of ours, which is not trusted."""
+    if not path.exists():
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:  # before numpy looks at it: nothing but a plain .npz is let through
+            if any(info.compress_type for info in archive.infolist()):
+                raise ValueError("compressed")  # and so of unknown size in memory
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["format"]) != FORMAT:
+                raise ValueError("of another version")
+            return _unpack_entries(dict(file))
+    except _UNREADABLE as error:
+        LOGGER.warning(f"{path}: not a label cache of this program, built anew ({str(error)[:100]})")
+        return {}
+
+
+def _unpack_entries(arrays: dict[str, np.ndarray]) -> dict[str, Entry]:
+    images = arrays["images"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+    texts = json.loads(arrays["texts"].tobytes())
+    box_ends = list(accumulate(arrays["box_counts"].tolist(), initial=0))
+    point_ends = list(accumulate(arrays["point_counts"].tolist(), initial=0))
+    boxes, points, digests = arrays["boxes"], arrays["points"], arrays["digests"].tobytes()
+    if (box_ends[-1], 5) != boxes.shape or len(point_ends) != len(boxes) + 1 or (point_ends[-1], 2) != points.shape:
+        raise ValueError("its arrays do not fit together")
+    entries = {}
+    stamps, sizes, present = arrays["stamps"].tolist(), arrays["hw"].tolist(), arrays["has_labels"].tolist()
+    spans = pairwise(box_ends)
+    for i, (image, stamp, hw, has, (a, b)) in enumerate(zip(images, stamps, sizes, present, spans, strict=True)):
+        polygons = tuple(points[s:e] if s < e else None for s, e in pairwise(point_ends[a : b + 1]))
+        polygons = polygons if point_ends[a] < point_ends[b] else ()
+        corrupt, *problems = texts.get(str(i), [""])
+        digest = digests[16 * i : 16 * i + 16] if has else b""
+        entries[image] = Entry(tuple(stamp), digest, tuple(hw), boxes[a:b], polygons, tuple(problems), corrupt)
+    return entries
+
+
+def _pack(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)

@@ -1,0 +1,131 @@
+"""One label file: its rows become boxes and polygons, its mistakes are named by line.
+
+A label file holds one object a row, `class x_centre y_centre width height` or a polygon `class x1 y1 x2 y2 x3 y3 ...`,
+coordinates as shares of the image's width and height. Each row is judged by itself: boxes and polygons may be mixed.
+
+Shapes: n objects of an image, k points of a polygon.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-3  # a coordinate this far outside 0..1 is a rounding error of the tool that wrote it, and is clipped
+MAX_LABEL_BYTES = 64 << 20  # a larger label file is none
+MAX_CLASS = 1 << 24  # float32 counts exactly up to here
+
+
+class Labels(NamedTuple):
+    """A label file's objects, as in LabelRecord, and a line about each thing in it that is not as it should be."""
+
+    boxes: np.ndarray  # (n, 5)
+    polygons: tuple[np.ndarray | None, ...]
+    problems: tuple[str, ...]
+
+
+def read_labels(path: Path | str, nc: int | None = None) -> Labels:
+    """The objects of a label file, in its order; nc None takes any class from 0.
+
+    A row of 5 values is a box, of 7, 9, ... a polygon, whose box is its bounds; of 6 a box with the confidence that
+    detect.py and val.py write with --save-conf, which is not used. A row that is none of these, or not finite, or
+    outside 0..1, is dropped, as are copies and boxes without area; `problems` names each. Raises ValueError for a class
+    below 0 or >= nc, for a file that is not text, and for one that holds rows, but no good one.
+    """
+    return parse_labels(read_bytes(str(path)), str(path), nc)
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a label file; raises ValueError for one that is too large to be one, and OSError."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_LABEL_BYTES + 1)
+    if len(data) > MAX_LABEL_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_LABEL_BYTES >> 20} MB, which is no label file")
+    return data
+
+
+def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False) -> Labels:
+    """read_labels() of a file's content; any_class leaves the classes to be checked later."""
+    limit = MAX_CLASS if nc is None else nc
+    objects: dict[tuple[float, ...], np.ndarray | None] = {}  # box row -> polygon; a dict, to find copies
+    problems: list[str] = []
+    confidences = clipped = flat = copies = 0
+    for number, line in enumerate(decode_text(data, name).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            box, polygon, outside = _parse_row(words)
+        except ValueError as error:
+            problems.append(f"{name}:{number}: row left out: {error}")
+            continue
+        if not any_class and not 0 <= box[0] < limit:
+            raise ValueError(class_error(f"{name}:{number}", int(box[0]), nc))
+        confidences += len(words) == 6
+        clipped += outside
+        if min(box[3:]) <= 0:
+            flat += 1
+        elif box in objects:
+            copies += 1
+        else:
+            objects[box] = polygon
+    if problems and not (objects or flat):
+        raise ValueError(f"{problems[0]}; no other row can be used either")
+    for count, what in (
+        (clipped, f"values up to {TOLERANCE} outside 0..1 clipped"),
+        (confidences, "rows of 6 values taken as boxes with a confidence, which is not used"),
+        (flat, "boxes without area left out"),
+        (copies, "copies of other rows left out"),
+    ):
+        if count:
+            problems.append(f"{name}: {count} {what}")
+    boxes = np.array(list(objects), dtype=np.float32).reshape(-1, 5)
+    polygons = tuple(objects.values())
+    return Labels(boxes, polygons if any(p is not None for p in polygons) else (), tuple(problems))
+
+
+def _parse_row(words: list[str]) -> tuple[tuple[float, ...], np.ndarray | None, int]:
+    """(class, x centre, y centre, width, height), polygon, number of values clipped. ValueError says what is wrong."""
+    try:
+        label, *values = (float(word) for word in words)
+    except ValueError:
+        raise ValueError(f"{' '.join(words)[:60]!r} is not a row of numbers parted by spaces") from None
+    count = len(words)
+    if count not in {5, 6} and (count < 7 or count % 2 == 0):
+        raise ValueError(f"{count} values; a box has 5, a polygon 7 or more, an odd number")
+    if count == 6:
+        values.pop()
+    if not all(map(math.isfinite, values)) or not math.isfinite(label):
+        raise ValueError("a value is not finite")
+    if label % 1 or abs(label) >= MAX_CLASS:
+        raise ValueError(f"class {words[0]} is not a whole number below {MAX_CLASS}")
+    low, high = min(values), max(values)
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        worst = high if high > 1 + TOLERANCE else low
+        hint = " (pixels? They must be divided by the image's width and height)" if high > 2 else ""
+        raise ValueError(f"value {worst:g} outside 0..1{hint}")
+    outside = 0
+    if low < 0 or high > 1:
+        outside = sum(not 0 <= value <= 1 for value in values)
+        values = [min(max(value, 0.0), 1.0) for value in values]
+    if count < 7:
+        return (label, *values), None, outside
+    x0, x1 = min(values[::2]), max(values[::2])
+    y0, y1 = min(values[1::2]), max(values[1::2])
+    points = np.array(values, dtype=np.float32).reshape(-1, 2)  # (k, 2)
+    return (label, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), points, outside
+
+
+def class_error(place: str, label: int, nc: int | None) -> str:
+    """The message for a class that the data set's description does not know."""
+    allowed = "0 or more" if nc is None else f"0 to {nc - 1}, as the data yaml has nc {nc} and {nc} names"
+    return f"{place}: label class {label} {'is negative' if label < 0 else f'>= nc {nc}'}; allowed is {allowed}"
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """UTF-8 text; raises ValueError naming the file."""
+    try:
+        return data.decode("utf-8-sig")  # the mark that Windows' editors put in front is dropped
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text (byte {error.start})") from error

@@ -1,0 +1,301 @@
+"""Images and labels of a data set: found, paired, checked and remembered.
+
+Mistakes are named by file and line. The user's images and labels are never changed. The rows of a label file are read
+in utils/label_files.py, what a scan found is kept by utils/label_cache.py; decoding for training, augmentation and
+batches are utils/datasets.py's.
+
+Shapes: n objects of an image, k points of a polygon.
+"""
+
+import hashlib
+import io
+import os
+import re
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.general import LOGGER, progress
+from utils.images import IMAGE_SUFFIXES, read_image
+from utils.label_cache import Entry, load_cache, save_cache
+from utils.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
+
+MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
+MAX_NOTES = 20  # lines of a scan's report that go to the log
+PROBE = 64  # pairs that tell whether threads are worth it
+
+_LAST_IMAGES_FOLDER = re.compile(r"(^|.*[\\/])images(?=[\\/])", re.DOTALL)
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
+_BROKEN_IMAGE = (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error)  # of Pillow
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRecord:
+    """One image and its objects.
+
+    hw: pixels after the EXIF rotation. boxes: (n, 5) float32 class, x centre, y centre, width, height in 0..1.
+    polygons: per box its (k, 2) float32 points in 0..1 or None for a box row; () when the file holds no polygon at all.
+    """
+
+    image: str
+    hw: tuple[int, int]
+    boxes: np.ndarray
+    polygons: tuple[np.ndarray | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """Counts of a scan: found + missing + corrupt = images given; empty is part of found; corrupt ones are dropped.
+
+    checked: how many were read afresh, the others were known from the cache. notes: a line each, with file names.
+    """
+
+    found: int
+    missing: int
+    empty: int
+    corrupt: int
+    checked: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """v6.1's four counts as one line."""
+        return f"{self.found} found, {self.missing} missing, {self.empty} empty, {self.corrupt} corrupt"
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+def find_images(sources: Iterable[Path | str]) -> list[str]:
+    """Paths of all images of folders (with their subfolders), `.txt` lists and single images, sorted, each once.
+
+    A list names an image a line; `./` and other relative lines start at the list's own folder, the latter at the
+    current one if the image is only there. Hidden files are passed over. Raises FileNotFoundError and ValueError.
+    """
+    images: set[str] = set()
+    for source in map(Path, sources):
+        if source.is_dir():
+            found = list(_walk(source))
+        elif not source.is_file():
+            raise FileNotFoundError(f"{source}: no such folder, list or image; correct the data yaml")
+        elif source.suffix.lower() == ".txt":
+            found = _read_list(source)
+        elif source.suffix.lower() in IMAGE_SUFFIXES:
+            found = [str(source)]
+        else:
+            raise ValueError(f"{source}: neither a folder, nor a .txt list of images, nor an image ({_suffixes()})")
+        if not found:
+            raise FileNotFoundError(f"{source}: no image in it; suffixes looked for: {_suffixes()}")
+        images.update(found)
+    return sorted(images)
+
+
+def label_path(image: str) -> str:
+    """An image's label file: the last folder `images` becomes `labels`, the suffix `.txt`; else beside the image."""
+    folder = _LAST_IMAGES_FOLDER.match(image)
+    if folder:
+        image = f"{folder[1]}labels{image[folder.end() :]}"
+    return os.path.splitext(image)[0] + ".txt"
+
+
+def cache_path(sources: Sequence[Path | str]) -> Path:
+    """Where the scan of these sources is remembered: `labels/train.cache.npz` for `images/train`, beside a list.
+
+    v6.1's `labels/train.cache` is another file, which is neither read nor overwritten.
+    """
+    first = Path(sources[0])
+    others = f"+{len(sources) - 1}" if len(sources) > 1 else ""
+    if not first.is_dir():
+        return first.with_name(f"{first.stem}{others}.cache.npz")
+    labels = Path(label_path(str(first / "image.jpg"))).parent
+    if labels == first:  # labels lie beside the images; so does the cache, as the folder above may be anyone's
+        labels = first / "labels"
+    return labels.with_name(f"{labels.name}{others}.cache.npz")
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _tell(error: OSError) -> None:
+    LOGGER.warning(f"{error}; folder passed over")
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    """Paths of the images below a folder; follows links, but enters no folder twice."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=_tell, followlinks=True):
+        info = os.stat(parent)
+        if (info.st_dev, info.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                yield os.path.join(parent, name)
+
+
+def _read_list(path: Path) -> list[str]:
+    """The images a list names. Single missing ones are left to the scan to report; if all are, the paths are wrong."""
+    images = []
+    for number, line in enumerate(decode_text(path.read_bytes(), str(path)).splitlines(), 1):
+        line = line.strip()
+        if not line:
+            continue
+        if os.path.splitext(line)[1].lower() not in IMAGE_SUFFIXES:
+            raise ValueError(f"{path}:{number}: {line!r} is not an image; suffixes known: {_suffixes()}")
+        if os.sep == "/" and "\\" in line and not os.path.exists(line):
+            line = line.replace("\\", "/")  # a list made on Windows
+        beside = os.path.join(path.parent, line.removeprefix("./"))  # `line` itself if it is absolute
+        elsewhere = not line.startswith("./") and not os.path.exists(beside) and os.path.exists(line)
+        images.append(line if elsewhere else beside)
+    if images and not any(map(os.path.exists, images)):
+        raise FileNotFoundError(f"{path}: none of its {len(images)} images is there, e.g. line 1: {images[0]}")
+    return images
+
+
+def _check_image(path: str) -> tuple[int, int]:
+    """(h, w) after the EXIF rotation; raises one of _BROKEN_IMAGE for a file that cannot be decoded to its end.
+
+    JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
+    hold are whole. That is twenty times faster.
+    """
+    with open(path, "rb") as file:
+        if not file.read(1):
+            raise ValueError("the file is empty")
+        try:
+            image = Image.open(file)
+        except Image.UnidentifiedImageError:
+            raise ValueError("not an image that Pillow can read") from None
+        width, height = image.size
+        if min(width, height) < MIN_SIDE:
+            raise ValueError(f"{width}x{height} pixels, a side below {MIN_SIDE}")
+        if image.format in {"JPEG", "MPO"}:
+            file.seek(-2, os.SEEK_END)
+            if file.read(2) != b"\xff\xd9":
+                image.load()  # raises if truncated; other bytes after the end mark are harmless
+        elif image.format == "PNG":
+            file.seek(0)
+            data = file.read()
+            image = Image.open(io.BytesIO(data))
+            if b"eXIf" in data and "exif" not in image.info:
+                image.load()  # the chunk stands behind the pixels
+            else:
+                image.verify()
+        else:
+            return read_image(path).shape[:2]
+    tags = Image.Exif()
+    tags.load(image.info.get("exif", b""))  # image.getexif() would read XMP too, which read_image does not heed
+    return (width, height) if tags.get(_ORIENTATION, 1) in {5, 6, 7, 8} else (height, width)
+
+
+# Scan -----------------------------------------------------------------------------------------------------------------
+
+
+def scan(
+    images: Sequence[str], nc: int | None, cache: Path | None = None, workers: int = 8, desc: str = "labels"
+) -> tuple[list[LabelRecord], ScanReport]:
+    """A record for each usable image, in the order given, and a report, which is also logged.
+
+    An image without a label file, or with an empty one, is background: (0, 5) boxes. nc None takes any class from 0
+    (for single-class training). Only pairs that changed since `cache` was written are read again; None keeps no cache.
+    Raises ValueError for a class below 0 or >= nc.
+    """
+    known = load_cache(cache) if cache else {}
+    paths = [label_path(image) for image in images]
+    entries = _examine_all(list(zip(images, paths, strict=True)), known, workers, f"Scanning {desc}")
+    checked = sum(entry is not known.get(image) for image, entry in zip(images, entries, strict=True))
+    if cache and (checked or len(known) != len(images)):
+        save_cache(cache, images, entries)
+    records: list[LabelRecord] = []
+    notes: list[str] = []
+    for image, path, entry in zip(images, paths, entries, strict=True):
+        notes += entry.problems
+        if entry.corrupt:
+            notes.append(f"{image}: {entry.corrupt}; image and labels left out")
+            continue
+        _check_classes(entry.boxes, path, nc)
+        records.append(LabelRecord(image, entry.hw, entry.boxes, entry.polygons))
+    usable = [entry for entry in entries if not entry.corrupt]
+    missing = sum(not entry.digest for entry in usable)
+    found = len(usable) - missing
+    empty = found - sum(len(entry.boxes) > 0 for entry in usable)
+    notes += _layout_notes(images, paths, found)
+    report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
+    LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if cache else ""))
+    for note in notes[:MAX_NOTES]:
+        LOGGER.warning(f"{desc}: {note}")
+    if len(notes) > MAX_NOTES:
+        LOGGER.warning(f"{desc}: ... and {len(notes) - MAX_NOTES} more findings of this kind")
+    return records, report
+
+
+def _layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> list[str]:
+    """What is remarkable about where labels were looked for: nothing silently becomes background."""
+    notes = []
+    beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
+    if beside:
+        i = beside[0]
+        notes.append(f"{len(beside)} images are in no folder `images`: labels looked for beside them, e.g. {paths[i]}")
+    if images and not found:
+        notes.append(f"none of {len(images)} images has a label file: looked for e.g. {paths[0]} for {images[0]}")
+    if len(set(paths)) < len(paths):
+        shared = len(paths) - len(set(paths))
+        notes.append(f"{shared} images share their label file with another that differs in its suffix only")
+    return notes
+
+
+def _examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: int, desc: str) -> list[Entry]:
+    """_examine() of all (image, label file) pairs, in threads where that pays.
+
+    From memory or a fast disk a pair takes some 0.2 ms, nearly all of it Python's own, which threads would only slow
+    down. Where the first ones take longer, a slow disk or a decoder is what is waited for.
+    """
+    examine = partial(_examine, known=known)
+    start = time.perf_counter()
+    entries = [examine(pair) for pair in pairs[:PROBE]]
+    rest = pairs[PROBE:]
+    slow = time.perf_counter() - start > PROBE * 1e-3
+    with ThreadPool(max(1, workers)) if slow and rest else nullcontext() as pool:
+        work = pool.imap(examine, rest, chunksize=16) if pool else map(examine, rest)
+        return entries + list(progress(work, total=len(rest), desc=desc, delay=0.5))
+
+
+def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
+    """The known entry of an (image, label file) pair if both are as they were, else a fresh one."""
+    image, path = pair
+    nothing = Entry((-1, -1), b"", (0, 0), np.zeros((0, 5), np.float32), (), (), "")
+    try:
+        info = os.stat(image)
+        data = read_bytes(path) if os.path.exists(path) else None
+    except (OSError, ValueError) as error:
+        return nothing._replace(corrupt=str(error))  # a stamp that fits no file: looked at again the next time
+    stamp = (info.st_mtime_ns, info.st_size)
+    # Content, not mtime: a label file edited twice within the clock's grain, or copied with its old time, is noticed.
+    digest = b"" if data is None else hashlib.blake2b(data, digest_size=16).digest()
+    old = known.get(image)
+    if old and old.stamp == stamp and old.digest == digest:
+        return old
+    entry = nothing._replace(stamp=stamp, digest=digest)
+    try:
+        labels = parse_labels(data or b"", path, nc=None, any_class=True)
+        return entry._replace(hw=_check_image(image), **labels._asdict())
+    except (*_BROKEN_IMAGE, Image.DecompressionBombError) as error:
+        return entry._replace(corrupt=str(error) or type(error).__name__)
+
+
+def _check_classes(boxes: np.ndarray, path: str, nc: int | None) -> None:
+    """Raise ValueError with file and line if a class is below 0 or >= nc; only then is the file read again."""
+    if not len(boxes) or 0 <= boxes[:, 0].min() <= boxes[:, 0].max() < (MAX_CLASS if nc is None else nc):
+        return
+    read_labels(path, nc)
+    wrong = boxes[:, 0].min() if boxes[:, 0].min() < 0 else boxes[:, 0].max()
+    raise ValueError(class_error(path, int(wrong), nc))  # the file was corrected in this very moment

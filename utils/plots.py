@@ -1,0 +1,217 @@
+"""Boxes, labels and batches drawn on images, with OpenCV and Pillow only; figures with axes are in utils/curves.py.
+
+Images are (H, W, 3) uint8 BGR arrays; nothing that is given is drawn upon: what comes out is a copy.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from utils.boxes import clip_coords, xywh2xyxy, xyxy2xywh
+from utils.fonts import load_font
+from utils.images import write_image
+
+Color = tuple[int, int, int]
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's font at scale 1
+
+
+class Colors:
+    """Twenty colours to tell classes apart, told from each other and from most pictures; classes beyond cycle."""
+
+    HEX = (
+        *("FF3B47", "00A6ED", "FFB000", "22B573", "8F5BE8", "FF6FB5", "2F5BEA", "9BCF1A", "00B8A9", "FF7A1A"),
+        *("C2186B", "7A4B2A", "FFE04B", "5D6BC4", "35E0A1", "D573FF", "7E8F16", "5FD7F2", "A63A3A", "7B8CA3"),
+    )
+
+    def __init__(self) -> None:
+        self.rgb = tuple(tuple(bytes.fromhex(code)) for code in self.HEX)
+
+    def __call__(self, index: int, bgr: bool = False) -> Color:
+        """The colour of class `index` as (red, green, blue), or (blue, green, red)."""
+        r, g, b = self.rgb[int(index) % len(self.rgb)]
+        return (b, g, r) if bgr else (r, g, b)
+
+
+colors = Colors()
+
+
+def text_color(background: Color) -> Color:
+    """Black or white, whichever is easier to read on the (BGR) background."""
+    b, g, r = background
+    return (0, 0, 0) if 0.299 * r + 0.587 * g + 0.114 * b > 150 else (255, 255, 255)
+
+
+class Annotator:
+    """Draws boxes and labels on a copy of a BGR image: ASCII with OpenCV, all other text with Pillow."""
+
+    def __init__(self, image: np.ndarray, line_width: int | None = None, font_size: int | None = None) -> None:
+        assert image.shape[2:] == (3,), f"(H, W, 3) is drawn upon, not {image.shape}"
+        assert image.dtype == np.uint8, f"uint8 is drawn upon, not {image.dtype}"
+        self.image = image.copy(order="C")
+        side = sum(image.shape[:2]) / 2
+        self.line_width = line_width or max(round(side * 0.003), 2)
+        self.font_scale = font_size / PIXELS_PER_FONT_SCALE if font_size else self.line_width / 3
+        self.font_size = font_size or round(self.font_scale * PIXELS_PER_FONT_SCALE)
+        self.pending: list[tuple[tuple[int, int], str, Color]] = []
+
+    def box_label(
+        self, box_xyxy: Sequence[float] | np.ndarray | Tensor, label: str = "", color: Color = (128, 128, 128)
+    ) -> None:
+        """Draws a box (pixels, corners in any order); its label, if any, lies above all boxes in the result."""
+        x1, y1, x2, y2 = (int(v) for v in finite_corners(box_xyxy, self.image.shape[:2]))
+        cv2.rectangle(self.image, (x1, y1), (x2, y2), color, self.line_width)
+        if label:
+            self.pending.append(((x1, y1), label, color))
+
+    def text(self, corner_xy: tuple[int, int], text: str, background: Color) -> None:
+        """Writes above the corner if there is room, else below it, moved and shrunk so that it stays in the image."""
+        mask = text_mask(text, self.font_scale, self.font_size)
+        mask = fit(mask, max_hw=self.image.shape[:2])
+        height, width = mask.shape
+        x, y = corner_xy
+        # The box's line is centred on its edge: the label starts where the line does.
+        x, y = x - self.line_width // 2, y - height if y >= height else y
+        x = min(max(x, 0), self.image.shape[1] - width)
+        y = min(max(y, 0), self.image.shape[0] - height)
+        opacity = mask[..., None] / 255  # (h, w, 1)
+        ink = np.array(text_color(background)) * opacity + np.array(background) * (1 - opacity)
+        self.image[y : y + height, x : x + width] = ink.round().astype(np.uint8)
+
+    def result(self) -> np.ndarray:
+        """The image with all that was drawn."""
+        for corner_xy, label, color in self.pending:
+            self.text(corner_xy, label, color)
+        self.pending.clear()
+        return self.image
+
+
+def finite_corners(box_xyxy: Sequence[float] | np.ndarray | Tensor, hw: tuple[int, int]) -> np.ndarray:
+    """The box in whole pixels, x1 <= x2 and y1 <= y2, at most one image size outside: what drawing can take."""
+    x1, y1, x2, y2 = np.nan_to_num(np.asarray(box_xyxy, np.float64))
+    h, w = hw
+    corners = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+    return np.clip(np.round(corners), [-w, -h, -w, -h], [2 * w, 2 * h, 2 * w, 2 * h])
+
+
+def text_mask(text: str, font_scale: float, font_size: int) -> np.ndarray:
+    """(h, w) uint8, the text in 255 on 0 with a small margin; OpenCV's font takes font_scale, Pillow's font_size."""
+    text = " ".join(text.split()) or " "
+    return ascii_mask(text, font_scale) if text.isascii() else unicode_mask(text, font_size)
+
+
+def ascii_mask(text: str, font_scale: float) -> np.ndarray:
+    """`text_mask` with OpenCV's font: text of one size has one height, whatever its letters."""
+    thickness = max(round(font_scale * 2), 1)
+    (width, height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
+    margin = max(round(font_scale * 4), 2)
+    mask = np.zeros((height + baseline + margin, width + 2 * margin), np.uint8)
+    cv2.putText(mask, text, (margin, height + margin // 2), FONT, font_scale, 255, thickness, cv2.LINE_AA)
+    return mask
+
+
+def unicode_mask(text: str, font_size: int) -> np.ndarray:
+    """`text_mask` with a font of this machine that has the glyphs."""
+    font = load_font(text, font_size)
+    margin = max(font_size // 8, 2)
+    left, top, right, bottom = (round(v) for v in font.getbbox(text))
+    # Heights of the letters' line, not of this text's letters, keep labels of one image alike.
+    top, bottom = min(top, 0), max(bottom, round(font.getbbox("Ágj")[3]))
+    canvas = Image.new("L", (right - left + 2 * margin, bottom - top + margin))
+    ImageDraw.Draw(canvas).text((margin - left, margin // 2 - top), text, fill=255, font=font)
+    return np.asarray(canvas)
+
+
+def fit(mask: np.ndarray, max_hw: tuple[int, int]) -> np.ndarray:
+    """The mask, made smaller where it is larger than max_hw."""
+    h, w = mask.shape
+    scale = min(max_hw[0] / h, max_hw[1] / w, 1.0)
+    if scale == 1.0:
+        return mask
+    return cv2.resize(mask, (max(int(w * scale), 1), max(int(h * scale), 1)), interpolation=cv2.INTER_AREA)
+
+
+def crop_box(image: np.ndarray, box_xyxy: Tensor, gain: float = 1.02, pad: float = 10) -> np.ndarray:
+    """The part of the image in the box, made larger by `gain` and `pad` pixels (width and height); may be empty."""
+    box_xywh = xyxy2xywh(box_xyxy.detach().cpu().float().view(1, 4))
+    size = box_xywh[:, 2:] * gain + pad
+    corners = xywh2xyxy(torch.cat((box_xywh[:, :2], size), 1))
+    x1, y1, x2, y2 = clip_coords(corners, image.shape[:2])[0].long().tolist()
+    return image[y1:y2, x1:x2].copy()
+
+
+def plot_images(
+    images: Tensor,
+    targets: Tensor,
+    path: Path,
+    names: Sequence[str],
+    paths: Sequence[str] = (),
+    max_side: int = 1920,
+    max_images: int = 16,
+) -> None:
+    """Writes `draw_batch` to `path`; done when it returns."""
+    write_image(path, draw_batch(images, targets, names, paths, max_side, max_images))
+
+
+def draw_batch(
+    images: Tensor,
+    targets: Tensor,
+    names: Sequence[str],
+    paths: Sequence[str] = (),
+    max_side: int = 1920,
+    max_images: int = 16,
+) -> np.ndarray:
+    """A square grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
+
+    images (B, 3, H, W) RGB, uint8 or float in 0..1; targets (T, 6): image index, class, cx, cy, w, h in 0..1; a seventh
+    column is the confidence, which is then shown. `targets_of` makes targets of predictions.
+    """
+    images = images[:max_images].detach().cpu()
+    rows = targets.detach().cpu().float().numpy()
+    if images.is_floating_point():
+        images = images.float().mul(255).round().clamp(0, 255).byte()  # a new tensor: the batch stays as it is
+    count, (height, width) = len(images), images.shape[2:]
+    columns = max(math.ceil(math.sqrt(count)), 1)
+    scale = min(max_side / (columns * max(height, width)), 1.0)
+    h, w = max(round(height * scale), 1), max(round(width * scale), 1)
+    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        bgr = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3)
+        tile = cv2.resize(bgr, (w, h), interpolation=cv2.INTER_AREA)
+        tile = draw_tile(tile, rows[rows[:, 0] == i], names, Path(paths[i]).name if i < len(paths) else "")
+        top, left = i // columns * h, i % columns * w
+        canvas[top : top + h, left : left + w] = cv2.rectangle(tile, (0, 0), (w - 1, h - 1), (255, 255, 255), 1)
+    return canvas
+
+
+def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption: str) -> np.ndarray:
+    """One image of the grid with its rows of targets and its file's name."""
+    h, w = tile.shape[:2]
+    annotator = Annotator(
+        tile, line_width=max(round((h + w) / 2 * 0.004), 1), font_size=max(round((h + w) / 2 * 0.03), 11)
+    )
+    boxes_xyxy = xywh2xyxy(rows[:, 2:6]) * (w, h, w, h)
+    for row, box_xyxy in zip(rows, boxes_xyxy, strict=True):
+        index = int(row[1])
+        name = names[index] if 0 <= index < len(names) else str(index)
+        annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
+    if caption:
+        annotator.text((5, 5), caption[-40:], (70, 70, 70))
+    return annotator.result()
+
+
+def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: float = 0.25) -> Tensor:
+    """(T, 7) targets for `draw_batch` of each image's predictions (n, 6), xyxy in network pixels, conf, class."""
+    h, w = hw
+    parts = [torch.zeros(0, 7)]
+    for i, prediction in enumerate(predictions):
+        kept = prediction[prediction[:, 4] > conf_thres].detach().cpu().float()
+        boxes = xyxy2xywh(kept[:, :4]) / torch.tensor([w, h, w, h])
+        parts.append(torch.cat((torch.full((len(kept), 1), float(i)), kept[:, 5:6], boxes, kept[:, 4:5]), 1))
+    return torch.cat(parts)

@@ -1,0 +1,144 @@
+"""A data set of drawn shapes, made on this machine alone: no download, the same pictures for the same seed.
+
+It is meant for trying things out, for tests of the whole chain and for comparisons under equal conditions. The pictures
+themselves are drawn in utils/shape_scenes.py. `python -m utils.shapes --help` makes the set by hand; data/shapes.yaml
+makes it where it is missing.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.general import LOGGER, ROOT, progress, run_script
+from utils.shape_scenes import NAMES, VERSION, Scene, draw_scene
+
+STAMP = "shapes.json"  # says what made the folder and with which settings; written last
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesSettings:
+    """How many pictures of each split, and the seed of their random numbers."""
+
+    train: int = 960
+    val: int = 160
+    test: int = 96
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        if min(self.train, self.val, self.test, self.seed) < 0:
+            raise ValueError(f"{self}: no number may be below 0")
+
+
+def generate(root: Path, settings: ShapesSettings | None = None) -> None:
+    """Make the data set in `root`, images/<split> and labels/<split>, if it is not there with these settings.
+
+    Without settings those of the set that is there hold, so it is renewed only if an older version of this program made
+    it. The set is drawn into a folder beside and renamed when whole: an interruption leaves nothing half made, and of
+    two processes that start at once one wins. Any other folder at that place is left alone and raises ValueError.
+    """
+    root = Path(root).resolve()
+    present = _read_stamp(root)
+    settings = settings or ShapesSettings(**(present["settings"] if present else {}))
+    stamp = {"made by": "utils/shapes.py", "version": VERSION, "settings": asdict(settings), "names": list(NAMES)}
+    if present == stamp:
+        return
+    if present is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{root} exists and was not made by utils/shapes.py: move it away or choose another folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        made.chmod(0o755)  # mkdtemp's own are the user's alone
+        jobs = list(_jobs(settings))
+        for split in SPLITS:
+            for kind in ("images", "labels"):
+                (made / kind / split).mkdir(parents=True)
+        for split, index, rng in progress(jobs, total=len(jobs), desc=f"Drawing {root}"):
+            _write_scene(draw_scene(rng), made, split, f"{index:06d}")
+        (made / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+        _install(made, root, stamp)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _jobs(settings: ShapesSettings) -> Iterator[tuple[str, int, np.random.Generator]]:
+    """Split, number and random numbers of each picture; a picture does not depend on how many others there are."""
+    for number, split in enumerate(SPLITS):
+        for index in range(getattr(settings, split)):
+            yield split, index, np.random.default_rng((settings.seed, VERSION, number, index))
+
+
+def _write_scene(scene: Scene, root: Path, split: str, stem: str) -> None:
+    _, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    (root / "images" / split / f"{stem}.jpg").write_bytes(data.tobytes())
+    rows = (f"{int(label)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for label, x, y, w, h in scene.labels)
+    (root / "labels" / split / f"{stem}.txt").write_text("".join(rows), encoding="utf-8")
+
+
+def _read_stamp(root: Path) -> dict | None:
+    """What the generator wrote into the folder; None for a folder that it did not make."""
+    try:
+        stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
+        ours = stamp["made by"] == "utils/shapes.py" and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return stamp if ours else None
+
+
+def _install(made: Path, root: Path, stamp: dict) -> None:
+    """Rename the finished folder to `root`; an older set gives way, one that another process just finished stays."""
+    older = made.with_name(f"{made.name}-older")
+    if _read_stamp(root) not in (None, stamp):
+        root.rename(older)
+    try:
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()  # a rename replaces an empty folder on POSIX only
+        made.rename(root)
+    except OSError:
+        if _read_stamp(root) != stamp:
+            raise
+    if older.exists():
+        _discard(older)
+
+
+def _discard(folder: Path) -> None:
+    """Delete an older set, unless someone has put files of his own into it."""
+    ours = re.compile(
+        rf"{re.escape(STAMP)}|images/\w+/\d{{6}}\.jpg|labels/\w+/\d{{6}}\.txt|labels/[\w+]+\.cache(\.npz)?"
+    )
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    strange = [name for name in files if not ours.fullmatch(name)]
+    if strange:
+        LOGGER.warning(f"the older data set is kept as {folder}: it holds files of yours, e.g. {strange[0]}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse_opt(args: list[str] | None = None) -> argparse.Namespace:
+    """The options of `python -m utils.shapes`."""
+    default = ShapesSettings()
+    parser = argparse.ArgumentParser(description="Draw the shapes data set.")
+    parser.add_argument("--root", type=Path, default=ROOT / "datasets/shapes", help="folder to make")
+    for split in SPLITS:
+        parser.add_argument(f"--{split}", type=int, default=getattr(default, split), help=f"pictures in {split}")
+    parser.add_argument("--seed", type=int, default=default.seed, help="another seed, other pictures")
+    return parser.parse_args(args)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Make the data set and say where it is."""
+    generate(opt.root, ShapesSettings(opt.train, opt.val, opt.test, opt.seed))
+    LOGGER.info(f"{opt.root}: {opt.train} train, {opt.val} val, {opt.test} test pictures of {', '.join(NAMES)}")
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())

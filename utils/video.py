@@ -1,0 +1,190 @@
+"""Writing videos that browsers and players can play: H.264 by PyAV or by an ffmpeg program, else MPEG-4 by OpenCV.
+
+PyAV (`pip install av`) is an optional package, imported here only.
+"""
+
+import math
+import shutil
+import subprocess
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol, Self
+
+import cv2
+import numpy as np
+
+from utils.general import LOGGER
+
+DEFAULT_FPS = Fraction(30)
+MAX_FPS = 1000  # what a broken header claims is above it
+
+
+class Encoder(Protocol):
+    """Takes frames of one even size and makes a file of them."""
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one (h, w, 3) uint8 BGR frame."""
+
+    def close(self) -> None:
+        """Writes what is buffered and the file's index; without it no player opens the file."""
+
+
+class VideoWriter:
+    """Writes BGR frames to an .mp4, opened with the first frame; a context manager, so that it is closed in any case.
+
+    The frame rate is kept as a fraction (29.97 is 30000/1001). H.264 wants even sides: an odd one gets a copy of its
+    last row or column. Frames of another size than the first are scaled to it.
+    """
+
+    def __init__(self, path: Path, fps: float | None = None) -> None:
+        self.path = path
+        self.fps = frame_rate(fps)
+        self.encoder: Encoder | None = None
+        self.hw = (0, 0)
+
+    def __enter__(self) -> Self:
+        """The writer; its file is finished when the block is left, by an error or Ctrl-C too."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the file."""
+        self.close()
+
+    def write(self, frame: np.ndarray, repeat: int = 1) -> None:
+        """Appends a (h, w, 3) uint8 BGR frame, `repeat` times where the source was faster than whoever writes."""
+        if self.encoder is None:
+            self.hw = frame.shape[:2]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.encoder = open_encoder(self.path, self.fps, even_sides(frame).shape[:2])
+        if frame.shape[:2] != self.hw:
+            frame = cv2.resize(frame, self.hw[::-1], interpolation=cv2.INTER_LINEAR)
+        frame = even_sides(frame)
+        for _ in range(repeat):
+            self.encoder.write(frame)
+
+    def close(self) -> None:
+        """Finishes the file; nothing happens the second time, or where no frame came."""
+        encoder, self.encoder = self.encoder, None
+        if encoder is not None:
+            encoder.close()
+
+
+def frame_rate(fps: float | None) -> Fraction:
+    """The rate as the fraction that is meant: 29.97 is 30000/1001; DEFAULT_FPS where none or nonsense is given."""
+    if fps is None or not math.isfinite(fps) or not 0 < fps <= MAX_FPS:
+        return DEFAULT_FPS
+    broadcast = Fraction(round(fps * 1.001) * 1000, 1001)  # NTSC's family: 24000/1001, 30000/1001, 60000/1001
+    if abs(fps - broadcast) < 0.005 and fps != round(fps):
+        return broadcast
+    return Fraction(fps).limit_denominator(1000)
+
+
+def even_sides(frame: np.ndarray) -> np.ndarray:
+    """The frame with the last row or column doubled where their number is odd."""
+    h, w = frame.shape[:2]
+    return cv2.copyMakeBorder(frame, 0, h % 2, 0, w % 2, cv2.BORDER_REPLICATE) if h % 2 or w % 2 else frame
+
+
+def open_encoder(path: Path, fps: Fraction, hw: tuple[int, int]) -> Encoder:
+    """The best encoder this machine has for a file of that rate and (even) size."""
+    av = import_av()
+    if av is not None and "libx264" in av.codecs_available:
+        return PyAVEncoder(av, path, fps, hw)
+    program = shutil.which("ffmpeg")
+    if program is not None:
+        return FFmpegEncoder(program, path, fps, hw)
+    LOGGER.warning(f"{path.name}: written as MPEG-4, which browsers may not play; for H.264: pip install av, or ffmpeg")
+    return OpenCVEncoder(path, fps, hw)
+
+
+def import_av() -> ModuleType | None:
+    """PyAV, or None where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        return None
+    return av
+
+
+class PyAVEncoder:
+    """H.264 by the libraries that PyAV brings along."""
+
+    def __init__(self, av: ModuleType, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
+        self.av = av
+        # The index in front lets a browser start before it has the whole file.
+        self.container = av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"})
+        self.stream = self.container.add_stream("libx264", rate=fps, options={"crf": "23", "preset": "veryfast"})
+        self.stream.height, self.stream.width = hw
+        self.stream.pix_fmt = "yuv420p"  # the one layout all browsers decode
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one frame."""
+        picture = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
+        self.container.mux(self.stream.encode(picture))
+
+    def close(self) -> None:
+        """Flushes the encoder and writes the index."""
+        try:
+            self.container.mux(self.stream.encode())
+        finally:
+            self.container.close()
+
+
+class FFmpegEncoder:
+    """H.264 by an ffmpeg program that reads raw frames from a pipe."""
+
+    def __init__(self, program: str, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
+        h, w = hw
+        raw = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{w}x{h}", "-r", str(fps), "-i", "pipe:0"]
+        h264 = ["-an", "-c:v", "libx264", "-crf", "23", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+        command = [program, "-y", "-loglevel", "error", *raw, *h264, "-movflags", "+faststart", f"file:{path}"]
+        self.path = path
+        self.messages = tempfile.TemporaryFile()  # noqa: SIM115 - a file cannot fill up and block as a pipe can
+        # Its own session: Ctrl-C in the terminal must reach us only, so that ffmpeg still writes the index.
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.messages, start_new_session=True
+        )
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one frame; ValueError with ffmpeg's own words if it has stopped."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError:
+            raise ValueError(f"{self.path}: ffmpeg stopped: {self.last_words()}") from None
+
+    def close(self) -> None:
+        """Ends the stream and waits for the file; ValueError with ffmpeg's own words if there is none."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            LOGGER.debug("ffmpeg had closed its input before; its exit status below tells why")
+        if self.process.wait() != 0:
+            raise ValueError(f"{self.path}: ffmpeg failed: {self.last_words()}")
+        self.messages.close()
+
+    def last_words(self) -> str:
+        """The end of ffmpeg's messages, in one line."""
+        self.process.wait()
+        self.messages.seek(0)
+        return " ".join(self.messages.read().decode(errors="replace").split())[-300:] or "it said nothing"
+
+
+class OpenCVEncoder:
+    """MPEG-4 part 2 by OpenCV, which may not ship an H.264 encoder."""
+
+    def __init__(self, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
+        self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), hw[::-1])
+        if not self.writer.isOpened():
+            raise ValueError(f"{path}: OpenCV cannot write this video; pip install av")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one frame."""
+        self.writer.write(frame)
+
+    def close(self) -> None:
+        """Writes the index."""
+        self.writer.release()
