@@ -65,7 +65,7 @@ class ImageStore:
             image = self._from_disk(index) if self.cache == "disk" else self._decode(index)
         except (ValueError, OSError) as error:
             if self.strict:
-                raise ValueError(f"{self.path(index)}: {error}") from error
+                raise ValueError(str(error)) from error
             self._report(index, error)
             return None
         image.flags.writeable = False
@@ -84,7 +84,7 @@ class ImageStore:
         image = read_image(path, reduce)
         if (abs(np.array(image.shape[:2]) - native_hw / reduce) >= 1).any():
             raise ValueError(
-                f"is not the {native_hw[1]}x{native_hw[0]} image that was scanned; delete the labels' cache file"
+                f"{path}: is not the {native_hw[1]}x{native_hw[0]} image that was scanned; start anew to scan it again"
             )
         if (native_hw % reduce).any():
             return shrink_rest(image, native_hw / reduce, hw)
@@ -106,7 +106,7 @@ class ImageStore:
     def _report(self, index: int, error: Exception) -> None:
         if index not in self._reported:
             self._reported.add(index)
-            LOGGER.warning("%s: %s; it is trained on as a gray picture without labels", self.path(index), error)
+            LOGGER.warning("%s; it is trained on as a gray picture without labels", error)
 
     # RAM --------------------------------------------------------------------------------------------------------------
 

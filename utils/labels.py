@@ -289,7 +289,7 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
         return entry._replace(hw=_check_image(image), **labels._asdict())
     except (*_BROKEN_IMAGE, Image.DecompressionBombError) as error:
-        return entry._replace(corrupt=str(error) or type(error).__name__)
+        return entry._replace(corrupt=str(error).removeprefix(f"{image}: ") or type(error).__name__)
 
 
 def _check_classes(boxes: np.ndarray, path: str, nc: int | None) -> None:

@@ -23,7 +23,7 @@ def find_weights(
     missing = [file for file in files if not file.is_file()]
     if not missing:
         return files
-    best = newest_best(runs)
+    best = newest(runs, "best.pt")
     if files != [default]:
         hint = f"the newest training's are {best}" if best else "train.py makes some"
         raise FileNotFoundError(f"--weights {missing[0]}: no such file, and nothing is downloaded; {hint}")
@@ -36,9 +36,9 @@ def find_weights(
     return [best]
 
 
-def newest_best(runs: Path) -> Path | None:
-    """The best.pt written last among the runs in this folder, or None."""
-    found = sorted(runs.glob("*/weights/best.pt"), key=lambda path: (path.stat().st_mtime_ns, path))
+def newest(runs: Path, name: str) -> Path | None:
+    """The checkpoint of this name, best.pt or last.pt, that was written last among the runs in this folder, or None."""
+    found = sorted(runs.glob(f"*/weights/{name}"), key=lambda path: (path.stat().st_mtime_ns, path))
     return found[-1] if found else None
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from utils.runs import UniqueNames, find_weights, newest_best, safe_name
+from utils.runs import UniqueNames, find_weights, newest, safe_name
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def test_nothing_in_place_of_named_weights(tmp_path, runs):
 
 
 def test_no_weights_at_all(tmp_path):
-    assert newest_best(tmp_path / "runs") is None
+    assert newest(tmp_path / "runs", "best.pt") is None
+    assert newest(tmp_path / "runs", "last.pt") is None
     with pytest.raises(FileNotFoundError, match="train with"):
         find_weights(None, tmp_path / "yolov5s.pt", tmp_path / "runs")
 

@@ -1,0 +1,300 @@
+"""train.py as a user runs it: what a run leaves, how it fails, how it goes on after it was killed."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import detect
+import train
+import val
+from utils.checkpoint import load_checkpoint
+from utils.general import ROOT
+from utils.shapes import ShapesSettings, generate
+
+HEADER = (
+    "epoch,train/box_loss,train/obj_loss,train/cls_loss,metrics/precision,metrics/recall,metrics/mAP_0.5,"
+    "metrics/mAP_0.5:0.95,val/box_loss,val/obj_loss,val/cls_loss,x/lr0,x/lr1,x/lr2"
+)
+TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu", "weights": "", "cfg": "yolov5n-NAM.yaml"}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The yaml of twelve drawn pictures to train on and six each to validate and test."""
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder / "shapes", ShapesSettings(train=12, val=6, test=6))
+    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def fit(data, tmp_path):
+    """`train.run` on the tiny set with results in tmp_path/runs."""
+
+    def call(**options):
+        return train.run(**{**TINY, "data": data, "project": str(tmp_path / "runs"), "epochs": 1, **options})
+
+    return call
+
+
+def command(data, project, *arguments):
+    """The command line of a training on the tiny set."""
+    tiny = ["--imgsz", "64", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--data", data]
+    return [sys.executable, "train.py", *tiny, "--project", str(project), *arguments]
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return [[cell.strip() for cell in row] for row in csv.reader(file)]
+
+
+def weights(path):
+    return load_checkpoint(path).state
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# A whole run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """The folder of a run of two epochs with checkpoints of each."""
+    project = tmp_path_factory.mktemp("runs")
+    return train.run(**TINY, data=data, project=str(project), epochs=2, save_period=1)
+
+
+def test_files_of_a_run(finished):
+    files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("events")} == {
+        *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"),
+        *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt"),
+        *(f"train_batch{i}.jpg" for i in range(3)),
+        *("val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"),
+        *("PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"),
+    }
+    assert sum(name.startswith("events.out.tfevents") for name in files) == 1
+
+
+def test_results_have_the_columns_of_v61(finished):
+    header, *body = rows(finished)
+    assert ",".join(header) == HEADER
+    assert [row[0] for row in body] == ["0", "1"]
+    assert np.isfinite(np.array(body, float)).all()
+    lines = (finished / "results.csv").read_text().splitlines()
+    assert all(len(cell) >= 20 for line in lines for cell in line.split(","))
+
+
+def test_settings_are_kept(finished, data):
+    options = yaml.safe_load((finished / "opt.yaml").read_text())
+    assert options["data"] == data
+    assert options["epochs"] == 2
+    assert options["save_dir"] == str(finished)
+    hyp = yaml.safe_load((finished / "hyp.yaml").read_text())
+    assert hyp == yaml.safe_load((ROOT / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
+
+
+def test_checkpoints_are_plain_data(finished):
+    for name in ("last", "best", "epoch1"):
+        torch.load(finished / "weights" / f"{name}.pt", weights_only=True)
+    best, kept = (load_checkpoint(finished / "weights" / f"{name}.pt") for name in ("best", "epoch1"))
+    assert best.training is None
+    assert kept.training is not None
+    assert best.names[0] == "circle"
+    assert (finished / "weights" / "best.pt").stat().st_size < 4.5e6  # FP16, without the optimizer
+
+
+def test_val_and_detect_take_the_result(finished, data, tmp_path):
+    best = finished / "weights" / "best.pt"
+    val.run(weights=str(best), data=data, imgsz=64, device="cpu", workers=0, project=str(tmp_path))
+    source = str(next((finished.parents[1]).rglob("*.jpg")))
+    folder = detect.run(weights=str(best), source=source, imgsz=64, device="cpu", project=str(tmp_path / "detect"))
+    assert list(folder.glob("*.jpg"))
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def test_core_defaults_are_those_of_v61():
+    expected = {
+        "weights": str(ROOT / "yolov5s.pt"),
+        "cfg": "",
+        "data": str(ROOT / "data" / "shapes.yaml"),  # v6.1: coco128.yaml, which would have to be downloaded
+        "hyp": str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        "epochs": 300,
+        "batch_size": 16,
+        "imgsz": 640,
+        "cache": None,
+        "device": "",
+        "optimizer": "SGD",
+        "workers": 8,
+        "project": str(ROOT / "runs" / "train"),
+        "name": "exp",
+        "label_smoothing": 0.0,
+        "patience": 100,
+        "freeze": [0],
+        "save_period": -1,
+        "seed": 0,
+        "amp": "auto",
+        "given": frozenset(),
+    }
+    options = dataclasses.asdict(train.parse_opt([]))
+    assert {key: value for key, value in options.items() if value is not False} == expected
+
+
+def test_flags_can_be_shortened_and_given_ones_are_known():
+    opt = train.parse_opt(["--img", "320", "--batch", "8", "--cache", "--resume", "--freeze", "1", "2", "--epochs", "300"])
+    assert (opt.imgsz, opt.batch_size, opt.cache, opt.resume, opt.freeze) == (320, 8, "ram", True, [1, 2])
+    assert opt.given == {"imgsz", "batch_size", "cache", "resume", "freeze", "epochs"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: 1 or more"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"imgsz": -1}, "--imgsz -1"),
+        ({"patience": -1}, "--patience -1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing"),
+        ({"cache": "foo"}, "--cache foo"),
+        ({"amp": "fp16"}, "--amp fp16 needs a GPU"),
+        ({"freeze": [99]}, "--freeze 99: the model's layers are 0 to 25"),
+        ({"freeze": [3, -1]}, "--freeze -1"),
+        ({"freeze": [26]}, "no parameter is left to train"),
+        ({"weights": "absent.pt"}, r"--weights absent\.pt: no such file"),
+        ({"weights": "yolov5n.yaml"}, r"a \.pt file is wanted"),
+        ({"cfg": "absent.yaml"}, r"absent\.yaml: no such file"),
+        ({"data": "absent.yaml"}, r"absent\.yaml: no such file"),
+        ({"hyp": "absent.yaml"}, r"absent\.yaml: no such file"),
+        ({"resume": "absent.pt"}, r"absent\.pt"),
+        ({"resume": True}, "no run with a last.pt"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_and_leaves_nothing(fit, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        fit(**options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_frozen_layers_do_not_move(fit):
+    folder = fit(freeze=[4], save_period=1, epochs=2)
+    trained = load_checkpoint(folder / "weights" / "epoch1.pt").training["model"]
+    train.init_seeds(0)
+    made = train.Model("yolov5n-NAM.yaml", nc=10).state_dict()
+    frozen = tuple(f"model.{i}." for i in range(4))
+    assert_same(*({name: value for name, value in state.items() if name.startswith(frozen)} for state in (made, trained)))
+    assert not torch.equal(trained["model.4.cv1.conv.weight"], made["model.4.cv1.conv.weight"])
+    assert (trained["model.4.cv1.bn.running_mean"] != 0).any()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_absent_default_weights(fit, monkeypatch, tmp_path, named, caplog):
+    monkeypatch.setattr(train, "DEFAULT_WEIGHTS", tmp_path / "yolov5s.pt")
+    options = {**TINY, "epochs": 1, "project": str(tmp_path / "runs")}
+    options.pop("weights")
+    opt = dataclasses.replace(train.parse_opt(["--weights", "yolov5s.pt"] if named else []), **options)
+    if named:
+        with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
+            train.find_initial(opt)
+    else:
+        with caplog.at_level("INFO", "yolov5"):
+            assert train.find_initial(opt) is None
+        assert "from scratch" in caplog.text
+
+
+def test_weights_follow_their_layers(fit, finished, caplog):
+    with caplog.at_level("INFO", "yolov5"):
+        fit(weights=str(finished / "weights" / "best.pt"), cfg="yolov5n.yaml", nosave=True, noval=True, epochs=2)
+    assert "349" in caplog.text
+
+
+def test_same_seed_same_weights(fit):
+    first, second, other = (weights(fit(seed=seed) / "weights" / "last.pt") for seed in (1, 1, 2))
+    assert_same(first, second)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_workers_and_cache_change_nothing(fit):
+    alone, helped, cached = (
+        weights(fit(**options) / "weights" / "last.pt") for options in ({}, {"workers": 2}, {"cache": "ram"})
+    )
+    assert_same(alone, helped)
+    assert_same(alone, cached)
+
+
+def test_nosave_and_noval_do_so_at_the_end(fit):
+    folder = fit(epochs=2, nosave=True, noval=True)
+    _, first, second = rows(folder)
+    assert first[4:11] == ["nan"] * 7
+    assert "nan" not in second
+    assert load_checkpoint(folder / "weights" / "last.pt").epoch == -1  # stripped
+    assert (folder / "results.png").exists()
+
+
+@pytest.mark.parametrize("options", [{"rect": True}, {"optimizer": "AdamW", "cos_lr": True, "label_smoothing": 0.1}])
+def test_other_ways_to_train(fit, options):
+    _, row = rows(fit(**options))
+    assert np.isfinite(np.array(row, float)).all()
+
+
+def test_diverging_run_says_so_and_keeps_the_epoch_before(fit, tmp_path):
+    hyp = yaml.safe_load((ROOT / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
+    (tmp_path / "wild.yaml").write_text(yaml.safe_dump({**hyp, "lr0": 1e30, "warmup_epochs": 0, "warmup_bias_lr": 1e30}))
+    with pytest.raises(ValueError, match="diverged in epoch"):
+        fit(hyp=str(tmp_path / "wild.yaml"), epochs=30)
+
+
+# Resume ---------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_run_goes_on_to_the_same_weights(data, tmp_path):
+    arguments = ("--cfg", "yolov5n-NAM.yaml", "--weights", "", "--epochs", "4")
+    whole = command(data, tmp_path / "whole", *arguments)
+    subprocess.run(whole, cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(data, tmp_path / "cut", *arguments), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    last = tmp_path / "cut" / "exp" / "weights" / "last.pt"
+    deadline = time.time() + 120
+    while not (last.exists() and load_checkpoint(last).epoch >= 1):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.time() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(last).epoch in {1, 2}
+    resume = command(data, tmp_path / "cut", "--resume")[:2] + ["--resume", str(last)]
+    done = subprocess.run(resume, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "cut" / "exp") == rows(tmp_path / "whole" / "exp")
+    for name in ("last", "best"):
+        assert_same(*(weights(tmp_path / run / "exp" / "weights" / f"{name}.pt") for run in ("whole", "cut")))
+
+
+def test_finished_run_is_not_resumed(finished):
+    with pytest.raises(ValueError, match="has ended"):
+        train.run(resume=str(finished / "weights" / "last.pt"))
+
+
+def test_resume_with_other_options(finished):
+    kept = str(finished / "weights" / "epoch1.pt")
+    with pytest.raises(ValueError, match="--imgsz cannot change when resuming"):
+        train.run(resume=kept, imgsz=128)
+    with pytest.raises(ValueError, match="all its 2 epochs are done"):
+        train.run(resume=kept)

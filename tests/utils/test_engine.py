@@ -1,0 +1,160 @@
+"""The trainer on a toy network: every batch counts, frozen norms stand still, what is not finite goes no further."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.datasets import Batch
+from utils.engine import Trainer, memory_text, select_amp
+from utils.torch_utils import ModelEMA
+
+CPU = torch.device("cpu")
+
+
+class Toy(nn.Module):
+    """A convolution and a norm; its `raw maps` are one map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return [self.bn(self.conv(x))]
+
+
+class EveryOther:
+    """A schedule that steps every `accumulate` batches and notes when it was asked."""
+
+    def __init__(self, accumulate):
+        self.accumulate, self.asked = accumulate, []
+
+    def apply(self, optimizer, epoch, step):
+        self.asked.append((epoch, step))
+        return self.accumulate
+
+
+def criterion(raw, targets):
+    loss = ((raw[0].float() ** 2).mean() + (raw[0].float() ** 4).mean()) / 100  # small: gradients are not clipped
+    return loss, torch.stack((loss, loss * 2, loss * 3)).detach()
+
+
+def make_batches(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 2, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return [Batch(x, torch.zeros(0, 6), (), ()) for x in images]
+
+
+def make_trainer(accumulate=1, lr=0.1, **options):
+    torch.manual_seed(0)
+    model = Toy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    return Trainer(model, optimizer, criterion, EveryOther(accumulate), ModelEMA(model), **options)
+
+
+@pytest.mark.parametrize(("batches", "accumulate", "steps"), [(6, 1, 6), (6, 3, 2), (7, 3, 3), (2, 9, 1), (1, 1, 1)])
+def test_no_batch_is_lost(batches, accumulate, steps):
+    trainer = make_trainer(accumulate)
+    for epoch in range(2):
+        trainer.run_epoch(make_batches(batches), epoch, batches)
+    assert trainer.ema.updates == 2 * steps
+    assert trainer.schedule.asked == [(epoch, epoch * batches + i) for epoch in range(2) for i in range(batches)]
+
+
+def test_accumulated_gradients_are_the_sum():
+    trainer = make_trainer(accumulate=3, lr=0.0)
+    gradients = []
+    trainer.optimizer.step = lambda: gradients.append(trainer.model.conv.weight.grad.clone())
+    batches = make_batches(3)
+    trainer.run_epoch(batches, 0, 3)
+    reference = make_trainer().model
+    for batch in batches:
+        criterion(reference(batch.images.float() / 255), None)[0].backward()
+    torch.testing.assert_close(gradients[0], reference.conv.weight.grad)
+
+
+def test_mean_losses_and_what_is_observed():
+    trainer, seen = make_trainer(lr=0.0), []
+    means = trainer.run_epoch(make_batches(3), 0, 3, lambda i, batch, losses: seen.append((i, losses)))
+    assert [i for i, _ in seen] == [0, 1, 2]
+    torch.testing.assert_close(seen[-1][1], means)
+    torch.testing.assert_close(means / means[0], torch.tensor([1.0, 2, 3]))
+
+
+def test_gradients_are_clipped():
+    trainer = make_trainer()
+    trainer.criterion = lambda raw, targets: (raw[0].sum() * 1e6, torch.zeros(3))
+    norms = []
+    trainer.optimizer.step = lambda: norms.append(
+        torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+    )
+    trainer.run_epoch(make_batches(1), 0, 1)
+    assert norms[0] == pytest.approx(10, rel=1e-3)
+
+
+def test_steps_without_finite_gradients_are_skipped(caplog):
+    trainer = make_trainer()
+    before = trainer.model.conv.weight.clone()
+    trainer.criterion = lambda raw, targets: (raw[0].sum() * float("nan"), torch.full((3,), float("nan")))
+    with caplog.at_level("WARNING", "yolov5"):
+        trainer.run_epoch(make_batches(3), 0, 3)
+    assert torch.equal(trainer.model.conv.weight, before)
+    assert (trainer.skipped, trainer.ema.updates) == (3, 0)
+    assert len(caplog.records) == 1
+
+
+def test_weights_that_are_not_finite_end_the_epoch():
+    trainer = make_trainer()
+    trainer.model.bn.running_var[1] = float("inf")
+    with pytest.raises(ValueError, match=r"diverged in epoch 4: bn\.running_var is not finite"):
+        trainer.run_epoch(make_batches(1), 4, 1)
+
+
+def test_frozen_norms_stand_still():
+    trainer = make_trainer()
+    trainer.model.bn.requires_grad_(False)
+    trainer.run_epoch(make_batches(2), 0, 2)
+    assert (trainer.model.bn.running_mean == 0).all()
+    assert trainer.model.training
+
+
+def test_goes_on_exactly():
+    whole, cut, resumed = (make_trainer(2) for _ in range(3))
+    for epoch in range(4):
+        whole.run_epoch(make_batches(3, epoch), epoch, 3)
+    for epoch in range(2):
+        cut.run_epoch(make_batches(3, epoch), epoch, 3)
+    resumed.load_state_dict(cut.state_dict(), cut.ema.ema.state_dict())
+    for epoch in range(2, 4):
+        resumed.run_epoch(make_batches(3, epoch), epoch, 3)
+    for first, second in ((whole.model, resumed.model), (whole.ema.ema, resumed.ema.ema)):
+        for name, value in first.state_dict().items():
+            torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=0)
+
+
+def test_bf16_autocast_keeps_weights_in_fp32():
+    trainer = make_trainer(amp_dtype=torch.bfloat16)
+    kinds = []
+    trainer.criterion = lambda raw, targets: (kinds.append(raw[0].dtype), criterion(raw, targets))[1]
+    trainer.run_epoch(make_batches(1), 0, 1)
+    assert kinds == [torch.bfloat16]
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("bf16", torch.bfloat16), ("off", None)])
+def test_amp_as_named(choice, expected):
+    assert select_amp(choice, CPU) is expected
+
+
+def test_amp_auto_on_a_cpu_is_bf16_or_nothing():
+    assert select_amp("auto", CPU) in {torch.bfloat16, None}
+
+
+def test_amp_errors():
+    with pytest.raises(ValueError, match="needs a GPU"):
+        select_amp("fp16", CPU)
+    with pytest.raises(ValueError, match="must be one of"):
+        select_amp("fp8", CPU)
+
+
+def test_memory_of_a_cpu():
+    assert memory_text(CPU) == "0G"

@@ -1,0 +1,377 @@
+"""Trains a detector: from a model yaml, from a checkpoint, or going on with a run that was cut off.
+
+    python train.py --cfg yolov5s-NAM.yaml                                  # the generated shapes, from scratch
+    python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
+    python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
+    python train.py --resume                                                # the newest run, or --resume path/last.pt
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from models.experimental import attempt_load
+from models.transfer import transfer_weights
+from models.yolo import Model
+from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.config import YAML_SUFFIXES, DataConfig, Hyp
+from utils.curves import plot_results
+from utils.datasets import Batch, TrainLoader, train_loader, val_loader
+from utils.engine import AMP_CHOICES, Trainer, memory_text, select_amp
+from utils.evaluate import evaluate
+from utils.general import (
+    LOGGER,
+    ROOT,
+    check_file,
+    check_img_size,
+    colorstr,
+    increment_path,
+    init_seeds,
+    run_script,
+    set_logging,
+)
+from utils.labels import LabelRecord, cache_path, find_images, label_path, scan
+from utils.loggers import EpochBar, RunLogger
+from utils.loss import ComputeLoss
+from utils.optim import Schedule, build_optimizer
+from utils.plots import plot_images
+from utils.run_files import RunFiles
+from utils.runs import DEFAULT_WEIGHTS, newest
+from utils.torch_utils import EarlyStopping, ModelEMA, select_device
+
+DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
+PLOTTED_BATCHES = 3
+# What a run that goes on may do otherwise than it began; all else would make it another run.
+CHANGEABLE = frozenset({"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "save_period"})
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings; `given` are those named by the user."""
+
+    weights: str
+    cfg: str
+    data: str
+    hyp: str
+    epochs: int
+    batch_size: int
+    imgsz: int
+    rect: bool
+    resume: str | bool
+    nosave: bool
+    noval: bool
+    cache: str | None
+    device: str
+    optimizer: str
+    workers: int
+    project: str
+    name: str
+    exist_ok: bool
+    cos_lr: bool
+    label_smoothing: float
+    patience: int
+    freeze: list[int]
+    save_period: int
+    seed: int
+    amp: str
+    given: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """ValueError where a number is out of its range."""
+        for flag, value, least in (
+            ("--epochs", self.epochs, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--imgsz", self.imgsz, 1),
+            ("--workers", self.workers, 0),
+            ("--patience", self.patience, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{flag} {value}: {least} or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"--label-smoothing {self.label_smoothing}: from 0 to below 1")
+        if self.cache not in (None, "ram", "disk"):
+            raise ValueError(f"--cache {self.cache}: ram or disk")
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Train a detector.", epilog="Results go to <project>/<name>.")
+    add = parser.add_argument
+    add(
+        "--weights",
+        default=str(DEFAULT_WEIGHTS),
+        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
+    )
+    add("--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture")
+    add("--data", default=str(ROOT / "data" / "shapes.yaml"), help="data set yaml; the default one is drawn when needed")
+    add(
+        "--hyp",
+        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
+    )
+    add("--epochs", type=int, default=300, help="passes over the training images")
+    add("--batch-size", type=int, default=16, help="images of a step, over all devices")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
+    add("--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics")
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
+    add("--noval", action="store_true", help="validate after the last epoch only")
+    add("--cache", nargs="?", const="ram", help="keep decoded images: --cache or --cache ram, or --cache disk")
+    add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
+    add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
+    add("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    add("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    add("--exist-ok", action="store_true", help="write into an existing project/name, replacing what is there")
+    add("--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line")
+    add("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
+    add("--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never")
+    add("--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those")
+    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never")
+    add("--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run")
+    add(
+        "--amp",
+        choices=AMP_CHOICES,
+        default="auto",
+        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
+    )
+    values = vars(parser.parse_args(arguments))
+    unset = object()
+    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset)))
+    given = frozenset(name for name, value in vars(marked).items() if value is not unset)
+    return TrainOptions(**values, given=given)
+
+
+def main(opt: TrainOptions) -> Path:
+    """Trains as the options say; the folder of the run."""
+    checkpoint = None
+    if opt.resume:
+        opt, checkpoint = resumed(opt)
+    opt.check()
+    shown = {name: value for name, value in asdict(opt).items() if name != "given"}
+    LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in shown.items()))
+    return train(opt, checkpoint)
+
+
+def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
+    """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch."""
+    device = select_device(opt.device)
+    amp_dtype = select_amp(opt.amp, device)
+    init_seeds(opt.seed)
+    data = DataConfig.from_yaml(opt.data)
+    data.prepare()
+    state = checkpoint.training if checkpoint else None
+    hyp = Hyp.from_dict(state["hyp"], str(opt.resume)) if state else Hyp.from_yaml(opt.hyp)
+
+    model = build_model(opt, data, hyp, checkpoint).to(device, memory_format=torch.channels_last)
+    freeze_layers(model, opt.freeze)
+    stride = max(int(model.stride.max()), 32)
+    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
+    start_epoch = checkpoint.epoch + 1 if checkpoint else 0
+    batches, val_batches = build_loaders(opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device)
+
+    optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
+    schedule = Schedule(hyp, opt.epochs, len(batches), opt.batch_size, cosine=opt.cos_lr)
+    criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, data.nc, imgsz), opt.label_smoothing)
+    trainer = Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype)
+    stopper = EarlyStopping(opt.patience)
+    if checkpoint and state:
+        trainer.load_state_dict(state, checkpoint.state)
+        stopper.load_state_dict(state["stopper"])
+
+    run = open_run(opt, hyp)
+    if not checkpoint:
+        run.plot_labels(train_set, data.names)
+    LOGGER.info(
+        f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; "
+        f"{batches.workers} loading processes, {device}, {amp_dtype or 'float32'}; results go to {run.folder}"
+    )
+    began = time.time()
+    with RunLogger(run.folder, start_epoch) as logger, closing(batches):
+        for epoch in range(start_epoch, opt.epochs):
+            losses = train_epoch(trainer, batches, epoch, opt.epochs, run, data.names)
+            is_last = epoch + 1 == opt.epochs
+            result = None
+            if is_last or not opt.noval:
+                how = {"device": device, "amp_dtype": amp_dtype, "compute_loss": criterion}
+                result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
+            stops = result is not None and stopper(epoch, result.fitness)
+            logger.log_epoch(epoch, losses, result, trainer.learning_rates)
+            if stops or is_last or not opt.nosave:
+                is_best = result is not None and stopper.best_epoch == epoch
+                run.save(epoch, trainer, stopper, model, is_best=is_best, keeps=is_kept(epoch, opt.save_period))
+            if stops:
+                LOGGER.info(f"no better epoch than {stopper.best_epoch} in {opt.patience} epochs: stopped")
+                break
+        LOGGER.info(f"{epoch + 1 - start_epoch} epochs in {(time.time() - began) / 3600:.3f} hours")
+        finish(run, val_batches, data.names, device)
+        logger.log_end(epoch)
+    return run.folder
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, checkpoint: Checkpoint | None) -> Model:
+    """The model of the run that goes on, or of --cfg, or of the weights, with what --weights has for its layers."""
+    if checkpoint:
+        return named(Model(checkpoint.yaml, nc=data.nc), data)
+    weights = find_initial(opt)
+    source = load_checkpoint(weights) if weights else None
+    cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
+    model = named(Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors)), data)
+    if model.head.has_placeholder_anchors:
+        raise ValueError(f"{opt.cfg or weights}: gives a number of anchors only; write the anchors into the model yaml")
+    if source:
+        exclude = ("anchors",) if opt.cfg or hyp.anchors is not None else ()
+        report = transfer_weights(source, model, exclude)
+        LOGGER.info(f"{weights}:\n{report}")
+    return model
+
+
+def named(model: Model, data: DataConfig) -> Model:
+    """The model, with the data set's class names."""
+    model.names = list(data.names)
+    return model
+
+
+def find_initial(opt: TrainOptions) -> Path | None:
+    """The checkpoint to start from, or None to start from scratch; the default one may be absent."""
+    if not opt.weights:
+        return None
+    path = Path(opt.weights)
+    if path.suffix != ".pt":
+        raise ValueError(f"--weights {opt.weights}: a .pt file is wanted, or '' to start from scratch")
+    if path.is_file():
+        return path
+    if "weights" in opt.given:
+        raise FileNotFoundError(f"--weights {opt.weights}: no such file, and nothing is downloaded")
+    LOGGER.info(f"no {path.name} here: training {opt.cfg or DEFAULT_CFG} from scratch")
+    return None
+
+
+def freeze_layers(model: Model, freeze: Sequence[int]) -> None:
+    """Takes the layers out of the training, the first n for a single n, those of these numbers otherwise."""
+    count = len(model.model)
+    wrong = [n for n in freeze if not 0 <= n < count + (len(freeze) == 1)]
+    if wrong:
+        raise ValueError(f"--freeze {wrong[0]}: the model's layers are 0 to {count - 1}")
+    layers = range(freeze[0]) if len(freeze) == 1 else freeze
+    for index in layers:
+        model.model[index].requires_grad_(False)
+    if len(layers):
+        LOGGER.info(f"frozen: layers {', '.join(map(str, layers))}")
+
+
+def scan_split(data: DataConfig, split: str, workers: int) -> list[LabelRecord]:
+    """The usable images of a split with their labels; ValueError where there is nothing to train or validate on."""
+    sources = data.split(split)
+    images = find_images(sources)
+    records, report = scan(images, data.nc, cache_path(sources), max(workers, 1), split)
+    if not any(len(record.boxes) for record in records):
+        raise ValueError(f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}")
+    return records
+
+
+def build_loaders(
+    opt: TrainOptions,
+    hyp: Hyp,
+    train_set: Sequence[LabelRecord],
+    val_set: Sequence[LabelRecord],
+    imgsz: int,
+    stride: int,
+    start_epoch: int,
+    device: torch.device,
+) -> tuple[TrainLoader, DataLoader]:
+    """Batches for training from start_epoch on, and for validation."""
+    common = {"workers": opt.workers, "cache": opt.cache, "stride": stride, "pin_memory": device.type == "cuda"}
+    epochs = {"start_epoch": start_epoch, "epochs": opt.epochs}
+    batches = train_loader(train_set, imgsz, opt.batch_size, hyp, seed=opt.seed, rect=opt.rect, **epochs, **common)
+    return batches, val_loader(val_set, imgsz, opt.batch_size * 2, **common)
+
+
+def train_epoch(
+    trainer: Trainer, batches: TrainLoader, epoch: int, epochs: int, run: RunFiles, names: Sequence[str]
+) -> Tensor:
+    """Trains one epoch under a progress bar and draws the run's first batches; its mean losses (3,)."""
+    bar = EpochBar(epoch, epochs, batches.epoch(epoch), len(batches))
+
+    def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
+        bar.show(memory_text(trainer.device), batch, losses)
+        if epoch == 0 and i < PLOTTED_BATCHES:
+            plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
+
+    return trainer.run_epoch(bar, epoch, len(batches), observe)
+
+
+def is_kept(epoch: int, period: int) -> bool:
+    """Whether the epoch's checkpoint is kept for good."""
+    return period > 0 and epoch > 0 and epoch % period == 0
+
+
+def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device) -> None:
+    """Strips the checkpoints, validates the best one with plots, and says where everything is."""
+    run.strip()
+    weights = run.best if run.best.exists() else run.last
+    LOGGER.info(f"\nvalidating {weights}")
+    result = evaluate(attempt_load(weights, device), val_batches, names, device=device)
+    plot_results(run.folder / "results.csv")
+    LOGGER.info(
+        f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
+        f"Results saved to {colorstr('bold', str(run.folder))}"
+    )
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def open_run(opt: TrainOptions, hyp: Hyp) -> RunFiles:
+    """The run's folder, a new one or that of the checkpoint it goes on from, with its settings written."""
+    if opt.resume:
+        folder = Path(str(opt.resume)).resolve().parents[1]
+    else:
+        folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    options = {name: value for name, value in asdict(opt).items() if name != "given"}
+    run = RunFiles(folder, options, hyp.to_dict())
+    run.write_settings()
+    return run
+
+
+def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
+    """The options of the run that --resume names, with those changed that may be, and its checkpoint."""
+    path = Path(opt.resume) if isinstance(opt.resume, str) else newest(Path(opt.project), "last.pt")
+    if path is None:
+        raise FileNotFoundError(f"--resume: there is no run with a last.pt below {opt.project}; name one")
+    checkpoint = load_checkpoint(path)
+    if checkpoint.training is None:
+        raise ValueError(f"{path}: this run has ended, there is nothing to resume; use --weights {path} to start from it")
+    stored = checkpoint.training["opt"]
+    changed = {name: getattr(opt, name) for name in opt.given - {"resume"} if getattr(opt, name) != stored[name]}
+    fixed = sorted(set(changed) - CHANGEABLE)
+    if fixed:
+        raise ValueError(f"--{fixed[0].replace('_', '-')} cannot change when resuming; {path} has {stored[fixed[0]]}")
+    for name, value in changed.items():
+        LOGGER.info(f"--{name.replace('_', '-')} {value} from here on, {stored[name]} before")
+    opt = TrainOptions(**{**stored, **changed}, resume=str(path), given=opt.given)
+    if checkpoint.epoch + 1 >= opt.epochs:
+        raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
+    return opt, checkpoint
+
+
+def run(**options: object) -> Path:
+    """Training from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    set_logging()
+    return main(replace(parse_opt([]), **options, given=frozenset(options)))
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())

@@ -1,0 +1,240 @@
+"""The two YAML files of a training as checked values: hyper-parameters and the description of a data set."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from utils.general import LOGGER, ROOT, check_file
+from utils.shapes import generate
+
+YAML_SUFFIXES = (".yaml", ".yml")
+SPLITS = ("train", "val", "test")
+DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file; ValueError with file, line and column where it is none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ValueError(f"{path}{place}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold `key: value` rows, not {type(content).__name__}")
+    return content
+
+
+# Hyper-parameters -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hyp:
+    """Hyper-parameters; data/hyps/hyp.scratch-low.yaml says what each means. `anchors` is optional, as in v6.1."""
+
+    lr0: float
+    lrf: float
+    momentum: float
+    weight_decay: float
+    warmup_epochs: float
+    warmup_momentum: float
+    warmup_bias_lr: float
+    box: float
+    cls: float
+    cls_pw: float
+    obj: float
+    obj_pw: float
+    iou_t: float
+    anchor_t: float
+    fl_gamma: float
+    hsv_h: float
+    hsv_s: float
+    hsv_v: float
+    degrees: float
+    translate: float
+    scale: float
+    shear: float
+    perspective: float
+    flipud: float
+    fliplr: float
+    mosaic: float
+    mixup: float
+    copy_paste: float
+    anchors: float | None = None
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> Self:
+        """The values of a YAML file, found as `check_file` finds it; ValueError names what is wrong and where."""
+        path = check_file(file, YAML_SUFFIXES)
+        return cls.from_dict(read_yaml(path), str(path))
+
+    @classmethod
+    def from_dict(cls, values: dict, source: str) -> Self:
+        """The values of a mapping; `source` names it in errors."""
+        unknown = [str(key) for key in values if key not in {field.name for field in fields(cls)}]
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
+        if unknown:
+            raise ValueError(f"{source}: unknown hyper-parameter {', '.join(unknown)}")
+        if missing:
+            raise ValueError(f"{source}: hyper-parameter {', '.join(missing)} is missing")
+        numbers = {key: _number(value, f"{source}: {key}") for key, value in values.items() if value is not None}
+        if len(numbers) < len(values) - ("anchors" in values):
+            raise ValueError(f"{source}: {', '.join(key for key in values if key not in numbers)} has no value")
+        hyp = cls(**numbers)
+        hyp.check(source)
+        return hyp
+
+    def check(self, source: str) -> None:
+        """ValueError where a value is out of its range."""
+        for name in ("mosaic", "mixup", "copy_paste", "flipud", "fliplr", "momentum", "warmup_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{source}: {name} {getattr(self, name)}: must lie between 0 and 1")
+        for field in fields(self):
+            if (value := getattr(self, field.name)) is not None and value < 0:
+                raise ValueError(f"{source}: {field.name} {value}: must not be negative")
+        if self.anchor_t <= 1:
+            raise ValueError(f"{source}: anchor_t {self.anchor_t}: a ratio of sides, must be above 1")
+
+    def scaled(self, levels: int, nc: int, imgsz: int) -> Self:
+        """The loss gains for so many detection levels, classes and this image size (v6.1's scaling); a new one."""
+        by_levels = 3 / levels
+        return replace(
+            self,
+            box=self.box * by_levels,
+            cls=self.cls * nc / 80 * by_levels,
+            obj=self.obj * (imgsz / 640) ** 2 * by_levels,
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """The values as a mapping; `anchors` only where it is given."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def _number(value: object, what: str) -> float:
+    """A finite number; YAML 1.1 reads 1e-3 as text, which is taken as the number it is meant to be."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"{what}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{what}: {value!r} is not finite")
+    return number
+
+
+# Data set -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set's description. Sources of a split are folders, .txt lists or images, absolute or below the root."""
+
+    file: Path
+    root: Path
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    names: tuple[str, ...]
+    generator: str | None = None
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> Self:
+        """The description in a data yaml, found as `check_file` finds it.
+
+        A relative `path` lies below the repository, as in v6.1, or beside the yaml if it is only there; without `path`
+        the yaml's own folder is the root. Names are a list or a mapping from 0 on. ValueError names what is wrong.
+        Nothing is read but the yaml; `prepare` sees to it that the images are there.
+        """
+        path = check_file(file, YAML_SUFFIXES)
+        content = read_yaml(path)
+        names = parse_names(content.get("names"), content.get("nc"), str(path))
+        generator = content.get("generate")
+        if generator not in (None, "shapes"):
+            raise ValueError(f"{path}: generate: {generator!r} is unknown; the one generator is 'shapes'")
+        if content.get("download"):
+            LOGGER.warning(f"{path}: its `download` is not run; get the data set yourself where it is missing")
+        unknown = [str(key) for key in content if key not in DATA_KEYS]
+        if unknown:
+            LOGGER.warning(f"{path}: {', '.join(unknown)} means nothing here")
+        root = _find_root(content.get("path"), path)
+        splits = {name: _sources(content.get(name), root, f"{path}: {name}") for name in SPLITS}
+        return cls(path, root, *splits.values(), names, generator)
+
+    def prepare(self) -> None:
+        """Draws the data set where it is a generated one that is missing; downloads nothing."""
+        if self.generator:
+            generate(self.root)
+
+    def split(self, name: str) -> tuple[Path, ...]:
+        """The sources of train, val or test; ValueError or FileNotFoundError where there are none."""
+        sources: tuple[Path, ...] = getattr(self, name)
+        if not sources:
+            raise ValueError(f"{self.file}: has no `{name}`, which is needed; name a folder or a list of images")
+        missing = [source for source in sources if not source.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.file}: {name}: {missing[0]} does not exist; correct `path` or `{name}` in the yaml, or put the "
+                "data set there (nothing is downloaded)"
+            )
+        return sources
+
+
+def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
+    """Class names of a data yaml: a list, a mapping from 0 on, or absent where nc is given; ValueError otherwise."""
+    if nc is not None and (isinstance(nc, bool) or not isinstance(nc, int) or nc < 1):
+        raise ValueError(f"{source}: nc: {nc!r} is not a number of classes, 1 or more")
+    if names is None:
+        if nc is None:
+            raise ValueError(f"{source}: neither `names` nor `nc` is there; a data yaml names its classes")
+        names = [f"class{i}" for i in range(nc)]
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise ValueError(f"{source}: names: a mapping must number its classes from 0 to {len(names) - 1}")
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{source}: names: a list of class names is wanted")
+    for i, name in enumerate(names):
+        if isinstance(name, bool):
+            raise ValueError(f"{source}: names: entry {i} is read as {name} by YAML: put yes, no, on, off in quotes")
+        if not isinstance(name, str | int | float):
+            raise ValueError(f"{source}: names: entry {i} is {name!r}, not a name")
+    if nc is not None and nc != len(names):
+        raise ValueError(f"{source}: nc is {nc}, but there are {len(names)} names")
+    return tuple(map(str, names))
+
+
+def _find_root(path: object, file: Path) -> Path:
+    if path is None:
+        return file.resolve().parent
+    if not isinstance(path, str):
+        raise ValueError(f"{file}: path: {path!r} is not a folder's name")
+    root = Path(path).expanduser()
+    beside = file.resolve().parent / root
+    return beside if not (ROOT / root).exists() and beside.exists() else (ROOT / root).resolve()
+
+
+def _sources(value: object, root: Path, what: str) -> tuple[Path, ...]:
+    """The paths of a split. `../train/images`, as some tools export it, is looked for below the root too."""
+    names: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
+    sources = []
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{what}: {name!r} is not a path")
+        source = root / Path(name).expanduser()
+        inside = root / name.removeprefix("../")
+        sources.append(inside if not source.exists() and inside.exists() else source)
+    return tuple(sources)

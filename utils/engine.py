@@ -1,0 +1,179 @@
+"""One epoch of training, and all that a run needs to go on after it was cut off.
+
+The trainer knows neither files nor options: it gets its parts and gives back numbers. Evaluation is utils/evaluate.py's.
+
+Legend: B images of a batch, H and W of the network's image, T targets of a batch.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from utils.datasets import Batch
+from utils.general import LOGGER
+from utils.optim import Schedule
+from utils.torch_utils import ModelEMA
+
+AMP_CHOICES = ("auto", "bf16", "fp16", "off")
+MAX_GRADIENT_NORM = 10.0
+GROUPED_SIZE = 32  # batches between two looks at the device's numbers, each of which makes the host wait
+
+Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
+BatchObserver = Callable[[int, Batch, Tensor | None], None]
+
+
+def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
+    """The type to autocast to, or None for FP32; `auto` is what this device computes fast and safely.
+
+    That is bf16 where the hardware has it, CPUs with AVX-512 BF16 or AMX included; fp16 on older GPUs with tensor cores.
+    """
+    if choice not in AMP_CHOICES:
+        raise ValueError(f"--amp {choice}: must be one of {', '.join(AMP_CHOICES)}")
+    if choice == "fp16" and device.type == "cpu":
+        raise ValueError("--amp fp16 needs a GPU; a CPU takes --amp bf16, or off")
+    if choice != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
+    if device.type == "cpu":
+        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
+    return None
+
+
+class Trainer:
+    """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
+
+    A batch whose gradients are not finite is skipped and counted in `skipped`; weights that are not finite after all
+    end the epoch with a ValueError. No batch is lost: what is accumulated when an epoch ends makes one more step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Criterion,
+        schedule: Schedule,
+        ema: ModelEMA,
+        amp_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.criterion = model, optimizer, criterion
+        self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
+        self.device = next(model.parameters()).device
+        # On a GPU the scaler skips steps with gradients that are not finite without making the host wait; with bf16 its
+        # scale is one.
+        scale, interval = (2.0**16, 2000) if amp_dtype == torch.float16 else (1.0, 2**31 - 1)
+        is_gpu = self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler("cuda", init_scale=scale, growth_interval=interval, enabled=is_gpu)
+        self.skipped = 0
+
+    def run_epoch(
+        self, batches: Iterable[Batch], epoch: int, batch_count: int, observe: BatchObserver | None = None
+    ) -> Tensor:
+        """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
+
+        observe(i, batch, means) is called after each batch; means, the losses so far, are given now and then only.
+        """
+        self.train_mode()
+        self.optimizer.zero_grad()
+        total, pending = torch.zeros(3, device=self.device), 0
+        for i, batch in enumerate(batches):
+            accumulate = self.schedule.apply(self.optimizer, epoch, epoch * batch_count + i)
+            total += self.backward(batch)
+            pending += 1
+            is_last = i + 1 == batch_count
+            if pending >= accumulate or is_last:
+                self.step()
+                pending = 0
+            if observe is not None:
+                is_free = self.device.type == "cpu" or i % GROUPED_SIZE == 0 or is_last
+                observe(i, batch, (total / (i + 1)).cpu() if is_free else None)
+        self.check_finite(epoch)
+        return (total / batch_count).cpu()
+
+    def train_mode(self) -> None:
+        """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Adds a batch's gradients; its box, obj and cls loss, (3,) on the device."""
+        images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
+        targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
+        images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            raw = self.model(images)
+        loss, items = self.criterion(raw, targets)
+        self.scaler.scale(loss).backward()
+        return items
+
+    def step(self) -> None:
+        """One optimizer step with clipped gradients, and one of the moving average."""
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        if self.device.type == "cpu" and not torch.isfinite(norm):
+            self.skipped += 1
+            if self.skipped == 1:
+                LOGGER.warning("gradients that are not finite: this step is skipped, as all such are from here on")
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.ema.update(self.model)
+        self.optimizer.zero_grad()
+
+    def check_finite(self, epoch: int) -> None:
+        """ValueError that names the first weight or statistic that is not finite."""
+        state = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        sums = torch.stack([value.double().sum() for value in state.values()])
+        if sums.isfinite().all():
+            return
+        name = next(name for name, total in zip(state, sums.tolist(), strict=True) if not abs(total) < float("inf"))
+        raise ValueError(
+            f"training diverged in epoch {epoch}: {name} is not finite; last.pt holds the epoch before. "
+            "Try a lower lr0 (in the --hyp file), --amp off, or look for wrong labels"
+        )
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """Of the optimizer's groups: norm weights, decayed weights, biases."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, object]:
+        """All that `load_state_dict` needs to go on exactly, as plain data; the moving average's weights apart."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "updates": self.ema.updates,
+            "skipped": self.skipped,
+            "rng": rng,
+        }
+
+    def load_state_dict(self, state: dict, ema_state: dict[str, Tensor]) -> None:
+        """Goes on where `state_dict` was taken, with the moving average's weights as they were then."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.ema.ema.load_state_dict(ema_state)
+        self.ema.updates, self.skipped = state["updates"], state["skipped"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if "cuda" in state["rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+
+def memory_text(device: torch.device) -> str:
+    """The GPU memory that this process has reserved, as `3.21G`; `0G` on a CPU."""
+    return f"{torch.cuda.memory_reserved(device) / 1e9 if device.type == 'cuda' else 0:.3g}G"

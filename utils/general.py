@@ -1,0 +1,207 @@
+"""What every script needs: the log, folders and files, sizes, seeds, and one way to start and to fail.
+
+The names that v6.1's users import from here and that live elsewhere now are passed on at the foot of the imports.
+"""
+
+import logging
+import math
+import os
+import random
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.metrics import box_iou, fitness
+from utils.nms import non_max_suppression
+
+__all__ = [
+    *("LOGGER", "ROOT", "atomic_write", "check_file", "check_img_size", "colorstr", "increment_path", "init_seeds"),
+    *("make_divisible", "progress", "run_script", "set_logging"),
+    *("box_iou", "clip_coords", "fitness", "non_max_suppression", "scale_coords"),  # v6.1's place for them
+    *("xywh2xyxy", "xywhn2xyxy", "xyxy2xywh", "xyxy2xywhn"),
+]
+
+ROOT = Path(__file__).resolve().parents[1]  # the repository
+LOGGER = logging.getLogger("yolov5")
+STYLES = {
+    **{"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37},
+    **{"bold": 1, "underline": 4},
+}
+SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
+Options = TypeVar("Options")
+Item = TypeVar("Item")
+
+
+# Log ------------------------------------------------------------------------------------------------------------------
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to standard error without tearing a progress bar that is on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; warnings and errors say that they are."""
+        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{prefix}{self.format(record)}", file=sys.stderr)
+
+
+def set_logging(verbose: bool = True) -> None:
+    """Lets LOGGER write to the console, from INFO or from WARNING on; called by the scripts, never at import."""
+    LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
+        LOGGER.addHandler(ConsoleHandler())
+
+
+def colorstr(*parts: str) -> str:
+    """The last part in the styles named before it, blue and bold without any; plain where no terminal would show it."""
+    *styles, text = parts if len(parts) > 1 else ("blue", "bold", parts[0])
+    if not sys.stderr.isatty():
+        return text
+    return "".join(f"\033[{STYLES[style]}m" for style in styles) + text + "\033[0m"
+
+
+def progress(
+    items: Iterable[Item], total: int | None = None, desc: str = "", delay: float = 0.0, disable: bool = False
+) -> "tqdm[Item]":
+    """The items, with a bar on standard error; in a file or pipe it is renewed twice a minute instead of all the time."""
+    return tqdm(
+        items,
+        total=total,
+        desc=desc,
+        delay=delay,
+        disable=disable,
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+        bar_format="{l_bar}{bar:10}{r_bar}",
+        file=sys.stderr,
+    )
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+
+def run_script(main: Callable[[Options], object], options: Options) -> None:
+    """Runs `main(options)`; what the user can mend is said in one line with exit status 1, without a traceback."""
+    set_logging()
+    try:
+        main(options)
+    except (ValueError, OSError, ImportError) as error:
+        LOGGER.debug("the error in full", exc_info=error)
+        LOGGER.error(one_line(error))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        LOGGER.error("stopped by Ctrl-C")
+        raise SystemExit(130) from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without the traceback that a worker process puts in front."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if lines[0].startswith("Caught "):  # torch's DataLoader: 'Caught ValueError in ... worker', traceback, message
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return " ".join(line.strip() for line in lines)
+
+
+def init_seeds(seed: int, deterministic: bool = False) -> None:
+    """Seeds Python, numpy and torch; `deterministic` also refuses operations whose results vary from run to run."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = torch.cuda.is_available()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def check_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
+    """The file of this path, or the one of this name below data/, models/ or utils/.
+
+    FileNotFoundError where there is none, ValueError where there are several or the suffix is none of those allowed.
+    """
+    path = Path(file).expanduser()
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{file}: a file that ends with {' or '.join(suffixes)} is wanted")
+    if path.is_file():
+        return path
+    if path.parent == Path() and path.name:
+        found = sorted(hit for folder in SEARCHED for hit in (ROOT / folder).rglob(path.name) if hit.is_file())
+        if len(found) > 1:
+            raise ValueError(f"{file} is the name of {', '.join(map(str, found))}; name one with its folder")
+        if found:
+            return found[0]
+    where = f", nor one of this name below {', '.join(SEARCHED)}" if path.parent == Path() else ""
+    raise FileNotFoundError(f"{file}: no such file{where}")
+
+
+def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
+    """The path, or where it exists `path2`, `path3`, ..., one above the largest number; `mkdir` makes the folder.
+
+    With `mkdir` no two processes get the same one. Only the name's own digits count, and it may hold any character.
+    """
+    path = Path(path)
+    while True:
+        free = path if exist_ok or not path.exists() else path.with_name(f"{path.name}{sep}{_next_number(path, sep)}")
+        if not mkdir:
+            return free
+        try:
+            free.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            if exist_ok:  # a file stands there
+                raise
+            continue
+        return free
+
+
+def _next_number(path: Path, sep: str) -> int:
+    pattern = re.compile(re.escape(path.name + sep) + r"(\d+)")
+    numbers = [int(match[1]) for other in path.parent.iterdir() if (match := pattern.fullmatch(other.name))]
+    return max([1, *numbers]) + 1
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` when the block ends well; else nothing is left and `path` is as it was.
+
+    What is written reaches the disk before the name does, so a crash at any moment leaves the old file or the new one.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp's own are the user's alone
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
+
+
+def make_divisible(x: float, divisor: int) -> int:
+    """x rounded up to a multiple of divisor."""
+    return math.ceil(x / divisor) * divisor
+
+
+def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int:
+    """imgsz rounded up to a multiple of the stride s, at least `floor`, and said in the log where it changes."""
+    size = max(make_divisible(imgsz, int(s)), floor)
+    if size != imgsz:
+        LOGGER.warning(f"--imgsz {imgsz} must be a multiple of the stride {s}: {size} is used")
+    return size

@@ -1,0 +1,61 @@
+"""Reading and writing image files of any path, name and colour format as (h, w, 3) uint8 BGR arrays."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+)
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def read_image(path: str | Path, reduce: int = 1) -> np.ndarray:
+    """The image (h, w, 3) uint8 BGR, turned as its EXIF tag says; `reduce` 2, 4 or 8 decodes a JPEG that much smaller.
+
+    OpenCV gets bytes, not a name: names beyond ASCII would fail on Windows. What OpenCV cannot decode, Pillow tries.
+    Raises ValueError that begins with the path for a file that is no image, OSError for one that cannot be opened.
+    """
+    with open(path, "rb") as file:
+        data = np.frombuffer(file.read(), np.uint8)
+    if not len(data):
+        raise ValueError(f"{path}: the file is empty")
+    try:
+        image = cv2.imdecode(data, REDUCED[reduce])
+    except cv2.error:  # too large, or a damaged header
+        image = None
+    return _read_with_pillow(path, reduce) if image is None else image
+
+
+def _read_with_pillow(path: str | Path, reduce: int) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError):  # what Pillow's decoders raise
+        raise ValueError(f"{path}: not a readable image") from None
+    if reduce > 1:
+        image = image.reduce(reduce)
+    return np.asarray(image)[..., ::-1].copy()
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Writes (h, w, 3) uint8 BGR in the format of the path's suffix; ValueError where OpenCV cannot."""
+    suffix = os.path.splitext(path)[1]
+    try:
+        written, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        written, data = False, np.zeros(0)
+    if not written:
+        raise ValueError(f"{path}: cannot write an image of shape {image.shape} in the format {suffix or 'none'}")
+    Path(path).write_bytes(data.tobytes())

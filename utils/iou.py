@@ -1,0 +1,82 @@
+"""How much boxes overlap, and which detection may claim which label.
+
+Legend: N and M boxes, n detections, L levels of IoU.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Overlap --------------------------------------------------------------------------------------------------------------
+
+
+def bbox_iou(
+    box1: Tensor,
+    box2: Tensor,
+    xywh: bool = True,
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
+    eps: float = 1e-7,
+) -> Tensor:
+    """The IoU of each box of box1 (..., 4) with the one of its row in box2, or one of IoU's relatives: (...).
+
+    xywh: centre, width and height, else corners. GIoU: arXiv 1902.09630, DIoU and CIoU: 1911.08287. Value and gradient
+    are finite for boxes without any area too.
+    """
+    (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = (_corners(box, xywh) for box in (box1, box2))
+    w1, h1, w2, h2 = right1 - left1, bottom1 - top1 + eps, right2 - left2, bottom2 - top2 + eps
+    both_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
+    both_h = torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
+    intersection = both_w.clamp(min=0) * both_h.clamp(min=0)
+    union = w1 * h1 + w2 * h2 - intersection + eps
+    iou = intersection / union
+    if not (GIoU or DIoU or CIoU):
+        return iou
+    hull_w = torch.maximum(right1, right2) - torch.minimum(left1, left2)
+    hull_h = torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
+    if GIoU:
+        hull = hull_w * hull_h + eps
+        return iou - (hull - union) / hull
+    apart = ((left2 + right2 - left1 - right1) ** 2 + (top2 + bottom2 - top1 - bottom1) ** 2) / 4  # of the centres
+    distance = apart / (hull_w**2 + hull_h**2 + eps)
+    if DIoU:
+        return iou - distance
+    shape = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)) ** 2
+    with torch.no_grad():
+        alpha = shape / (shape - iou + (1 + eps))
+    return iou - (distance + alpha * shape)
+
+
+def _corners(boxes: Tensor, xywh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, b, c, d = boxes.unbind(-1)
+    return (a - c / 2, b - d / 2, a + c / 2, b + d / 2) if xywh else (a, b, c, d)
+
+
+def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor, eps: float = 1e-7) -> Tensor:
+    """The IoU of each box of the first (N, 4) with each of the second (M, 4): (N, M)."""
+    left1, top1, right1, bottom1 = boxes1_xyxy[:, :, None].unbind(1)  # (N, 1) each
+    left2, top2, right2, bottom2 = boxes2_xyxy.unbind(1)  # (M,) each
+    both_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
+    both_h = torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
+    intersection = both_w.clamp(min=0) * both_h.clamp(min=0)  # (N, M)
+    areas = (right1 - left1) * (bottom1 - top1) + (right2 - left2) * (bottom2 - top2)
+    return intersection / (areas - intersection + eps)
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+def first_claims(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Which detections get their label: (n, L) bool, in each level the first of those that claim the same one.
+
+    labels (n,): the label that each detection claims; valid (n, L): whether it does so in this level.
+    """
+    order = labels.argsort(kind="stable")  # claims of one label lie together, in the order given
+    counts = np.cumsum(valid[order], 0, dtype=np.int64)  # (n, L) valid claims so far, of any label
+    sorted_labels = labels[order]
+    starts = np.searchsorted(sorted_labels, sorted_labels)  # (n,) where the claims of the same label begin
+    before = np.concatenate((np.zeros((1, valid.shape[1]), np.int64), counts))[starts]
+    granted = np.zeros_like(valid)
+    granted[order] = valid[order] & (counts - before == 1)
+    return granted

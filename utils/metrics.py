@@ -1,0 +1,185 @@
+"""How good detections are: which are right, precision, recall, average precision, and one number of it all.
+
+A detection is right at a level of IoU if it overlaps a label of its class by that much and no surer one claims it. Each
+level has its own pairs, as COCO has it; v6.1 took those made at IoU 0.5 for all of them, which costs a few thousandths
+of mAP. Overlap itself is in utils/iou.py, the confusion matrix in utils/confusion.py; both can be imported from here.
+
+Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.confusion import ConfusionMatrix
+from utils.iou import bbox_iou, box_iou, first_claims
+
+__all__ = [
+    "IOU_LEVELS",
+    "AveragePrecision",
+    "ConfusionMatrix",
+    "EvalResult",
+    "ap_per_class",
+    "bbox_iou",
+    "box_iou",
+    "fitness",
+    "match_predictions",
+]
+
+IOU_LEVELS = np.linspace(0.5, 0.95, 10)
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU 0.5, mAP at 0.5 to 0.95
+CURVE_POINTS = 1000  # confidences, or recalls, from 0 to 1
+SMOOTHED_POINTS = 101  # of the F1 curve, before its peak is looked for: a single object must not move it far
+RECALL_POINTS = np.linspace(0, 1, 101)  # COCO's
+EPS = 1e-16
+
+
+def fitness(results: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The number (...) to choose the best epoch by, of results (..., 4 or more): P, R, mAP at 0.5, at 0.5 to 0.95."""
+    return np.asarray(results, np.float64)[..., :4] @ np.array(FITNESS_WEIGHTS)
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def match_predictions(
+    pred_classes: np.ndarray, true_classes: np.ndarray, iou: np.ndarray, levels: np.ndarray = IOU_LEVELS
+) -> np.ndarray:
+    """Whether each detection is right in each level: (n, L) bool. Detections come surest first; iou is (t, n).
+
+    A detection claims the label of its class that it overlaps most; the surest of several gets it.
+    """
+    if not iou.size:
+        return np.zeros((len(pred_classes), len(levels)), bool)
+    iou = np.where(true_classes[:, None] == pred_classes, iou, -1.0)
+    return first_claims(iou.argmax(0), iou.max(0)[:, None] >= levels)
+
+
+# Average precision ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePrecision:
+    """What `ap_per_class` finds, for the C classes that have labels.
+
+    Curves over the confidence have one threshold for all classes; so do precision, recall and f1, which are taken at
+    `threshold`, where the mean F1 is highest.
+    """
+
+    classes: np.ndarray  # (C,) int64
+    counts: np.ndarray  # (C,) int64, labels
+    ap: np.ndarray  # (C, L)
+    threshold: float
+    precision: np.ndarray  # (C,)
+    recall: np.ndarray  # (C,)
+    f1: np.ndarray  # (C,)
+    points: np.ndarray  # (P,) confidences of the next three curves, recalls of the last
+    precision_curve: np.ndarray  # (C, P)
+    recall_curve: np.ndarray  # (C, P)
+    f1_curve: np.ndarray  # (C, P)
+    pr_curve: np.ndarray  # (C, P) at the first level
+
+
+def ap_per_class(
+    tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, smooth: bool = True
+) -> AveragePrecision:
+    """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
+
+    AP is the area below the precision's envelope, taken at 101 recalls. `smooth` looks for the peak of an F1 curve that
+    is smoothed over a tenth of its range, as the v7 line does; v6.1 took the peak as it was.
+    """
+    classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
+    order = (-conf).argsort(kind="stable")
+    tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
+    points = np.linspace(0, 1, CURVE_POINTS)
+    ap = np.zeros((len(classes), tp.shape[1]))
+    precision, recall, pr_curve = np.zeros((3, len(classes), CURVE_POINTS))  # (C, P) each
+    for i, (category, count) in enumerate(zip(classes, counts, strict=True)):
+        own = pred_cls == category
+        if not own.any():
+            continue
+        right = tp[own].cumsum(0)  # (n, L)
+        recalls = right / (count + EPS)
+        precisions = right / np.arange(1, len(right) + 1)[:, None]
+        # Thresholds above the surest detection leave none: all of them are right, and nothing is found.
+        recall[i] = np.interp(-points, -conf[own], recalls[:, 0], left=0)
+        precision[i] = np.interp(-points, -conf[own], precisions[:, 0], left=1)
+        envelopes = [_envelope(recalls[:, level], precisions[:, level]) for level in range(tp.shape[1])]
+        ap[i] = [np.trapezoid(np.interp(RECALL_POINTS, *envelope), RECALL_POINTS) for envelope in envelopes]
+        pr_curve[i] = np.interp(points, *envelopes[0])
+    f1 = 2 * precision * recall / (precision + recall + EPS)
+    mean_f1 = f1.mean(0) if len(f1) else np.zeros(CURVE_POINTS)
+    peak = int((_smoothed(mean_f1) if smooth else mean_f1).argmax())
+    at_peak = precision[:, peak], recall[:, peak], f1[:, peak]
+    return AveragePrecision(classes, counts, ap, float(points[peak]), *at_peak, points, precision, recall, f1, pr_curve)
+
+
+def _envelope(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve from recall 0 to 1 whose precision never rises: each is the best at this or a higher recall."""
+    recall = np.concatenate(((0.0,), recall, (1.0,)))
+    precision = np.concatenate(((1.0,), precision, (0.0,)))
+    return recall, np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def _smoothed(curve: np.ndarray) -> np.ndarray:
+    """The mean around each point; beyond its ends the curve is taken to go on level."""
+    padded = np.pad(curve, SMOOTHED_POINTS // 2, mode="edge")
+    return np.convolve(padded, np.full(SMOOTHED_POINTS, 1 / SMOOTHED_POINTS), mode="valid")
+
+
+# Result ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class EvalResult:
+    """What an evaluation says. Means are over the classes that have labels; without labels all are 0."""
+
+    names: tuple[str, ...]
+    images: int
+    counts: np.ndarray  # (nc,) labels of each class
+    stats: AveragePrecision
+    losses: tuple[float, float, float] | None  # box, obj, cls: mean of the batches; None where no loss was asked for
+    speed_ms: tuple[float, float, float]  # pre-processing, inference, NMS of an image
+    shape: tuple[int, ...]  # of the last batch: (B, 3, H, W)
+
+    @property
+    def mp(self) -> float:
+        """Mean precision at `threshold`."""
+        return _mean(self.stats.precision)
+
+    @property
+    def mr(self) -> float:
+        """Mean recall at `threshold`."""
+        return _mean(self.stats.recall)
+
+    @property
+    def map50(self) -> float:
+        """Mean AP at IoU 0.5."""
+        return _mean(self.stats.ap[:, 0])
+
+    @property
+    def map(self) -> float:
+        """Mean AP over the IoUs 0.5, 0.55, ..., 0.95."""
+        return _mean(self.stats.ap)
+
+    @property
+    def threshold(self) -> float:
+        """The confidence that precision and recall are given for."""
+        return self.stats.threshold
+
+    @property
+    def fitness(self) -> float:
+        """The number to choose the best epoch by."""
+        return float(fitness((self.mp, self.mr, self.map50, self.map)))
+
+    @property
+    def maps(self) -> np.ndarray:
+        """(nc,) the AP over all levels of each class; classes without labels have the mean of the others."""
+        maps = np.full(len(self.names), self.map)
+        maps[self.stats.classes] = self.stats.ap.mean(1)
+        return maps
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0

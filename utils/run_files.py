@@ -1,0 +1,76 @@
+"""The folder of a training: its settings, its checkpoints, its pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import yaml
+from torch import nn
+
+from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
+from utils.curves import plot_labels
+from utils.engine import Trainer
+from utils.general import atomic_write
+from utils.labels import LabelRecord
+from utils.torch_utils import EarlyStopping
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values."""
+
+    folder: Path
+    options: dict[str, object]
+    hyp: dict[str, float]
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the latest epoch, with all that a resume needs."""
+        return self.folder / "weights" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.folder / "weights" / "best.pt"
+
+    def write_settings(self) -> None:
+        """Makes the folders and writes opt.yaml and hyp.yaml."""
+        self.last.parent.mkdir(parents=True, exist_ok=True)
+        for name, values in (("opt", {**self.options, "save_dir": str(self.folder)}), ("hyp", self.hyp)):
+            with atomic_write(self.folder / f"{name}.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def plot_labels(self, records: Sequence[LabelRecord], names: Sequence[str]) -> None:
+        """Draws what is labelled, where and how large: labels.jpg and labels_correlogram.jpg."""
+        plot_labels(np.concatenate([record.boxes for record in records]), names, self.folder)
+
+    def save(
+        self, epoch: int, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, *, is_best: bool, keeps: bool
+    ) -> None:
+        """Writes last.pt, and before it best.pt if this epoch is the best, and epoch<N>.pt if it is to be kept."""
+        best = None if stopper.best_epoch is None else float(stopper.best_fitness)
+        training = {
+            **trainer.state_dict(),
+            "stopper": stopper.state_dict(),
+            "opt": self.options,
+            "hyp": self.hyp,
+        }
+        state = trainer.ema.ema.state_dict()
+        checkpoint = Checkpoint(
+            model.yaml, tuple(model.names), state, epoch, best, training, datetime.now().isoformat(timespec="seconds")
+        )
+        for path, is_wanted in (
+            (self.best, is_best),
+            (self.last.with_name(f"epoch{epoch}.pt"), keeps),
+            (self.last, True),
+        ):
+            if is_wanted:
+                save_checkpoint(path, checkpoint)
+
+    def strip(self) -> None:
+        """Leaves in last.pt and best.pt only what inference needs."""
+        for path in (self.last, self.best):
+            if path.exists():
+                strip_optimizer(path)
