@@ -1,9 +1,9 @@
 """Trains a detector: from a model yaml, from a checkpoint, or going on with a run that was cut off.
 
-    python train.py --cfg yolov5s-NAM.yaml                                  # the generated shapes, from scratch
-    python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
-    python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
-    python train.py --resume                                                # the newest run, or --resume path/last.pt
+python train.py --cfg yolov5s-NAM.yaml                                  # the generated shapes, from scratch
+python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
+python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
+python train.py --resume                                                # the newest run, or --resume path/last.pt
 """
 
 import argparse
@@ -25,7 +25,8 @@ from utils.config import YAML_SUFFIXES, DataConfig, Hyp
 from utils.curves import plot_results
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.engine import AMP_CHOICES, Trainer, memory_text, select_amp
-from utils.evaluate import evaluate
+from utils.eval_files import EvalPlots
+from utils.evaluate import evaluate, log_speed, log_table
 from utils.general import (
     LOGGER,
     ROOT,
@@ -111,7 +112,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
     )
     add("--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture")
-    add("--data", default=str(ROOT / "data" / "shapes.yaml"), help="data set yaml; the default one is drawn when needed")
+    add(
+        "--data",
+        default=str(ROOT / "data" / "shapes.yaml"),
+        help="data set yaml; the default one is drawn on first use",
+    )
     add(
         "--hyp",
         default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
@@ -204,6 +209,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
             if is_last or not opt.noval:
                 how = {"device": device, "amp_dtype": amp_dtype, "compute_loss": criterion}
                 result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
+                log_table(result)
             stops = result is not None and stopper(epoch, result.fitness)
             logger.log_epoch(epoch, losses, result, trainer.learning_rates)
             if stops or is_last or not opt.nosave:
@@ -278,7 +284,9 @@ def scan_split(data: DataConfig, split: str, workers: int) -> list[LabelRecord]:
     images = find_images(sources)
     records, report = scan(images, data.nc, cache_path(sources), max(workers, 1), split)
     if not any(len(record.boxes) for record in records):
-        raise ValueError(f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}")
+        raise ValueError(
+            f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
+        )
     return records
 
 
@@ -323,7 +331,12 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
     run.strip()
     weights = run.best if run.best.exists() else run.last
     LOGGER.info(f"\nvalidating {weights}")
-    result = evaluate(attempt_load(weights, device), val_batches, names, device=device)
+    plots = EvalPlots(run.folder, names)
+    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
+    result = evaluate(model, val_batches, names, device=device, on_batch=plots)
+    log_table(result, per_class=len(names) > 1)
+    log_speed(result)
+    plots.finish(result)
     plot_results(run.folder / "results.csv")
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
@@ -353,7 +366,9 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
         raise FileNotFoundError(f"--resume: there is no run with a last.pt below {opt.project}; name one")
     checkpoint = load_checkpoint(path)
     if checkpoint.training is None:
-        raise ValueError(f"{path}: this run has ended, there is nothing to resume; use --weights {path} to start from it")
+        raise ValueError(
+            f"{path}: this run has ended, there is nothing to resume; use --weights {path} to start from it"
+        )
     stored = checkpoint.training["opt"]
     changed = {name: getattr(opt, name) for name in opt.given - {"resume"} if getattr(opt, name) != stored[name]}
     fixed = sorted(set(changed) - CHANGEABLE)

@@ -227,7 +227,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """A map's cells as tokens through num_layers transformer layers (arXiv 2010.11929); positions are a learned term."""
+    """A map's cells as tokens through transformer layers (arXiv 2010.11929); their positions are a learned term."""
 
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
         super().__init__()

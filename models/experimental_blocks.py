@@ -10,7 +10,7 @@ from models.common import Conv
 
 
 class CrossConv(nn.Module):
-    """A 1 x k and a k x 1 convolution in place of one k x k; added to the input where shortcut is set and widths agree."""
+    """A 1 x k and a k x 1 convolution in place of k x k; added to the input where shortcut is set and widths agree."""
 
     def __init__(
         self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, e: float = 1.0, shortcut: bool = False

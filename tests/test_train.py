@@ -158,7 +158,8 @@ def test_core_defaults_are_those_of_v61():
 
 
 def test_flags_can_be_shortened_and_given_ones_are_known():
-    opt = train.parse_opt(["--img", "320", "--batch", "8", "--cache", "--resume", "--freeze", "1", "2", "--epochs", "300"])
+    arguments = "--img 320 --batch 8 --cache --resume --freeze 1 2 --epochs 300"
+    opt = train.parse_opt(arguments.split())
     assert (opt.imgsz, opt.batch_size, opt.cache, opt.resume, opt.freeze) == (320, 8, "ram", True, [1, 2])
     assert opt.given == {"imgsz", "batch_size", "cache", "resume", "freeze", "epochs"}
 
@@ -198,7 +199,8 @@ def test_frozen_layers_do_not_move(fit):
     train.init_seeds(0)
     made = train.Model("yolov5n-NAM.yaml", nc=10).state_dict()
     frozen = tuple(f"model.{i}." for i in range(4))
-    assert_same(*({name: value for name, value in state.items() if name.startswith(frozen)} for state in (made, trained)))
+    before, after = ({k: v for k, v in state.items() if k.startswith(frozen)} for state in (made, trained))
+    assert_same(before, after)
     assert not torch.equal(trained["model.4.cv1.conv.weight"], made["model.4.cv1.conv.weight"])
     assert (trained["model.4.cv1.bn.running_mean"] != 0).any()
 
@@ -255,7 +257,8 @@ def test_other_ways_to_train(fit, options):
 
 def test_diverging_run_says_so_and_keeps_the_epoch_before(fit, tmp_path):
     hyp = yaml.safe_load((ROOT / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
-    (tmp_path / "wild.yaml").write_text(yaml.safe_dump({**hyp, "lr0": 1e30, "warmup_epochs": 0, "warmup_bias_lr": 1e30}))
+    wild = {**hyp, "lr0": 1e30, "warmup_epochs": 0, "warmup_bias_lr": 1e30}
+    (tmp_path / "wild.yaml").write_text(yaml.safe_dump(wild))
     with pytest.raises(ValueError, match="diverged in epoch"):
         fit(hyp=str(tmp_path / "wild.yaml"), epochs=30)
 
@@ -279,7 +282,7 @@ def test_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert load_checkpoint(last).epoch in {1, 2}
-    resume = command(data, tmp_path / "cut", "--resume")[:2] + ["--resume", str(last)]
+    resume = [sys.executable, "train.py", "--resume", str(last)]
     done = subprocess.run(resume, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path / "cut" / "exp") == rows(tmp_path / "whole" / "exp")

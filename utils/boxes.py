@@ -1,7 +1,7 @@
 """Box formats and their way between the network's and the image's pixels: pure functions of tensors or arrays.
 
-Boxes are (..., 4), as a torch Tensor or a numpy array, and come back as the same kind. xyxy is two corners, xywh centre,
-width and height, both in pixels; a trailing n says normalised: in shares of the image's width and height.
+Boxes are (..., 4), as a torch Tensor or a numpy array, and come back as the same kind. xyxy is two corners, xywh is
+centre, width and height, both in pixels; a trailing n says normalised: in shares of the image's width and height.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The two YAML files of a training as checked values: hyper-parameters and the description of a data set."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -16,15 +17,29 @@ SPLITS = ("train", "val", "test")
 DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
 
 
+class _Loader(yaml.SafeLoader):
+    """Builds plain values only, and refuses a key that is given twice, of which YAML would drop one unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.value in lines and isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"{key.value!r} is given twice, first in line {lines[key.value]}"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict:
     """The mapping in a YAML file; ValueError with file, line and column where it is none."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ValueError(f"{path}{place}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date like 2022-02-30
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
@@ -85,10 +100,10 @@ class Hyp:
             raise ValueError(f"{source}: unknown hyper-parameter {', '.join(unknown)}")
         if missing:
             raise ValueError(f"{source}: hyper-parameter {', '.join(missing)} is missing")
-        numbers = {key: _number(value, f"{source}: {key}") for key, value in values.items() if value is not None}
-        if len(numbers) < len(values) - ("anchors" in values):
-            raise ValueError(f"{source}: {', '.join(key for key in values if key not in numbers)} has no value")
-        hyp = cls(**numbers)
+        empty = [key for key, value in values.items() if value is None and key != "anchors"]
+        if empty:
+            raise ValueError(f"{source}: {', '.join(empty)} has no value")
+        hyp = cls(**{key: _number(value, f"{source}: {key}") for key, value in values.items() if value is not None})
         hyp.check(source)
         return hyp
 
@@ -124,7 +139,7 @@ def _number(value: object, what: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{what}: {value!r} is not a number") from None
     if not math.isfinite(number):
         raise ValueError(f"{what}: {value!r} is not finite")
@@ -156,7 +171,8 @@ class DataConfig:
         """The description in a data yaml, found as `check_file` finds it.
 
         A relative `path` lies below the repository, as in v6.1, or beside the yaml if it is only there; without `path`
-        the yaml's own folder is the root. Names are a list or a mapping from 0 on. ValueError names what is wrong.
+        the splits are looked for beside the yaml and then below the repository, and the yaml's folder is the root.
+        Names are a list or a mapping from 0 on. ValueError names what is wrong.
         Nothing is read but the yaml; `prepare` sees to it that the images are there.
         """
         path = check_file(file, YAML_SUFFIXES)
@@ -170,9 +186,9 @@ class DataConfig:
         unknown = [str(key) for key in content if key not in DATA_KEYS]
         if unknown:
             LOGGER.warning(f"{path}: {', '.join(unknown)} means nothing here")
-        root = _find_root(content.get("path"), path)
-        splits = {name: _sources(content.get(name), root, f"{path}: {name}") for name in SPLITS}
-        return cls(path, root, *splits.values(), names, generator)
+        roots = _find_roots(content.get("path"), path)
+        splits = [_sources(content.get(name), roots, f"{path}: {name}") for name in SPLITS]
+        return cls(path, roots[0], *splits, names, generator)
 
     def prepare(self) -> None:
         """Draws the data set where it is a generated one that is missing; downloads nothing."""
@@ -217,24 +233,25 @@ def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _find_root(path: object, file: Path) -> Path:
-    if path is None:
-        return file.resolve().parent
+def _find_roots(path: object, file: Path) -> list[Path]:
+    """Where splits are looked for; the first one is the root."""
+    folder = file.resolve().parent
+    if path is None or path == "":
+        return [folder, ROOT]
     if not isinstance(path, str):
         raise ValueError(f"{file}: path: {path!r} is not a folder's name")
-    root = Path(path).expanduser()
-    beside = file.resolve().parent / root
-    return beside if not (ROOT / root).exists() and beside.exists() else (ROOT / root).resolve()
+    root = os.path.expanduser(path)
+    beside = folder / root
+    return [beside if not (ROOT / root).exists() and beside.exists() else (ROOT / root).resolve()]
 
 
-def _sources(value: object, root: Path, what: str) -> tuple[Path, ...]:
-    """The paths of a split. `../train/images`, as some tools export it, is looked for below the root too."""
+def _sources(value: object, roots: Sequence[Path], what: str) -> tuple[Path, ...]:
+    """The paths of a split. `../train/images`, as some tools export it, is looked for below the first root too."""
     names: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
     sources = []
     for name in names:
         if not isinstance(name, str) or not name:
             raise ValueError(f"{what}: {name!r} is not a path")
-        source = root / Path(name).expanduser()
-        inside = root / name.removeprefix("../")
-        sources.append(inside if not source.exists() and inside.exists() else source)
+        places = [root / os.path.expanduser(name) for root in roots] + [roots[0] / name.removeprefix("../")]
+        sources.append(next((place for place in places if place.exists()), places[0]))
     return tuple(sources)

@@ -21,7 +21,7 @@ class ConfusionMatrix:
         self.matrix = np.zeros((nc + 1, nc + 1), np.int64)
 
     def process_batch(self, detections: Tensor, labels: Tensor) -> None:
-        """Counts an image: detections (n, 6) xyxy, confidence, class; labels (t, 5) class, xyxy. Either may be empty."""
+        """Counts an image: detections (n, 6) xyxy, confidence, class; labels (t, 5) class, xyxy; none or more."""
         detections = detections[detections[:, 4] > self.conf].cpu()
         labels = labels.cpu()
         predicted, true = detections[:, 5].long().numpy(), labels[:, 0].long().numpy()

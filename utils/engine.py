@@ -1,6 +1,6 @@
 """One epoch of training, and all that a run needs to go on after it was cut off.
 
-The trainer knows neither files nor options: it gets its parts and gives back numbers. Evaluation is utils/evaluate.py's.
+The trainer knows neither files nor options: it gets its parts and gives back numbers. Evaluation: utils/evaluate.py.
 
 Legend: B images of a batch, H and W of the network's image, T targets of a batch.
 """
@@ -28,7 +28,7 @@ BatchObserver = Callable[[int, Batch, Tensor | None], None]
 def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
     """The type to autocast to, or None for FP32; `auto` is what this device computes fast and safely.
 
-    That is bf16 where the hardware has it, CPUs with AVX-512 BF16 or AMX included; fp16 on older GPUs with tensor cores.
+    That is bf16 where the hardware has it, as CPUs with AVX-512 BF16 or AMX; fp16 on older GPUs with tensor cores.
     """
     if choice not in AMP_CHOICES:
         raise ValueError(f"--amp {choice}: must be one of {', '.join(AMP_CHOICES)}")

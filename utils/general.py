@@ -3,13 +3,14 @@
 The names that v6.1's users import from here and that live elsewhere now are passed on at the foot of the imports.
 """
 
+import glob
 import logging
 import math
 import os
 import random
 import re
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +25,35 @@ from utils.metrics import box_iou, fitness
 from utils.nms import non_max_suppression
 
 __all__ = [
-    *("LOGGER", "ROOT", "atomic_write", "check_file", "check_img_size", "colorstr", "increment_path", "init_seeds"),
-    *("make_divisible", "progress", "run_script", "set_logging"),
-    *("box_iou", "clip_coords", "fitness", "non_max_suppression", "scale_coords"),  # v6.1's place for them
-    *("xywh2xyxy", "xywhn2xyxy", "xyxy2xywh", "xyxy2xywhn"),
+    "LOGGER",
+    "ROOT",
+    "atomic_write",
+    "box_iou",
+    "check_file",
+    "check_img_size",
+    "clip_coords",
+    "colorstr",
+    "fitness",
+    "increment_path",
+    "init_seeds",
+    "make_divisible",
+    "non_max_suppression",
+    "one_line",
+    "progress",
+    "run_script",
+    "scale_coords",
+    "set_logging",
+    "xywh2xyxy",
+    "xywhn2xyxy",
+    "xyxy2xywh",
+    "xyxy2xywhn",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 LOGGER = logging.getLogger("yolov5")
-STYLES = {
-    **{"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37},
-    **{"bold": 1, "underline": 4},
-}
+COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+STYLES = {"bold": 1, "underline": 4}
+STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
 Options = TypeVar("Options")
 Item = TypeVar("Item")
@@ -71,7 +89,7 @@ def colorstr(*parts: str) -> str:
 def progress(
     items: Iterable[Item], total: int | None = None, desc: str = "", delay: float = 0.0, disable: bool = False
 ) -> "tqdm[Item]":
-    """The items, with a bar on standard error; in a file or pipe it is renewed twice a minute instead of all the time."""
+    """The items, with a bar on standard error; in a file or pipe it is renewed twice a minute, not all the time."""
     return tqdm(
         items,
         total=total,
@@ -104,8 +122,11 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
 def one_line(error: BaseException) -> str:
     """What an error says, without the traceback that a worker process puts in front."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if lines[0].startswith("Caught "):  # torch's DataLoader: 'Caught ValueError in ... worker', traceback, message
-        return lines[-1].partition(": ")[2] or lines[-1]
+    tracebacks = [i for i, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
+    if lines[0].startswith("Caught ") and tracebacks:  # torch: 'Caught ValueError in ... worker', traceback, message
+        lines = lines[tracebacks[-1] + 1 :]
+        lines = lines[next((i for i, line in enumerate(lines) if not line.startswith(" ")), -1) :]
+        lines[0] = lines[0].partition(": ")[2] or lines[0]
     return " ".join(line.strip() for line in lines)
 
 
@@ -114,11 +135,9 @@ def init_seeds(seed: int, deterministic: bool = False) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    if deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = torch.cuda.is_available()
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call below takes seconds
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = torch.cuda.is_available() and not deterministic
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -129,13 +148,14 @@ def check_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
 
     FileNotFoundError where there is none, ValueError where there are several or the suffix is none of those allowed.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{file}: a file that ends with {' or '.join(suffixes)} is wanted")
     if path.is_file():
         return path
     if path.parent == Path() and path.name:
-        found = sorted(hit for folder in SEARCHED for hit in (ROOT / folder).rglob(path.name) if hit.is_file())
+        name = glob.escape(path.name)
+        found = sorted(hit for folder in SEARCHED for hit in (ROOT / folder).rglob(name) if hit.is_file())
         if len(found) > 1:
             raise ValueError(f"{file} is the name of {', '.join(map(str, found))}; name one with its folder")
         if found:
@@ -151,11 +171,13 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
     """
     path = Path(path)
     while True:
-        free = path if exist_ok or not path.exists() else path.with_name(f"{path.name}{sep}{_next_number(path, sep)}")
+        taken = os.path.lexists(path)  # by a broken link, too
+        free = path.with_name(f"{path.name}{sep}{_next_number(path, sep)}") if taken and not exist_ok else path
         if not mkdir:
             return free
+        free.parent.mkdir(parents=True, exist_ok=True)
         try:
-            free.mkdir(parents=True, exist_ok=exist_ok)
+            free.mkdir(exist_ok=exist_ok)
         except FileExistsError:
             if exist_ok:  # a file stands there
                 raise
@@ -174,18 +196,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """A name to write to, which becomes `path` when the block ends well; else nothing is left and `path` is as it was.
 
     What is written reaches the disk before the name does, so a crash at any moment leaves the old file or the new one.
+    Permissions are the old file's, or those of any new one.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's own are the user's alone
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -200,7 +221,12 @@ def make_divisible(x: float, divisor: int) -> int:
 
 
 def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int:
-    """imgsz rounded up to a multiple of the stride s, at least `floor`, and said in the log where it changes."""
+    """imgsz rounded up to a multiple of the stride s, at least `floor`, and said in the log where it changes.
+
+    ValueError where it is not a positive number.
+    """
+    if imgsz < 1:
+        raise ValueError(f"--imgsz {imgsz}: a number of pixels, 1 or more, is wanted")
     size = max(make_divisible(imgsz, int(s)), floor)
     if size != imgsz:
         LOGGER.warning(f"--imgsz {imgsz} must be a multiple of the stride {s}: {size} is used")

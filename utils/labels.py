@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import re
-import struct
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from utils.general import LOGGER, progress
-from utils.images import IMAGE_SUFFIXES, read_image
+from utils.images import BROKEN, IMAGE_SUFFIXES, read_image
 from utils.label_cache import Entry, load_cache, save_cache
 from utils.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
 
@@ -34,7 +33,6 @@ PROBE = 64  # pairs that tell whether threads are worth it
 
 _LAST_IMAGES_FOLDER = re.compile(r"(^|.*[\\/])images(?=[\\/])", re.DOTALL)
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
-_BROKEN_IMAGE = (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error)  # of Pillow
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _check_image(path: str) -> tuple[int, int]:
-    """(h, w) after the EXIF rotation; raises one of _BROKEN_IMAGE for a file that cannot be decoded to its end.
+    """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
 
     JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
     hold are whole. That is twenty times faster.
@@ -288,7 +286,7 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
     try:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
         return entry._replace(hw=_check_image(image), **labels._asdict())
-    except (*_BROKEN_IMAGE, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         return entry._replace(corrupt=str(error).removeprefix(f"{image}: ") or type(error).__name__)
 
 

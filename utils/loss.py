@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.config import Hyp
-from utils.metrics import bbox_iou
+from utils.iou import bbox_iou
 
 Bce = Callable[[Tensor, Tensor], Tensor]
 
@@ -172,8 +172,7 @@ class ComputeLoss:
 
         raw is L maps (B, A, H, W, 5 + nc) before any sigmoid, targets (T, 6) image, class, cxcywh in 0..1.
         """
-        with torch.autocast(raw[0].device.type, enabled=False):
-            parts = self.parts(raw, targets.float())
+        parts = self.parts(raw, targets.float())
         return parts.sum() * raw[0].shape[0], parts.detach()
 
     def parts(self, raw: Sequence[Tensor], targets: Tensor) -> Tensor:
@@ -181,7 +180,7 @@ class ComputeLoss:
         anchors = self.head.anchors.float()
         sizes = [(level.shape[3], level.shape[2]) for level in raw]
         matches = build_targets(targets, anchors, sizes, self.hyp.anchor_t, pad=raw[0].device.type != "cpu")
-        answers, objectness = (said.float() for said in pick(raw, matches))  # (M, 5 + nc), (N,)
+        answers, objectness = pick(raw, matches)  # (M, 5 + nc), (N,)
 
         sides = answers[:, :4].sigmoid() * 2
         xy, wh = sides[:, :2] - 0.5, sides[:, 2:] ** 2 * anchors[matches.level, matches.anchor]
@@ -243,9 +242,9 @@ class Pick(torch.autograd.Function):
 
 
 def pick(raw: Sequence[Tensor], matches: Matches) -> tuple[Tensor, Tensor]:
-    """What the maps say for the matches, (M, 5 + nc), and the objectness of all cells, (N,)."""
+    """What the maps say for the matches, (M, 5 + nc), and the objectness of all cells, (N,), in FP32."""
     column, row = matches.cell.unbind(-1)
     places = zip(*(index.split(matches.rows) for index in (matches.image, matches.anchor, row, column)), strict=True)
     picked = [Pick.apply(level, *place) for level, place in zip(raw, places, strict=True)]
     answers, objectness = zip(*picked, strict=True)
-    return torch.cat(answers), torch.cat(objectness)
+    return torch.cat([said.float() for said in answers]), torch.cat([said.float() for said in objectness])

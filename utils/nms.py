@@ -20,6 +20,7 @@ from utils.boxes import xywh2xyxy
 Suppress = Callable[[Tensor, Tensor, float], Tensor]
 
 MIN_SIDE, MAX_SIDE = 2, 7680  # pixels; boxes with a smaller or larger side are dropped
+CLASS_DISTANCE = 6 * MAX_SIDE  # more than the part of the plane is wide that boxes may lie in
 MAX_BOXES = 30_000  # of an image, the surest, go into the suppression
 MAX_SCORES = 2**24  # computed at once: bounds the memory that a batch of an untrained model takes
 
@@ -37,9 +38,9 @@ def non_max_suppression(
     """B tensors (n, 6) float32 of xyxy, confidence, class, surest first, at most max_det of an image.
 
     prediction: (B, N, 5 + nc) of any float type, xywh in pixels, objectness, class scores; confidence is their product
-    and must be above conf_thres. A box goes whose IoU with a surer one of its class, or with `agnostic` of any, is above
+    and must be above conf_thres. A box goes whose IoU with a surer one of its class, with `agnostic` of any, is above
     iou_thres. classes: the class numbers to keep. multi_label: a box may be an object of several classes, else only of
-    its best. labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join the others with
+    its best. labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join them with
     confidence 1, for automatic labelling. What is not finite is no object. ValueError for what is out of its range.
     """
     assert prediction.ndim == 3, f"(B, N, 5 + nc) is wanted, not {tuple(prediction.shape)}"
@@ -115,21 +116,16 @@ def _suppress(detections: Tensor, iou_thres: float, agnostic: bool, max_det: int
     Whether a box stays depends on surer ones only, so a first few are tried until max_det of them stay.
     """
     order = detections[:, 4].sort(descending=True, stable=True).indices[:MAX_BOXES]
-    detections = detections[order]
-    if len(detections) < 2:
-        return detections
     suppress = _backend(detections.device.type)
-    boxes_xyxy, scores = detections[:, :4], detections[:, 4]
-    if not agnostic:  # each class gets a place of its own, where no other's boxes are
-        low, high = boxes_xyxy.aminmax()
-        # In float64: a class far out would keep but a few digits of its boxes.
-        boxes_xyxy = boxes_xyxy.double() + detections[:, 5:].double() * (high - low + 1)
-        scores = scores.double()
     size = max(4 * max_det, 1024)
     while True:
-        kept = suppress(boxes_xyxy[:size], scores[:size], iou_thres)
-        if len(kept) >= max_det or size >= len(detections):
-            return detections[kept[:max_det]]
+        tried = detections[order[:size]]
+        boxes_xyxy = tried[:, :4]
+        if not agnostic:  # each class gets a place of its own; in float64, or far places would cost their boxes digits
+            boxes_xyxy = boxes_xyxy.double() + tried[:, 5:] * CLASS_DISTANCE
+        kept = suppress(boxes_xyxy, tried[:, 4].to(boxes_xyxy), iou_thres)
+        if len(kept) >= max_det or size >= len(order):
+            return tried[kept[:max_det]]
         size *= 4
 
 
@@ -148,10 +144,10 @@ def _backend(device_type: str) -> Suppress:
 
 
 def nms_opencv(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
-    """Indices of the boxes (n, 4) that stay, surest first, as torchvision.ops.nms gives them."""
+    """Indices of the boxes (n, 4), of scores above 0, that stay, surest first: what torchvision.ops.nms gives."""
     if not len(boxes_xyxy):
         return torch.zeros(0, dtype=torch.int64, device=boxes_xyxy.device)
     corners = boxes_xyxy.detach().cpu().double().numpy()
     boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1)  # x, y, w, h of the top left corner
-    kept = cv2.dnn.NMSBoxes(boxes, scores.detach().cpu().float().numpy(), -1.0, iou_thres)
+    kept = cv2.dnn.NMSBoxes(boxes, scores.detach().cpu().float().numpy(), 0.0, iou_thres)
     return torch.as_tensor(np.array(kept), dtype=torch.int64).flatten().to(boxes_xyxy.device)

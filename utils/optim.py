@@ -136,7 +136,7 @@ def warmup_values(
     share = min(step / steps, 1.0) if steps else 1.0
 
     def between(start: float, end: float) -> float:
-        return start + (end - start) * share
+        return start * (1 - share) + end * share
 
     rising = between(0.0, lr)
     accumulate = max(round(between(1.0, NOMINAL_BATCH / batch_size)), 1)

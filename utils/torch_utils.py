@@ -5,7 +5,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +51,7 @@ def select_device(device: str = "") -> torch.device:
 
 
 def initialize_weights(model: nn.Module) -> None:
-    """Gives batch norms v6.1's eps 1e-3 and momentum 0.03 and lets activations work in place; weights stay as they are."""
+    """Gives batch norms v6.1's eps 1e-3 and momentum 0.03 and lets activations work in place; weights stay."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03

@@ -1,0 +1,112 @@
+"""The detection head: the network's maps become boxes.
+
+Legend: B batch, H W a map's height and width, L levels, A anchors per cell, N boxes of all levels, no = 5 + nc outputs.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from utils.general import LOGGER
+
+
+class Detect(nn.Module):
+    """The head: a 1x1 convolution per level gives, for each cell and anchor, a box, an objectness and class scores.
+
+    anchors are w, h, w, h, ... in pixels for each level; the buffer `anchors` (L, A, 2) holds them in cells once
+    `set_strides` has said how many pixels a cell is. Of more inputs than levels the first are read.
+    """
+
+    stride: Tensor  # (L,) pixels of a cell
+    anchors: Tensor  # (L, A, 2) width and height in cells
+
+    def __init__(self, nc: int, anchors: Sequence[Sequence[float]], ch: Sequence[int]) -> None:
+        super().__init__()
+        if len(ch) < len(anchors):
+            raise ValueError(f"Detect reads {len(ch)} rows, but the anchors have {len(anchors)} levels")
+        self.nc, self.no = nc, nc + 5
+        self.nl, self.na = len(anchors), len(anchors[0]) // 2
+        # Made on the CPU in any case, as numbers are needed of it even where the weights have none (the meta device).
+        pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(self.nl, self.na, 2)
+        self.register_buffer("anchors", pixels)
+        self.register_buffer("stride", torch.ones(self.nl, device="cpu"), persistent=False)
+        self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch[: self.nl])
+        self._kept: tuple[object, tuple[Tensor, Tensor]] | None = None  # see _cells
+
+    def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Raw maps, L of (B, A, H, W, no); in evaluation the decoded boxes (B, N, no) before them.
+
+        Decoded are xywh in pixels, objectness and class scores 0..1, by level, then anchor, row, column.
+        """
+        raw = []
+        for conv, features in zip(self.m, x, strict=False):
+            y = conv(features)  # (B, A * no, H, W)
+            b, _, ny, nx = y.shape
+            raw.append(y.view(b, self.na, self.no, ny, nx).permute(0, 1, 3, 4, 2))
+        return raw if self.training else (self.decode(raw), raw)
+
+    def decode(self, raw: list[Tensor]) -> Tensor:
+        """The boxes (B, N, no) that the raw maps mean.
+
+        In FP32 where the maps are of half that size: beyond 256 pixels bf16 knows even coordinates only, beyond 2048
+        half does. By multiplications, as some runtimes have no power.
+        """
+        y = torch.cat([level.flatten(1, 3) for level in raw], 1)  # (B, N, no)
+        y = (y.float() if y.dtype in (torch.float16, torch.bfloat16) else y).sigmoid()
+        sizes = [(level.shape[2], level.shape[3]) for level in raw]
+        cells, strides = self._cells(sizes, y)  # (N, 2), (N, 1)
+        anchors = torch.cat(  # (N, 2), in cells; not kept, as a training may change them
+            [
+                level[:, None].expand(-1, ny * nx, -1).flatten(0, 1)
+                for level, (ny, nx) in zip(self.anchors.to(y.dtype), sizes, strict=True)
+            ]
+        )
+        xy = (y[..., :2] * 2 + cells) * strides
+        wh = y[..., 2:4] * 2
+        return torch.cat((xy, wh * wh * (anchors * strides), y[..., 4:]), -1)
+
+    def _cells(self, sizes: list[tuple[int, int]], y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each box's column and row less a half (N, 2), and stride (N, 1), kept from call to call for one size."""
+        if type(y) is not Tensor or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return self._make_cells(sizes, y)  # what is traced must follow the size
+        key = (sizes, y.device, y.dtype)
+        if self._kept is None or self._kept[0] != key:
+            with torch.inference_mode(False):  # or they could not serve a later call that wants gradients
+                self._kept = key, self._make_cells(sizes, y)
+        return self._kept[1]
+
+    def _make_cells(self, sizes: list[tuple[int, int]], y: Tensor) -> tuple[Tensor, Tensor]:
+        cells, strides = [], []
+        for level, (ny, nx) in enumerate(sizes):
+            rows, columns = (torch.arange(n, device=y.device, dtype=y.dtype) - 0.5 for n in (ny, nx))
+            grid = torch.stack((columns.expand(ny, nx), rows[:, None].expand(ny, nx)), -1)  # (H, W, 2)
+            cells.append(grid.expand(self.na, ny, nx, 2).flatten(0, 2))
+            strides.append(self.stride[level].to(y.dtype).expand(self.na * ny * nx, 1))
+        return torch.cat(cells), torch.cat(strides)
+
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
+        return bool((self.anchors == 0).any())
+
+    def set_strides(self, strides: Sequence[float]) -> None:
+        """Takes the pixels of a cell of each level, puts anchors into their order and from pixels into cells."""
+        anchors, stride = self.anchors.cpu(), torch.tensor(strides, dtype=torch.float32, device="cpu")
+        area = anchors.prod(-1).mean(-1)  # (L,) square pixels
+        if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
+            LOGGER.warning("anchors: their levels are in the reverse order of the strides, and are turned round")
+            anchors = anchors.flip(0)
+        device = self.m[0].weight.device
+        self.anchors = (anchors / stride[:, None, None]).to(device)
+        self.stride = stride.to(device)
+        self._kept = None
+
+    @torch.no_grad()
+    def initialize_biases(self, strides: Sequence[float]) -> None:
+        """Lets scores begin where they will be: 8 objects on an image of 640 pixels, 0.6 / nc for each class."""
+        for conv, stride in zip(self.m, strides, strict=True):
+            bias = conv.bias.view(self.na, self.no)
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (self.nc - 0.999999))

@@ -1,0 +1,190 @@
+"""A model yaml as checked values: its numbers, its anchors, and its rows, which models/yolo.py makes layers of."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.config import YAML_SUFFIXES, read_yaml
+from utils.general import LOGGER, check_file
+
+PREVIOUS = -1  # in `from` and in a plan: the row before
+HEAD = "Detect"
+KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+OPTIONAL_KEYS = ("ch", "inplace")
+NEWER_KEYS = ("activation", "channel_multiple")  # of the line after v6.1; without them another network would come out
+MOST_CLASSES, MOST_CHANNELS, MOST_REPEATS, LARGEST_GAIN = 100_000, 100_000, 1000, 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row [from, number, module, args] of a model yaml, the `index`-th of backbone and head together."""
+
+    file: str
+    index: int
+    content: list
+    sources: tuple[int, ...]  # absolute numbers of the rows it reads; -1 is the image
+
+    @property
+    def text(self) -> str:
+        """`[-1, 1, NAMAttention, [1024]]`, as it stands in the yaml."""
+        return _plain(self.content)
+
+    @property
+    def where(self) -> str:
+        """`yolov5s.yaml: row 24 [-1, 1, NAMAttention, [1024]]`, as errors and warnings name it."""
+        return f"{self.file}: row {self.index} {self.text}"
+
+    def error(self, reason: object) -> ValueError:
+        """The error to raise where this row cannot become a layer."""
+        return ValueError(f"{self.where}: {reason}")
+
+
+def _plain(value: object) -> str:
+    """The value as it stands in the yaml, without quotes."""
+    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
+
+
+def load_model_yaml(cfg: str | Path | dict) -> tuple[dict, str]:
+    """The content of a model yaml and the name to call it by in errors; of a mapping a copy.
+
+    A file is found as `check_file` finds it. ValueError where a key is missing or its value makes no sense; the rows
+    are looked at by `read_rows`.
+    """
+    if isinstance(cfg, dict):
+        content, file = copy.deepcopy(cfg), "model yaml"
+    else:
+        path = check_file(cfg, YAML_SUFFIXES)
+        content, file = read_yaml(path), str(path)
+    missing = [key for key in KEYS if key not in content]
+    if missing:
+        hint = "; this is a data set's yaml, for --data" if "train" in content else ""
+        raise ValueError(f"{file}: a model yaml needs {', '.join(KEYS)}; {', '.join(missing)} is missing{hint}")
+    newer = [key for key in NEWER_KEYS if content.get(key) is not None]
+    if newer:
+        raise ValueError(f"{file}: {newer[0]}: a key of YOLOv5 after v6.1, which is not known here")
+    unknown = [str(key) for key in content if key not in (*KEYS, *OPTIONAL_KEYS, *NEWER_KEYS)]
+    if unknown:
+        LOGGER.warning(f"{file}: {', '.join(unknown)} means nothing here")
+    check_numbers(content, file)
+    return content, file
+
+
+def check_numbers(content: dict, file: str) -> None:
+    """ValueError where classes, channels, gains or anchors of a model yaml make no sense."""
+    for key, most in (("nc", MOST_CLASSES), ("ch", MOST_CHANNELS)):
+        value = content.get(key, 3)
+        if not is_whole(value) or not 1 <= value <= most:
+            raise ValueError(f"{file}: {key}: {value!r} is not a whole number from 1 to {most}")
+    for key in ("depth_multiple", "width_multiple"):
+        value = content[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_GAIN:
+            raise ValueError(f"{file}: {key}: {value!r} is not a number above 0 and up to {LARGEST_GAIN}")
+    check_anchors(content["anchors"], file)
+
+
+def check_anchors(anchors: object, file: str) -> None:
+    """ValueError where anchors are neither a number of them per level nor lists of w, h, w, h, ... in pixels."""
+    if is_whole(anchors):
+        if not 1 <= anchors <= 100:
+            raise ValueError(f"{file}: anchors: {anchors} per level; 1 to 100 are possible")
+        return
+    wanted = "a number per level, or for each level a list of w, h, w, h, ... in pixels"
+    if not isinstance(anchors, list) or not anchors or not all(isinstance(level, list) for level in anchors):
+        raise ValueError(f"{file}: anchors: {anchors!r} is not {wanted}")
+    for i, level in enumerate(anchors):
+        if not all(isinstance(side, int | float) and not isinstance(side, bool) for side in level):
+            raise ValueError(f"{file}: anchors: level {i}, {level}, is not a list of numbers")
+        if not all(math.isfinite(side) and side > 0 for side in level):
+            raise ValueError(f"{file}: anchors: level {i}, {level}, has a side that is not above 0")
+        if not level or len(level) % 2 or len(level) != len(anchors[0]):
+            raise ValueError(
+                f"{file}: anchors: level {i} has {len(level)} numbers; pairs, as many in each level, are wanted"
+            )
+
+
+def read_rows(content: dict, file: str = "model yaml") -> list[Row]:
+    """The rows of backbone and head, in order; ValueError where one is malformed or reads what is not before it."""
+    for key in ("backbone", "head"):
+        if not isinstance(content[key], list):
+            raise ValueError(f"{file}: {key}: a list of rows [from, number, module, args] is wanted")
+    rows = [*content["backbone"], *content["head"]]
+    if not rows:
+        raise ValueError(f"{file}: backbone and head have no rows")
+    checked = [_read_row(row, i, file) for i, row in enumerate(rows)]
+    for row in checked:
+        if (row.content[2] == HEAD) != (row is checked[-1]):
+            raise row.error(f"{HEAD} must be the last row, and only that")
+    return checked
+
+
+def _read_row(row: object, index: int, file: str) -> Row:
+    if not isinstance(row, list) or len(row) != 4:
+        raise ValueError(f"{file}: row {index} {_plain(row)}: must be [from, number, module, args], four parts")
+    source, number, name, args = row
+    bare = Row(file, index, row, ())
+    if not is_whole(number) or not 1 <= number <= MOST_REPEATS:
+        raise bare.error(f"number {number!r} is not a whole number from 1 to {MOST_REPEATS}")
+    if not isinstance(name, str):
+        raise bare.error(f"module {name!r} is not a name")
+    if not isinstance(args, list):
+        raise bare.error(f"args {args!r} is not a list; [] where there are none")
+    return Row(file, index, row, _absolute(source, bare))
+
+
+def _absolute(source: object, row: Row) -> tuple[int, ...]:
+    """The rows that `from` means, as absolute numbers."""
+    sources: Sequence[object] = source if isinstance(source, list) else [source]
+    found = []
+    for number in sources:
+        if not is_whole(number):
+            raise row.error(f"from {_plain(source)}: {number!r} is not a row's number")
+        absolute = number if number >= 0 else row.index + number
+        if absolute >= row.index:
+            raise row.error(f"from {_plain(source)}: a row can read only rows before it, below {row.index}")
+        if absolute < 0 and (number, row.index) != (-1, 0):
+            raise row.error(f"from {_plain(source)}: there are only {row.index} rows before it")
+        found.append(absolute)
+    if not found:
+        raise row.error("from []: names no row")
+    return tuple(found)
+
+
+def plan_reads(rows: Sequence[Row]) -> list[tuple[int | list[int] | None, bool, list[int]]]:
+    """For each row: what it reads (None the row before), whether it is read later on, and what it is the last to read.
+
+    Of what it reads, PREVIOUS is the row before too, which need not be kept for that.
+    """
+    reads = [
+        [PREVIOUS if given == PREVIOUS else j for given, j in zip(as_list(row.content[0]), row.sources, strict=True)]
+        for row in rows
+    ]
+    last = {j: row.index for row, read in zip(rows, reads, strict=True) for j in read if j != PREVIOUS}
+    plan = []
+    for row, read in zip(rows, reads, strict=True):
+        what = read if isinstance(row.content[0], list) else read[0]
+        frees = [j for j, reader in last.items() if reader == row.index]
+        plan.append((None if what == PREVIOUS else what, row.index in last, frees))
+    return plan
+
+
+def read_word(arg: object, words: dict[str, object], takes_text: bool) -> object:
+    """What an argument of a row means: a word its value, others themselves; ValueError for text where none is due."""
+    if not isinstance(arg, str):
+        return arg
+    if arg in words:
+        return words[arg]
+    if not takes_text:
+        raise ValueError(f"argument {arg!r} is none of the words {', '.join(words)}, and no text is expected here")
+    return arg
+
+
+def as_list(value: int | list[int]) -> list[int]:
+    """A list of it where it is none."""
+    return value if isinstance(value, list) else [value]
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an int, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)

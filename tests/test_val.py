@@ -1,0 +1,350 @@
+"""val.py as a user runs it: flags, table, files, errors, empty sets, and known numbers on a real data set."""
+
+import dataclasses
+import json
+import logging
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import val
+from utils.coco_json import COCO_IDS, is_coco
+from utils.config import DataConfig
+from utils.general import ROOT
+from utils.images import write_image
+from utils.labels import find_images, scan
+
+NAMES = ["cell", "plate"]
+SQUARE = (0.5, 0.5, 0.25, 0.25)  # the label that the fake model finds
+
+
+class OneBox(nn.Module):
+    """Finds a cell in the middle of every image, and a plate left of it half as surely."""
+
+    names = NAMES
+    stride = torch.tensor([8.0, 16, 32])
+
+    def __init__(self):
+        super().__init__()
+        self.confidence = nn.Parameter(torch.tensor(0.9))
+        self.seen = []
+
+    def forward(self, x, augment=False):
+        self.seen.append((tuple(x.shape), x.dtype, augment))
+        h, w = x.shape[2:]
+        side = min(h, w) - 32  # half a stride of padding on both sides
+        cell = [w / 2, h / 2, side / 4, side / 4, float(self.confidence), 1, 0]
+        plate = [w / 2 - side / 4, h / 2, side / 8, side / 4, float(self.confidence) / 2, 0, 1]
+        return torch.tensor([cell, plate]).expand(len(x), 2, 7), []
+
+
+@pytest.fixture
+def model(monkeypatch):
+    fake = OneBox().eval()
+    monkeypatch.setattr(val, "attempt_load", lambda weights, device: fake)
+    return fake
+
+
+def make_data(folder, labels, names=NAMES, stem="{}"):
+    """A data set of square gray pictures of 64 pixels with a list of label rows each; its yaml."""
+    for i, rows in enumerate(labels):
+        path = folder / "images" / "val" / f"{stem.format(i)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, np.full((64, 64, 3), 90, np.uint8))
+        text = folder / "labels" / "val" / f"{path.stem}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    yaml = folder / "data.yaml"
+    yaml.write_text(f"path: {folder}\ntrain: images/val\nval: images/val\nnames: {json.dumps(list(names))}\n")
+    return yaml
+
+
+@pytest.fixture
+def run(model, tmp_path, caplog):
+    """`val.run` on a data set with the model above; gives the result, the folder of files and the console's lines."""
+    caplog.set_level(logging.INFO, "yolov5")
+    (tmp_path / "best.pt").touch()
+
+    def call(data, **options):
+        caplog.clear()
+        common = {"project": str(tmp_path / "runs"), "name": "exp", "exist_ok": True, "workers": 0, "imgsz": 64}
+        result = val.run(
+            weights=tmp_path / "best.pt", data=str(data), **{"plots": False, "device": "cpu"} | common | options
+        )
+        return result, tmp_path / "runs" / "exp", [record.getMessage() for record in caplog.records]
+
+    return call
+
+
+# Flags ----------------------------------------------------------------------------------------------------------------
+
+
+def test_flags_have_v61_names_and_defaults():
+    options = dataclasses.asdict(val.parse_opt([]))
+    assert options == {
+        "data": str(ROOT / "data" / "shapes.yaml"),
+        "weights": [str(ROOT / "yolov5s.pt")],
+        "batch_size": 32,
+        "imgsz": 640,
+        "conf_thres": 0.001,
+        "iou_thres": 0.6,
+        "max_det": 300,
+        "task": "val",
+        "device": "",
+        "workers": 8,
+        "project": str(ROOT / "runs" / "val"),
+        "name": "exp",
+        "plots": True,
+    } | dict.fromkeys(
+        ("single_cls", "augment", "verbose", "save_txt", "save_conf", "save_json", "exist_ok", "half"), False
+    )
+
+
+@pytest.mark.parametrize("flag", ["--imgsz", "--img", "--img-size"])
+def test_names_of_the_size(flag):
+    assert val.parse_opt([flag, "320", "--weights", "a.pt", "b.pt"]).imgsz == 320
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conf_thres": 2}, "--conf-thres 2"),
+        ({"iou_thres": -1}, "--iou-thres -1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"imgsz": 0}, "--imgsz 0"),
+        ({"max_det": 0}, "--max-det 0"),
+        ({"workers": -1}, "--workers -1"),
+        ({"task": "speed"}, "--task speed: must be one of train, val, test"),
+        ({"task": "test"}, "has no `test`"),
+        ({"weights": "absent.pt"}, "absent.pt"),
+        ({"data": "absent.yaml"}, "absent.yaml"),
+    ],
+)
+def test_errors_say_what_is_wrong(options, message, run, tmp_path, monkeypatch):
+    data = make_data(tmp_path / "set", [[]])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        if "weights" in options:
+            val.run(**options)
+        else:
+            run(options.pop("data", data), **options)
+    assert not (tmp_path / "runs").exists()
+
+
+# Results --------------------------------------------------------------------------------------------------------------
+
+
+def test_table_and_summary(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)], [(0, *SQUARE), (1, 0.1, 0.1, 0.1, 0.1)], []])
+    result, folder, lines = run(data, augment=True)
+    assert result.counts.tolist() == [2, 1]
+    assert result.stats.ap[0] == pytest.approx(np.full(10, result.map50 * 2))
+    table = [line.split() for line in lines if len(line) == 20 + 6 * 11]
+    assert [row[:3] for row in table] == [
+        ["Class", "Images", "Labels"],
+        ["all", "3", "3"],
+        ["cell", "3", "2"],
+        ["plate", "3", "1"],
+    ]
+    assert any(line.startswith("Speed: ") for line in lines)
+    assert "on 3 images of val, P and R at confidence 0." in lines[-1]
+    assert str(folder) in lines[-1]
+    assert model.seen == [((3, 3, 96, 96), torch.float32, True)]
+    assert list(folder.iterdir()) == []
+
+
+def test_warns_of_high_confidence_and_other_names(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]], names=["cell", "dish"])
+    _, _, lines = run(data, conf_thres=0.25)
+    assert any("cuts the curves" in line for line in lines)
+    assert any("class 1 is 'plate' to the model and 'dish'" in line for line in lines)
+
+
+def test_classes_that_differ(run, tmp_path):
+    data = make_data(tmp_path / "set", [[(2, *SQUARE)]], names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="the model has 2 classes, the data set 3"):
+        run(data)
+    result, _, _ = run(data, single_cls=True)
+    assert result.map50 == pytest.approx(0.995)
+    assert result.names == ("item",)
+
+
+@pytest.mark.parametrize("labels", [[[]], [[], []], [[(1, *SQUARE)]]])
+@pytest.mark.parametrize("finds", [True, False])
+def test_nothing_right(run, model, tmp_path, labels, finds):
+    model.confidence.data.fill_(0.9 if finds else 0.0)
+    options = {"save_txt": True, "save_json": True, "plots": True}
+    result, folder, _ = run(make_data(tmp_path / "set", labels), **options)
+    assert (result.map, result.map50, result.mp, result.mr) == (0, 0, 0, 0)
+    assert result.counts.tolist() == [0, sum(map(len, labels))]
+    assert len(json.loads((folder / "best_predictions.json").read_text())) == 2 * len(labels) * finds
+    assert len(list((folder / "labels").iterdir())) == len(labels) * finds
+
+
+def test_single_class_with_plots(run, tmp_path):
+    _, folder, _ = run(make_data(tmp_path / "set", [[(1, *SQUARE)]]), single_cls=True, plots=True)
+    assert (folder / "confusion_matrix.png").exists()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_plots(run, tmp_path):
+    _, folder, _ = run(make_data(tmp_path / "set", [[(0, *SQUARE)]] * 4), plots=True, batch_size=1)
+    expected = {f"{name}_curve.png" for name in ("PR", "F1", "P", "R")} | {"confusion_matrix.png"}
+    expected |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
+    assert {path.name for path in folder.iterdir()} == expected
+    for name in expected:
+        assert cv2.imread(str(folder / name)) is not None
+
+
+def test_label_files(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    _, folder, _ = run(data, save_txt=True, save_conf=True)
+    _, folder, _ = run(data, save_txt=True, save_conf=True)  # replaces, does not append
+    rows = np.loadtxt(folder / "labels" / "0.txt")
+    np.testing.assert_allclose(rows, [[0, *SQUARE, 0.9], [1, 0.25, 0.5, 0.125, 0.25, 0.45]], atol=1e-6)
+    _, folder, _ = run(data, save_txt=True)
+    assert np.loadtxt(folder / "labels" / "0.txt").shape == (2, 5)
+    model.confidence.data.fill_(0)
+    run(data, save_txt=True)
+    assert list((folder / "labels").iterdir()) == []
+
+
+@pytest.mark.parametrize(("stem", "image_id"), [("00{}7", 7), ("cell_{}", "cell_0")])
+def test_json(run, tmp_path, stem, image_id):
+    _, folder, lines = run(make_data(tmp_path / "set", [[(0, *SQUARE)]], stem=stem), save_json=True)
+    cell, plate = json.loads((folder / "best_predictions.json").read_text())
+    assert cell == {"image_id": image_id, "category_id": 0, "bbox": [24.0, 24.0, 16.0, 16.0], "score": 0.9}
+    assert plate == {"image_id": image_id, "category_id": 1, "bbox": [12.0, 24.0, 8.0, 16.0], "score": 0.45}
+    assert not any("pycocotools" in line for line in lines)
+
+
+def annotate(data, categories=((7, "plate"), (3, "cell"))):
+    """The COCO annotations of a data set's val split, with numbers of its own for images and classes."""
+    config = DataConfig.from_yaml(data)
+    records, _ = scan(find_images(config.split("val")), config.nc)
+    numbers = {name: index for index, name in categories}
+    images, annotations = [], []
+    for number, record in enumerate(records, 100):
+        h, w = record.hw
+        images.append({"id": number, "file_name": record.image.rsplit("/", 1)[-1], "height": h, "width": w})
+        for index, x, y, bw, bh in record.boxes.astype(float).tolist():
+            box = [(x - bw / 2) * w, (y - bh / 2) * h, bw * w, bh * h]
+            known = {"id": len(annotations) + 1, "image_id": number, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            annotations.append(known | {"category_id": numbers.get(config.names[int(index)], 0)})
+    kinds = [{"id": index, "name": name} for index, name in categories]
+    return {"images": images, "annotations": annotations, "categories": kinds}
+
+
+def write_annotations(data, content):
+    path = data.parent / "annotations" / "instances_val.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+
+
+def test_pycocotools_rates_the_json(run, tmp_path):
+    pytest.importorskip("pycocotools")
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)], [(0, *SQUARE), (1, 0.1, 0.1, 0.1, 0.1)]], stem="x{}")
+    write_annotations(data, annotate(data))
+    _, folder, lines = run(data, save_json=True)
+    rows = json.loads((folder / "best_predictions.json").read_text())
+    assert {(row["image_id"], row["category_id"]) for row in rows} == {(100, 3), (100, 7), (101, 3), (101, 7)}
+    (line,) = [line for line in lines if line.startswith("pycocotools")]
+    assert line.endswith("mAP@.5 0.500, mAP@.5:.95 0.500")
+
+
+@pytest.mark.parametrize("case", ["not installed", "unknown image", "unknown class", "nothing found"])
+def test_why_pycocotools_does_not_rate(case, run, model, tmp_path, monkeypatch):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    content, reason = annotate(data), {"unknown image": "is not in", "unknown class": "no category"}.get(case, case)
+    if case == "not installed":
+        monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+        reason = "pip install pycocotools"
+    elif case == "nothing found":
+        model.confidence.data.fill_(0)
+        reason = "nothing was found"
+    elif case == "unknown image":
+        content["images"] = []
+    else:
+        content["categories"] = []
+    if case in {"unknown image", "nothing found"}:
+        pytest.importorskip("pycocotools")
+    write_annotations(data, content)
+    result, _, lines = run(data, save_json=True)
+    assert any("official COCO result is left out" in line and reason in line for line in lines)
+    assert result.images == 1
+
+
+def test_annotations_that_are_none(run, tmp_path):
+    data = make_data(tmp_path / "set", [[]])
+    write_annotations(data, {"images": []})
+    with pytest.raises(ValueError, match=r"instances_val.json: has no 'annotations'"):
+        run(data, save_json=True)
+
+
+def test_coco_is_known_by_its_classes():
+    names = DataConfig.from_yaml(ROOT / "data" / "coco.yaml").names
+    assert is_coco(names)
+    assert is_coco(list(names))
+    assert not is_coco(names[::-1])
+    assert not is_coco(names[:79])
+    assert len(COCO_IDS) == 80
+    numbers = dict(zip(names, COCO_IDS, strict=True))
+    assert [numbers[name] for name in ("person", "stop sign", "backpack", "toilet", "toothbrush")] == [
+        1,
+        13,
+        27,
+        70,
+        90,
+    ]
+
+
+# Known numbers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bccd_yaml(shared, tmp_path_factory):
+    """The BCCD data set through links, so that nothing is written into the folder that is shared."""
+    folder = tmp_path_factory.mktemp("bccd")
+    (folder / "images").symlink_to(shared / "datasets" / "bccd" / "images")
+    (folder / "labels").symlink_to(shared / "datasets" / "bccd" / "labels")
+    yaml = folder / "bccd.yaml"
+    yaml.write_text(
+        f"path: {folder}\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [RBC, WBC, Platelets]\n"
+    )
+    return yaml
+
+
+@pytest.mark.parametrize(("task", "imgsz"), [("val", 320), ("test", 320), ("val", 640)])
+def test_equals_the_v7_line(task, imgsz, bccd_yaml, shared, tmp_path):
+    weights = shared / "weights" / "yolov5n-bccd.pt"
+    common = {"device": "cpu", "project": str(tmp_path), "workers": 0, "plots": False}
+    result = val.run(weights=weights, data=str(bccd_yaml), task=task, imgsz=imgsz, save_json=True, **common)
+    golden = json.loads((shared / "golden" / "val_bccd.json").read_text())
+    expected = golden["reference_per_level"][f"{task}_{imgsz}"]
+    found = {"P": result.mp, "R": result.mr, "mAP50": result.map50, "mAP50_95": result.map}
+    assert found == pytest.approx({name: expected[name] for name in found}, abs=0.002)
+    np.testing.assert_allclose(result.stats.ap.mean(1), expected["per_class_mAP50_95"], atol=0.002)
+    if (task, imgsz) == ("val", 320):
+        compare_with_pycocotools(result, bccd_yaml, tmp_path / "exp" / "yolov5n-bccd_predictions.json")
+
+
+def compare_with_pycocotools(result, data, predictions):
+    """The result differs from pycocotools' on the same boxes and up to 300 detections by less than 0.002."""
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    truth = coco.COCO()
+    truth.dataset = annotate(data, categories=((0, "RBC"), (1, "WBC"), (2, "Platelets"))) | {"info": {}}
+    stems = {image["file_name"].rsplit(".", 1)[0]: image["id"] for image in truth.dataset["images"]}
+    truth.createIndex()
+    rows = [row | {"image_id": stems[row["image_id"]]} for row in json.loads(predictions.read_text())]
+    rating = cocoeval.COCOeval(truth, truth.loadRes(rows), "bbox")
+    rating.params.maxDets = [1, 10, 300]
+    rating.evaluate()
+    rating.accumulate()
+    precision = rating.eval["precision"][:, :, :, 0, 2]  # (levels, recalls, classes)
+    assert (result.map, result.map50) == pytest.approx((precision.mean(), precision[0].mean()), abs=0.002)

@@ -1,0 +1,207 @@
+"""Evaluation of small fake models on drawn batches: numbers, coordinates, options, observers, empty cases."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils.datasets import Batch, ImageShape
+from utils.evaluate import evaluate, log_speed, log_table
+
+CPU = torch.device("cpu")
+NAMES = ("cat", "dog")
+SHAPE = ImageShape((120, 200), ((0.5, 0.5), (14.0, 18.0)))  # 120 x 200 at half size, padded to 96 x 128
+
+
+class Answer(nn.Module):
+    """Gives the rows (N, 5 + nc) that it was made with for every image, or for the i-th image the i-th rows."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows, self.seen = torch.as_tensor(rows, dtype=torch.float32), []
+
+    def forward(self, images, **options):
+        self.seen.append((images.dtype, tuple(images.shape), float(images.amax()), options, torch.is_grad_enabled()))
+        rows = self.rows if self.rows.ndim == 3 else self.rows.expand(len(images), *self.rows.shape)
+        return rows.to(images.dtype), [images.mean((1, 2, 3))]
+
+
+def batch(*targets, count=1):
+    """A batch of `count` white images with targets image, class, cx, cy, w, h."""
+    rows = torch.tensor(targets, dtype=torch.float32).view(-1, 6)
+    images = torch.full((count, 3, 96, 128), 255, dtype=torch.uint8)
+    return Batch(images, rows, tuple(f"{i}.jpg" for i in range(count)), (SHAPE,) * count)
+
+
+def row(x=64.0, y=48.0, w=32.0, h=24.0, obj=0.9, classes=(1.0, 0.0)):
+    return [x, y, w, h, obj, *classes]
+
+
+CENTRE = (0.5, 0.5, 0.25, 0.25)  # the box of row(), in shares of the network's image
+
+
+def run(model, *batches, **options):
+    return evaluate(model, batches, options.pop("names", NAMES), device=CPU, show_progress=False, **options)
+
+
+def test_perfect_model():
+    result = run(Answer([row()]), batch((0, 0, *CENTRE)), batch((0, 0, *CENTRE)))
+    assert (result.mp, result.mr) == pytest.approx((1, 1))
+    assert (result.map50, result.map) == pytest.approx((0.995, 0.995))
+    assert result.fitness == pytest.approx(0.995)
+    assert (result.images, result.counts.tolist(), result.losses) == (2, [2, 0], None)
+    assert result.maps.tolist() == pytest.approx([0.995, 0.995])
+    assert 0 <= result.threshold < 0.9
+    assert result.shape == (1, 3, 96, 128)
+    assert all(value >= 0 for value in result.speed_ms)
+
+
+def test_boxes_come_back_in_pixels_of_the_file():
+    seen = []
+    run(Answer([row(), row(x=4, y=4, w=8, h=8, classes=(0, 0.5))]), batch((0, 1, *CENTRE)), on_batch=seen.append)
+    (only,) = seen
+    np.testing.assert_allclose(only.found[0], [[48, 36, 80, 60, 0.9, 0], [0, 0, 8, 8, 0.45, 1]], rtol=1e-6)
+    np.testing.assert_allclose(only.native[0], [[68, 36, 132, 84, 0.9, 0], [0, 0, 0, 0, 0.45, 1]], rtol=1e-6)
+    np.testing.assert_allclose(only.labels[0], [[1, 68, 36, 132, 84]], rtol=1e-6)
+    assert only.index == 0
+
+
+def test_detections_and_labels_stay_with_their_images():
+    rows = torch.tensor([[row(obj=0.0)], [row()], [row(classes=(0.0, 1.0))]])
+    targets = [(2, 1, *CENTRE), (1, 0, *CENTRE), (0, 0, *CENTRE), (2, 1, 0.1, 0.1, 0.1, 0.1)]  # in no order
+    seen = []
+    result = run(Answer(rows), batch(*targets, count=3), on_batch=seen.append)
+    assert [len(found) for found in seen[0].native] == [0, 1, 1]
+    assert [labels[:, 0].tolist() for labels in seen[0].labels] == [[0], [0], [1, 1]]
+    assert result.counts.tolist() == [2, 2]
+    np.testing.assert_allclose(result.stats.recall, [0.5, 0.5])
+    np.testing.assert_allclose(result.stats.precision, [1, 1])
+
+
+def test_batches_make_no_difference():
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(0.05, 0.9, (6, 40, 7)) * (128, 96, 60, 60, 1, 1, 1)
+    targets = np.concatenate(
+        (np.repeat(np.arange(6), 5)[:, None], rng.integers(0, 2, (30, 1)), rng.uniform(0.2, 0.6, (30, 4))), 1
+    )
+    whole = run(Answer(rows), batch(*targets.tolist(), count=6))
+    parts = []
+    for i in range(6):
+        own = targets[targets[:, 0] == i] * (0, 1, 1, 1, 1, 1)
+        parts.append(batch(*own.tolist()))
+    rows_iterator = iter(torch.as_tensor(rows, dtype=torch.float32))
+    apart = run(lambda images: (next(rows_iterator)[None], []), *parts)
+    np.testing.assert_allclose(whole.stats.ap, apart.stats.ap, atol=1e-9)
+    assert whole.threshold == apart.threshold
+    assert 0 < whole.map50 < 1
+
+
+def test_network_gets_floats_in_evaluation_mode_without_gradients():
+    model = Answer([row()]).train()
+    run(model, batch(), augment=True)
+    assert model.seen == [(torch.float32, (1, 3, 96, 128), 1.0, {"augment": True}, False)]
+    assert not model.training
+    run(model, batch(), half=True)
+    assert model.seen[1][0] == torch.float16
+    assert model.seen[1][3] == {}
+
+
+def test_grids_made_in_evaluation_serve_training():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.grid = nn.Parameter(torch.ones(1)), None
+
+        def forward(self, images):
+            if self.grid is None:
+                self.grid = torch.ones(len(images), 1, 7) * images.mean()
+            return self.grid * self.weight, []
+
+    head = Head()
+    run(head, batch())
+    head(torch.ones(1, 3, 8, 8))[0].sum().backward()
+    assert head.weight.grad.item() == 7
+
+
+def test_autocast():
+    layer = nn.Conv2d(3, 7, 1)
+    kinds = []
+
+    def model(images):
+        maps = layer(images)
+        kinds.append(maps.dtype)
+        return maps.float().flatten(2).transpose(1, 2), []
+
+    run(model, batch(), amp_dtype=torch.bfloat16)
+    run(model, batch())
+    assert kinds == [torch.bfloat16, torch.float32]
+
+
+def test_losses_are_means_of_batches():
+    def loss(raw, targets):
+        return torch.tensor(0.0), torch.tensor([len(targets), raw[0].item(), 2.0])
+
+    result = run(Answer([row()]), batch((0, 0, *CENTRE)), batch(), compute_loss=loss)
+    assert result.losses == pytest.approx((0.5, 1, 2))
+
+
+def test_all_classes_as_one():
+    loss_targets = []
+
+    def loss(raw, targets):
+        loss_targets.append(targets)
+        return torch.zeros(1), torch.zeros(3)
+
+    loader_batch = batch((0, 1, *CENTRE))
+    rows = [row(classes=(0.9, 0, 0.8))]  # the model's number of classes does not matter
+    result = run(Answer(rows), loader_batch, single_cls=True, compute_loss=loss)
+    assert (result.map50, result.names, result.counts.tolist()) == (pytest.approx(0.995), ("item",), [1])
+    assert loss_targets[0][:, 1].tolist() == [0]
+    assert loader_batch.targets[:, 1].tolist() == [1]  # is not changed
+    assert run(Answer([row(classes=(1.0,))]), batch((0, 0, *CENTRE)), names=["a"], single_cls=True).names == ("a",)
+
+
+def test_limits_reach_the_suppression():
+    rows = [row(), row(x=20, obj=0.2), row(x=66, obj=0.8), row(x=100, obj=0.7)]
+    seen = []
+    for options in ({"conf_thres": 0.25}, {"iou_thres": 0.99}, {"max_det": 1}):
+        run(Answer(rows), batch(), on_batch=seen.append, **options)
+    assert [len(one.native[0]) for one in seen] == [2, 4, 1]
+
+
+def test_classes_that_differ_are_an_error():
+    with pytest.raises(ValueError, match="the model has 2 classes, the data set 3"):
+        run(Answer([row()]), batch(), names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("batches", [(), (batch(),), (batch((0, 1, *CENTRE)),)])
+def test_nothing_found(batches, caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    result = run(Answer([row(obj=0.0)]), *batches, compute_loss=lambda raw, targets: (0, torch.zeros(3)))
+    assert (result.mp, result.mr, result.map50, result.map) == (0, 0, 0, 0)
+    assert result.counts.sum() == sum(len(one.targets) for one in batches)  # v6.1 said 0 where nothing was right
+    assert result.losses == (0, 0, 0)
+    log_table(result, per_class=True)
+    log_speed(result)
+    assert caplog.records
+
+
+def test_detections_without_labels():
+    result = run(Answer([row()]), batch())
+    assert (result.map, result.counts.tolist()) == (0, [0, 0])
+
+
+def test_table_has_v61_columns(caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    result = run(Answer([row()]), batch((0, 0, *CENTRE), (0, 1, *CENTRE)))
+    log_table(result, per_class=True)
+    log_table(result)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
+    assert [line.split()[:3] for line in lines[1:4]] == [["all", "1", "2"], ["cat", "1", "1"], ["dog", "1", "1"]]
+    assert lines[2].split()[3:] == ["1", "1", "0.995", "0.995"]
+    assert lines[3].split()[3:] == ["0", "0", "0", "0"]
+    assert {len(line) for line in lines} == {20 + 6 * 11}
+    assert lines[4:] == lines[:2]

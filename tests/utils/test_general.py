@@ -1,0 +1,400 @@
+"""The log, starting and failing of scripts, files found by name, run folders and files that are whole or not there."""
+
+import gc
+import logging
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from utils import general
+from utils.general import (
+    LOGGER,
+    ROOT,
+    atomic_write,
+    check_file,
+    check_img_size,
+    colorstr,
+    increment_path,
+    init_seeds,
+    make_divisible,
+    one_line,
+    progress,
+    run_script,
+    set_logging,
+)
+
+# Log ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet_logger():
+    """LOGGER as at import; what a test sets is undone."""
+    handlers, level = LOGGER.handlers[:], LOGGER.level
+    LOGGER.handlers = []
+    yield LOGGER
+    LOGGER.handlers = handlers
+    LOGGER.setLevel(level)
+
+
+def test_import_sets_no_handler_and_no_level():
+    code = "from utils.general import LOGGER; import logging; assert (LOGGER.handlers, LOGGER.level) == ([], 0)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_set_logging_twice_writes_once(quiet_logger, capsys):
+    set_logging()
+    set_logging()
+    LOGGER.info("as it is")
+    LOGGER.warning("beware")
+    assert capsys.readouterr().err == "as it is\nWARNING: beware\n"
+
+
+def test_quiet_log(quiet_logger, capsys):
+    set_logging(verbose=False)
+    LOGGER.info("nobody hears")
+    LOGGER.error("heard")
+    assert capsys.readouterr().err == "ERROR: heard\n"
+
+
+def test_log_does_not_tear_a_bar(quiet_logger, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    set_logging()
+    for _ in progress(range(2), desc="bar"):
+        LOGGER.info("line")
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert lines.count("line") == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [(("text",), "\033[34m\033[1mtext"), (("red", "text"), "\033[31mtext"), (("bright_white", "text"), "\033[97mtext")],
+)
+def test_colorstr(parts, code, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert colorstr(*parts) == f"{code}\033[0m"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert colorstr(*parts) == "text"
+
+
+def test_progress_gives_the_items(capsys):
+    assert list(progress([3, 1, 2], desc="count")) == [3, 1, 2]
+    assert "count: 100%" in capsys.readouterr().err
+    assert list(progress(iter([]), disable=True)) == []
+    assert capsys.readouterr().err == ""
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("--imgsz -1: too small"), "ERROR: --imgsz -1: too small"),
+        (FileNotFoundError("x.yaml: no such file"), "ERROR: x.yaml: no such file"),
+        (ImportError("pip install onnx"), "ERROR: pip install onnx"),
+        (ValueError("two\n\n   lines"), "ERROR: two lines"),
+        (ValueError(), "ERROR: ValueError"),
+        (OSError(28, "No space left on device", "best.pt"), "ERROR: [Errno 28] No space left on device: 'best.pt'"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_script(fail, error)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_ctrl_c_is_exit_130(quiet_logger, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_script(fail, KeyboardInterrupt())
+    assert exit_.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [AssertionError("ours"), RuntimeError("shape"), KeyError("key")])
+def test_a_programmers_mistake_keeps_its_traceback(error, quiet_logger):
+    with pytest.raises(type(error)):
+        run_script(fail, error)
+
+
+def test_a_good_end_is_no_exit(quiet_logger):
+    seen = []
+    run_script(seen.append, "options")
+    assert seen == ["options"]
+
+
+class Broken:
+    """A data set whose every item is a mistake of the user's."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("a.jpg: not a readable image") from error
+
+
+def test_error_of_a_loaders_worker_is_one_line(quiet_logger, capfd):
+    with pytest.raises(SystemExit):
+        run_script(lambda _: list(DataLoader(Broken(), num_workers=1)), None)
+    for worker in multiprocessing.active_children():
+        worker.terminate()  # else torch waits five seconds
+    gc.collect()  # the loader's iterator, lest the next test's workers inherit it
+    assert capfd.readouterr().err == "ERROR: a.jpg: not a readable image\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a.jpg: first line\n  second line: more"), "a.jpg: first line second line: more"),
+        (FileNotFoundError(2, "No such file", "a.jpg"), "[Errno 2] No such file: 'a.jpg'"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_one_line_of_what_torch_makes_of_a_workers_error(error, line):
+    try:
+        raise error
+    except (ValueError, OSError):
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(type(error)) as again:
+        wrapped.reraise()
+    assert one_line(again.value) == line
+
+
+def test_caught_in_a_message_is_no_worker():
+    assert one_line(ValueError("Caught no image: in\nfolder")) == "Caught no image: in folder"
+
+
+def draw():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_init_seeds_seeds_all_three():
+    init_seeds(3)
+    first = draw()
+    init_seeds(3)
+    assert draw() == first
+    init_seeds(4)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_init_seeds_deterministic_is_undone_by_the_next_call():
+    init_seeds(0, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    init_seeds(0)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with some yamls; the current folder is another one."""
+    for name in ("data/hyps/a.yaml", "data/one.yaml", "models/two.yaml", "models/hub/two.yaml", "utils/b.py"):
+        (tmp_path / "repo" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "repo" / name).touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(general, "ROOT", tmp_path / "repo")
+    return tmp_path / "repo"
+
+
+def test_file_of_a_name_is_found_below(repository):
+    assert check_file("a.yaml") == repository / "data/hyps/a.yaml"
+    assert check_file("b.py") == repository / "utils/b.py"
+
+
+def test_file_here_comes_first(repository, tmp_path):
+    (tmp_path / "here/a.yaml").touch()
+    assert check_file("a.yaml").resolve() == tmp_path / "here/a.yaml"
+
+
+def test_file_in_the_users_folder(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "repo"))
+    assert check_file("~/data/one.yaml") == tmp_path / "repo/data/one.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("two.yaml", ValueError, "hub/two.yaml.*name one with its folder"),
+        ("none.yaml", FileNotFoundError, "none.yaml: no such file, nor one of this name below data, models, utils"),
+        ("hyps/a.yaml", FileNotFoundError, "hyps/a.yaml: no such file$"),
+        ("*.yaml", FileNotFoundError, "no such file"),
+        ("[ao]*.yaml", FileNotFoundError, "no such file"),
+        ("~nobody-here/a.yaml", FileNotFoundError, "no such file"),
+        ("b.py", ValueError, "b.py: a file that ends with .yaml or .yml"),
+        ("", ValueError, "ends with .yaml or .yml"),
+        ("data", ValueError, "ends with .yaml or .yml"),
+    ],
+)
+def test_files_that_are_not_found(repository, name, error, message):
+    with pytest.raises(error, match=message):
+        check_file(name, (".yaml", ".yml"))
+
+
+def test_a_folder_is_no_file(repository, tmp_path):
+    (tmp_path / "here/folder.yaml").mkdir()
+    with pytest.raises(FileNotFoundError):
+        check_file("folder.yaml")
+
+
+@pytest.mark.parametrize(
+    ("present", "name", "expected"),
+    [
+        ([], "exp", "exp"),
+        (["exp"], "exp", "exp2"),
+        (["exp", "exp2", "exp3"], "exp", "exp4"),
+        (["exp", "exp7"], "exp", "exp8"),
+        (["exp3"], "exp", "exp"),
+        (["exp", "exp-9", "experiment5", "exp5x", "xexp6"], "exp", "exp2"),
+        (["v1.2", "v1.22"], "v1.2", "v1.23"),
+        (["a.b", "a.b3", "aXb9"], "a.b", "a.b4"),
+        (["run[1]", "run[1]2"], "run[1]", "run[1]3"),
+        (["a+b*", "a+b*4"], "a+b*", "a+b*5"),
+        (["训练", "训练2"], "训练", "训练3"),
+        (["with space", "with space2"], "with space", "with space3"),
+        (["exp2", "exp22"], "exp2", "exp23"),
+    ],
+)
+@pytest.mark.parametrize("mkdir", [False, True])
+def test_increment_path(tmp_path, present, name, expected, mkdir):
+    for folder in present:
+        (tmp_path / folder).mkdir()
+    assert increment_path(tmp_path / name, mkdir=mkdir) == tmp_path / expected
+    assert (tmp_path / expected).is_dir() == mkdir
+
+
+def test_increment_path_with_separator(tmp_path):
+    for folder in ("exp", "exp5", "exp_3"):
+        (tmp_path / folder).mkdir()
+    assert increment_path(tmp_path / "exp", sep="_") == tmp_path / "exp_4"
+
+
+def test_exist_ok_takes_the_folder_as_it_is(tmp_path):
+    for _ in range(2):
+        assert increment_path(tmp_path / "a/exp", exist_ok=True, mkdir=True) == tmp_path / "a/exp"
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        increment_path(tmp_path / "file", exist_ok=True, mkdir=True)
+
+
+def test_broken_links_do_not_hang(tmp_path):
+    (tmp_path / "exp").symlink_to("nowhere")
+    assert increment_path(tmp_path / "exp", mkdir=True) == tmp_path / "exp2"
+    with pytest.raises(FileExistsError):
+        increment_path(tmp_path / "exp/inner", mkdir=True)
+
+
+def test_no_two_threads_get_one_folder(tmp_path):
+    folders, start = [], threading.Barrier(8)
+
+    def work():
+        start.wait()
+        folders.extend(increment_path(tmp_path / "new" / "exp", mkdir=True) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(folders)) == len(folders) == 40
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_atomic_write_makes_and_replaces(tmp_path):
+    for text in ("first", "second, longer"):
+        with atomic_write(tmp_path / "file.txt") as temporary:
+            assert temporary.parent == tmp_path
+            temporary.write_text(text)
+            assert not (tmp_path / "file.txt").exists() or (tmp_path / "file.txt").read_text() == "first"
+        assert (tmp_path / "file.txt").read_text() == text
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_atomic_write_leaves_all_as_it_was(tmp_path, error, before):
+    path = tmp_path / "file.txt"
+    if before:
+        path.write_text(before)
+    with pytest.raises(type(error)), atomic_write(path) as temporary:
+        fail(error if temporary.write_text("half") else None)
+    assert [file.read_text() for file in tmp_path.iterdir()] == [before] * bool(before)
+
+
+def test_permissions_of_a_new_file_are_the_usual_ones(tmp_path):
+    (tmp_path / "usual").touch()
+    with atomic_write(tmp_path / "ours") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o640])
+def test_permissions_of_an_old_file_stay(tmp_path, mode):
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
+
+
+def test_atomic_write_takes_the_longest_name(tmp_path):
+    name = "é" * 127
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("x")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_atomic_write_into_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "file"):
+        pytest.fail("the block must not run")
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "divisor", "y"), [(0, 8, 0), (1, 8, 8), (8, 8, 8), (9, 8, 16), (25.6, 8, 32), (40.0, 8, 40)]
+)
+def test_make_divisible(x, divisor, y):
+    assert make_divisible(x, divisor) == y
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "stride", "floor", "size"),
+    [(640, 32, 0, 640), (641, 32, 0, 672), (1, 32, 0, 32), (32, 32, 64, 64), (100, 64, 0, 128), (320, 32, 64, 320)],
+)
+def test_check_img_size(imgsz, stride, floor, size, caplog):
+    caplog.set_level(logging.WARNING, logger="yolov5")
+    assert check_img_size(imgsz, stride, floor) == size
+    assert bool(caplog.records) == (size != imgsz)
+    assert all(f"{size} is used" in record.getMessage() for record in caplog.records)
+
+
+def test_stride_may_be_a_tensor():
+    assert check_img_size(100, torch.tensor([8.0, 16.0, 32.0]).max()) == 128
+
+
+@pytest.mark.parametrize("imgsz", [0, -32])
+def test_no_size(imgsz):
+    with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
+        check_img_size(imgsz)

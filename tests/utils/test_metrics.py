@@ -1,0 +1,168 @@
+"""Overlap, matching and average precision: v6.1's numbers, plain re-computations, degenerate boxes and empty sets."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.boxes import xywh2xyxy
+from utils.general import ROOT
+from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, bbox_iou, box_iou, fitness, match_predictions
+
+GOLDEN = ROOT / "tests" / "golden"
+KINDS = {"iou": {}, "giou": {"GIoU": True}, "diou": {"DIoU": True}, "ciou": {"CIoU": True}}
+
+
+def random_boxes(seed, count):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(
+        np.concatenate((rng.uniform(0, 100, (count, 2)), rng.uniform(1, 60, (count, 2))), 1)
+    ).float()
+
+
+# Overlap --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("xywh", [True, False])
+def test_bbox_iou_equals_v61(kind, xywh):
+    golden = np.load(GOLDEN / "iou.npz")
+    boxes = [torch.from_numpy(golden[name]) for name in ("box1_xywh", "box2_xywh")]
+    boxes = boxes if xywh else [xywh2xyxy(box) for box in boxes]
+    np.testing.assert_allclose(bbox_iou(*boxes, xywh=xywh, **KINDS[kind]), golden[kind], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bbox_iou_of_a_box_with_itself_is_one(kind):
+    boxes = random_boxes(0, 50)
+    np.testing.assert_allclose(bbox_iou(boxes, boxes, **KINDS[kind]), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bbox_iou_and_gradient_are_finite_for_boxes_without_area(kind):
+    sizes = torch.tensor([[0.0, 0], [0, 5], [5, 0], [1e-30, 1e-30], [5, 5]])
+    first, second = sizes.repeat_interleave(len(sizes), 0), sizes.repeat(len(sizes), 1)
+    box1 = torch.cat((torch.full_like(first, 3.0), first), 1).requires_grad_()
+    iou = bbox_iou(box1, torch.cat((torch.full_like(second, 3.0), second), 1), **KINDS[kind])
+    iou.sum().backward()
+    assert iou.isfinite().all()
+    assert box1.grad.isfinite().all()
+
+
+def test_ciou_gradient_equals_torchvision():
+    ops = pytest.importorskip("torchvision.ops")
+    corners = xywh2xyxy(random_boxes(1, 100)).requires_grad_()
+    others = xywh2xyxy(random_boxes(2, 100))
+    (expected,) = torch.autograd.grad(ops.complete_box_iou_loss(corners, others, reduction="sum"), corners)
+    (gradient,) = torch.autograd.grad((1 - bbox_iou(corners, others, xywh=False, CIoU=True)).sum(), corners)
+    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_box_iou_is_bbox_iou_of_all_pairs():
+    first, second = random_boxes(3, 7), random_boxes(4, 5)
+    expected = bbox_iou(first[:, None].expand(7, 5, 4), second[None].expand(7, 5, 4))
+    np.testing.assert_allclose(box_iou(xywh2xyxy(first), xywh2xyxy(second)), expected, atol=1e-5)
+    assert box_iou(torch.zeros(0, 4), torch.zeros(3, 4)).shape == (0, 3)
+    assert box_iou(torch.zeros(2, 4), torch.zeros(3, 4)).tolist() == [[0, 0, 0]] * 2
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def match_one_level(pred_classes, true_classes, iou, level):
+    """The definition step by step: pairs by falling IoU, one for each detection, then one for each label."""
+    pairs = [
+        (iou[t, n], n, t)
+        for t in range(len(true_classes))
+        for n in range(len(pred_classes))
+        if true_classes[t] == pred_classes[n] and iou[t, n] >= level
+    ]
+    best = {}
+    for _, n, t in sorted(pairs, reverse=True):
+        best.setdefault(n, t)
+    taken, right = set(), np.zeros(len(pred_classes), bool)
+    for n in sorted(best):  # the surest detection first
+        right[n] = best[n] not in taken
+        taken.add(best[n])
+    return right
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_matching_equals_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    iou, predicted, true = rng.uniform(0.3, 1, (12, 40)), rng.integers(0, 3, 40), rng.integers(0, 3, 12)
+    right = match_predictions(predicted, true, iou)
+    for level, column in zip(IOU_LEVELS, right.T, strict=True):
+        np.testing.assert_array_equal(column, match_one_level(predicted, true, iou, level))
+
+
+def test_each_level_has_its_own_pairs():
+    """The surer detection takes the label as long as it overlaps it enough; beyond that the other one has it."""
+    right = match_predictions(np.array([0, 0]), np.array([0]), np.array([[0.61, 0.88]]))
+    assert right[:, :3].tolist() == [[True] * 3, [False] * 3]
+    assert right[:, 3:8].tolist() == [[False] * 5, [True] * 5]
+    assert not right[:, 8:].any()
+
+
+@pytest.mark.parametrize(("detections", "labels"), [(0, 0), (3, 0), (0, 3)])
+def test_matching_of_nothing(detections, labels):
+    right = match_predictions(np.zeros(detections), np.zeros(labels), np.zeros((labels, detections)))
+    assert right.shape == (detections, 10)
+    assert not right.any()
+
+
+# Average precision ----------------------------------------------------------------------------------------------------
+
+
+def test_ap_equals_v61():
+    golden = np.load(GOLDEN / "ap.npz")
+    stats = ap_per_class(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
+    np.testing.assert_array_equal(stats.classes, golden["classes"])
+    for name in ("ap", "precision", "recall", "f1"):
+        np.testing.assert_allclose(getattr(stats, name), golden[name], atol=1e-9)
+
+
+def test_smoothing_moves_the_peak_only():
+    golden = np.load(GOLDEN / "ap.npz")
+    arguments = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
+    plain, smooth = ap_per_class(*arguments, smooth=False), ap_per_class(*arguments)
+    np.testing.assert_array_equal(plain.f1_curve, smooth.f1_curve)
+    assert plain.threshold == plain.points[plain.f1_curve.mean(0).argmax()]
+    padded = np.pad(smooth.f1_curve.mean(0), 50, mode="edge")
+    means = [padded[i : i + 101].mean() for i in range(1000)]
+    assert means[int(round(smooth.threshold * 999))] == pytest.approx(max(means))
+    np.testing.assert_array_equal(smooth.precision, smooth.precision_curve[:, round(smooth.threshold * 999)])
+
+
+def test_perfect_detections():
+    classes = np.array([0, 0, 2, 2, 2])
+    stats = ap_per_class(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
+    assert stats.classes.tolist() == [0, 2]
+    assert stats.counts.tolist() == [2, 3]
+    np.testing.assert_allclose(stats.ap, 0.995, atol=1e-9)  # the envelope falls to 0 at the last of 101 recalls
+    np.testing.assert_allclose(stats.f1, 1)
+    assert stats.threshold < 0.5
+
+
+def test_order_of_detections_makes_no_difference():
+    rng = np.random.default_rng(0)
+    tp, conf, classes = rng.random((200, 10)) < 0.5, rng.permutation(200) / 200, rng.integers(0, 4, 200)
+    labels, order = rng.integers(0, 4, 150), rng.permutation(200)
+    one, other = ap_per_class(tp, conf, classes, labels), ap_per_class(tp[order], conf[order], classes[order], labels)
+    np.testing.assert_array_equal(one.ap, other.ap)
+    np.testing.assert_array_equal(one.pr_curve, other.pr_curve)
+
+
+@pytest.mark.parametrize(("detections", "labels"), [(0, 0), (3, 0), (0, 3), (3, 3)])
+def test_nothing_right(detections, labels):
+    zeros = np.zeros(detections)
+    stats = ap_per_class(np.zeros((detections, 10), bool), zeros + 0.5, zeros, np.zeros(labels))
+    assert stats.counts.tolist() == [labels] * bool(labels)
+    assert stats.ap.sum() == stats.f1.sum() == 0
+    result = EvalResult(("a",), 1, np.array([labels]), stats, None, (0, 0, 0), ())
+    assert (result.mp, result.mr, result.map50, result.map, result.fitness) == (0, 0, 0, 0, 0) or labels
+    assert result.maps.tolist() == [0]
+
+
+def test_fitness_weighs_the_two_aps():
+    assert fitness((0.9, 0.8, 0.5, 0.3)) == pytest.approx(0.1 * 0.5 + 0.9 * 0.3)
+    np.testing.assert_allclose(fitness(np.eye(4)), [0, 0, 0.1, 0.9])

@@ -1,0 +1,253 @@
+"""Checkpoints as plain data: tensors, numbers, texts, lists. Reading one never runs anything that the file brings.
+
+Files of YOLOv5 v6.x and v7.0 are read too (utils/legacy.py). A file is written whole or not at all.
+"""
+
+import pickletools
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from utils.general import LOGGER, atomic_write
+from utils.legacy import StandIn, interpret, stand_ins
+
+FORMAT, VERSION = "yolov5-nam checkpoint", 1
+SCALARS = (bool, int, float, str, type(None))
+MAX_DEPTH = 8  # of lists within lists in a model yaml
+ZIP_START = b"PK\x03\x04"
+SHOWN_PICKLE_BYTES = 2**24  # of a file that is refused anyway, searched for names to show
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's yaml, class names and weights (the moving average's, where there is one), in FP32.
+
+    `training` is all that a resume needs, None in a stripped file; `epoch` counts from 0 and is -1 in a stripped file.
+    """
+
+    yaml: dict
+    names: tuple[str, ...]
+    state: dict[str, Tensor]
+    epoch: int = -1
+    best_fitness: float | None = None
+    training: dict | None = None
+    date: str = ""
+    origin: str = "yolov5-nam"
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint, its tensors as they are; a crash leaves the file that was there before, or the new one."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": checkpoint.date,
+        "origin": checkpoint.origin,
+        "yaml": checkpoint.yaml,
+        "names": list(checkpoint.names),
+        "epoch": checkpoint.epoch,
+        "best_fitness": checkpoint.best_fitness,
+        "state": {name: value.detach() for name, value in checkpoint.state.items()},
+        "training": checkpoint.training,
+    }
+    _assert_plain(content, "checkpoint")
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def _assert_plain(value: object, where: str) -> None:
+    if isinstance(value, dict):
+        assert type(value) in (dict, OrderedDict), f"{where}: {type(value)} cannot be read back safely"
+        for key, part in value.items():
+            assert type(key) in (str, int), f"{where}: key {key!r} cannot be read back safely"
+            _assert_plain(part, f"{where}.{key}")
+    elif type(value) in (list, tuple):
+        for i, part in enumerate(value):
+            _assert_plain(part, f"{where}[{i}]")
+    else:
+        assert type(value) in (*SCALARS, Tensor), f"{where}: {type(value)} cannot be read back safely"
+
+
+def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
+    """Leaves only what inference needs, in FP16: in `out`, or in place. A YOLOv5 file becomes one of this project."""
+    checkpoint = load_checkpoint(path)
+    stripped = replace(
+        checkpoint,
+        state={name: _halved(value) for name, value in checkpoint.state.items()},
+        epoch=-1,
+        best_fitness=None,
+        training=None,
+    )
+    target = Path(path if out is None else out)
+    save_checkpoint(target, stripped)
+    kind = "" if checkpoint.origin == Checkpoint.origin else f", converted from {checkpoint.origin}"
+    saved_as = "" if out is None else f", saved as {target}"
+    LOGGER.info(f"Optimizer stripped from {path}{saved_as}, {target.stat().st_size / 1e6:.1f} MB{kind}")
+
+
+def _halved(value: Tensor) -> Tensor:
+    """The tensor in FP16, unless it holds integers or a number too large for FP16."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return value if bool((half.isinf() & value.isfinite()).any()) else half
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint in a file of this project, or of YOLOv5 v6.x or v7.0, on the CPU, with weights in FP32.
+
+    FileNotFoundError, or a ValueError that says what is wrong with the file and names what it was refused for.
+    """
+    path = Path(path)
+    _check_archive(path)
+    names = _unsafe_names(path)
+    content = _read(path, stand_ins(names, str(path)))
+    if any(name.startswith("models.") for name in names):
+        checkpoint = Checkpoint(**interpret(content, str(path))._asdict())
+    else:
+        checkpoint = _interpret(content, path)
+    _check_yaml(checkpoint, path)
+    return replace(checkpoint, state=_checked_state(checkpoint.state, path))
+
+
+def _check_archive(path: Path) -> None:
+    """FileNotFoundError or ValueError where the file is no whole zip archive such as torch writes."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; a .pt file is wanted")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb") as file:
+        head = file.read(len(ZIP_START))
+        named = _pickled_names(head + file.read(SHOWN_PICKLE_BYTES)) if head != ZIP_START else []
+    if not head:
+        raise ValueError(f"{path}: the file is empty")
+    if head != ZIP_START:
+        what = (
+            f"a bare pickle that names {', '.join(named[:5])}: refused, nothing was run" if named else "not a zip file"
+        )
+        raise ValueError(f"{path}: not a checkpoint: {what}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.partition("/")[2] for name in archive.namelist()}
+            is_packed = sum(info.file_size for info in archive.infolist()) > path.stat().st_size
+            damaged = None if is_packed else archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeDecodeError, ValueError):
+        raise ValueError(f"{path}: truncated or damaged: it begins as a checkpoint and does not end as one") from None
+    if "constants.pkl" in entries:
+        raise ValueError(f"{path}: an exported TorchScript model, not a checkpoint")
+    if "data.pkl" not in entries:
+        raise ValueError(f"{path}: a zip file, but not a checkpoint")
+    if is_packed:
+        raise ValueError(f"{path}: a packed zip file, not one that torch wrote; unpack it and name the .pt file in it")
+    if damaged:
+        raise ValueError(f"{path}: damaged: {damaged} is not what was written")
+
+
+def _unsafe_names(path: Path) -> set[str]:
+    """The classes and functions that the file names besides those of plain tensors; nothing is looked up or called."""
+    try:
+        return set(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a file made to do harm can make the reader fail in any way
+        with zipfile.ZipFile(path) as archive:
+            inside = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
+            named = _pickled_names(archive.read(inside))
+        what = f"refused, for it names {', '.join(named[:5])}; nothing in it was run" if named else "not readable"
+        raise ValueError(f"{path}: not a checkpoint as torch.save writes it: {what}") from None
+
+
+def _pickled_names(data: bytes) -> list[str]:
+    """The names in a pickle of any protocol, as far as it can be followed; it is taken apart, never run."""
+    found: list[str] = []
+    texts: list[str] = []
+    try:
+        for operation, value, _ in pickletools.genops(data):
+            if operation.name in ("GLOBAL", "INST"):
+                found.append(str(value).replace(" ", ".", 1))
+            elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+                found.append(".".join(texts[-2:]))
+            elif isinstance(value, str):
+                texts.append(value)
+    except (ValueError, IndexError, OverflowError):  # no pickle, or cut off; UnicodeDecodeError is a ValueError
+        return sorted(set(found))
+    return sorted(set(found))
+
+
+def _read(path: Path, allowed: list[StandIn]) -> object:
+    try:
+        with safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as above
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint that can be read: {reason.splitlines()[0][:200]}") from error
+
+
+def _interpret(content: object, path: Path) -> Checkpoint:
+    """The checkpoint in a file of this project."""
+    if not isinstance(content, dict) or "format" not in content:
+        if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+            raise ValueError(
+                f"{path}: weights only (a state dict): a checkpoint also has the model's yaml and class names"
+            )
+        raise ValueError(f"{path}: not a checkpoint of this project or of YOLOv5")
+    mark = (content["format"], content.get("version"))
+    if not all(isinstance(part, str | int) for part in mark) or mark != (FORMAT, VERSION):
+        raise ValueError(f"{path}: a {mark[0]!r:.60} of version {mark[1]!r:.60}; this program reads version {VERSION}")
+    kinds = {
+        **{"yaml": dict, "names": list, "state": dict, "epoch": int, "date": str, "origin": str},
+        **{"best_fitness": int | float | None, "training": dict | None},
+    }
+    for key, kind in kinds.items():
+        if key not in content:
+            raise ValueError(f"{path}: damaged: it has no {key}")
+        if not isinstance(content[key], kind):
+            raise ValueError(f"{path}: damaged: {key} is of type {type(content[key]).__name__}")
+    return Checkpoint(**{key: content[key] for key in kinds} | {"names": tuple(content["names"])})
+
+
+def _check_yaml(checkpoint: Checkpoint, path: Path) -> None:
+    """ValueError where yaml or names could not be those of a detector."""
+    yaml, names = checkpoint.yaml, checkpoint.names
+    for key, kind in {
+        **{"nc": int, "ch": int, "backbone": list, "head": list, "anchors": int | list},
+        **{"depth_multiple": int | float, "width_multiple": int | float},
+    }.items():
+        if not isinstance(yaml.get(key), kind):
+            raise ValueError(f"{path}: damaged: {key} of its yaml is {yaml.get(key)!r:.60}")
+    if not _is_plain(yaml):
+        raise ValueError(f"{path}: damaged: its yaml holds more than numbers and texts")
+    if not all(isinstance(name, str) for name in names) or len(names) != yaml["nc"]:
+        raise ValueError(f"{path}: damaged: {len(names)} class names for {yaml['nc']} classes")
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    if depth > MAX_DEPTH:
+        return False
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(part, depth + 1) for key, part in value.items())
+    if type(value) in (list, tuple):
+        return all(_is_plain(part, depth + 1) for part in value)
+    return type(value) in SCALARS
+
+
+def _checked_state(state: dict, path: Path) -> dict[str, Tensor]:
+    """The weights in FP32, integers as they are; ValueError where they are none, or claim more than the file holds."""
+    if not state:
+        raise ValueError(f"{path}: damaged: it has no weights")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise ValueError(f"{path}: damaged: weight {name!r:.60} is no tensor")
+        if value.is_quantized or value.is_complex() or value.is_meta:
+            raise ValueError(f"{path}: weight {name} is of type {value.dtype}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: damaged: weight {name} claims {value.numel()} numbers, the file has fewer")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

@@ -1,0 +1,79 @@
+"""What an evaluation leaves on disk: curves, confusion matrix, example pictures, label files.
+
+Legend: n detections of an image, t labels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from utils.boxes import xyxy2xywhn
+from utils.confusion import ConfusionMatrix
+from utils.curves import plot_confusion_matrix, plot_metric_curve, plot_pr_curve
+from utils.evaluate import EvaluatedBatch
+from utils.metrics import EvalResult
+from utils.plots import plot_images, targets_of
+from utils.runs import UniqueNames
+
+EXAMPLE_BATCHES = 3
+
+
+class EvalPlots:
+    """An observer of `evaluate` that draws the first batches, and when all is done curves and confusion matrix."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, names
+        self.confusion = ConfusionMatrix(len(names))
+
+    def __call__(self, evaluated: EvaluatedBatch) -> None:
+        """Counts the batch; draws it as val_batch<i>_labels.jpg and val_batch<i>_pred.jpg if it is an early one."""
+        for detections, labels in zip(evaluated.native, evaluated.labels, strict=True):
+            self.confusion.process_batch(detections, labels)
+        if evaluated.index >= EXAMPLE_BATCHES:
+            return
+        images, targets, paths, _ = evaluated.batch
+        if len(self.names) == 1:  # single_cls has made one of the data set's classes
+            targets = torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
+        h, w = images.shape[2:]
+        stem = self.folder / f"val_batch{evaluated.index}"
+        plot_images(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
+        plot_images(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
+
+    def finish(self, result: EvalResult) -> None:
+        """Writes PR_curve.png, F1_curve.png, P_curve.png, R_curve.png and confusion_matrix.png."""
+        stats = result.stats
+        names = [self.names[index] for index in stats.classes]
+        plot_pr_curve(stats.points, stats.pr_curve, stats.ap[:, 0], names, self.folder / "PR_curve.png")
+        curves = {"F1": stats.f1_curve, "P": stats.precision_curve, "R": stats.recall_curve}
+        for letter, curve in curves.items():
+            ylabel = {"P": "Precision", "R": "Recall"}.get(letter, letter)
+            plot_metric_curve(stats.points, curve, names, self.folder / f"{letter}_curve.png", ylabel)
+        plot_confusion_matrix(self.confusion.matrix, self.names, self.folder / "confusion_matrix.png")
+
+
+class LabelFiles:
+    """An observer of `evaluate` that writes folder/<stem>.txt for each image: rows `class cx cy w h [confidence]`.
+
+    Boxes are in shares of the image. Images without detections get no file; one of an earlier run goes.
+    """
+
+    def __init__(self, folder: Path, with_confidence: bool = False) -> None:
+        self.folder, self.with_confidence = folder, with_confidence
+        self.stems = UniqueNames()
+        self.written = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, evaluated: EvaluatedBatch) -> None:
+        """Writes a batch's files."""
+        batch = evaluated.batch
+        for name, shape, detections in zip(batch.paths, batch.shapes, evaluated.native, strict=True):
+            path = self.folder / f"{self.stems.claim(Path(name).stem)}.txt"
+            if not len(detections):
+                path.unlink(missing_ok=True)
+                continue
+            h, w = shape.image_hw
+            parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]
+            rows = torch.cat(parts if self.with_confidence else parts[:2], 1).tolist()
+            path.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows), encoding="utf-8")
+            self.written += 1

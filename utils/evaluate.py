@@ -1,0 +1,232 @@
+"""Runs a model over a labelled data set and says how good it is: in training after each epoch, and in val.py.
+
+Pictures go to the device as bytes, what was found comes back once per batch, and nothing of a batch is kept but whether
+each detection is right, so that memory does not grow with the pictures. Plots and files are the observers' (on_batch).
+
+Legend: B images of a batch, H and W of the network's image, N boxes before NMS, n detections and t labels of an image.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.boxes import scale_coords, xywhn2xyxy
+from utils.datasets import Batch, ImageShape
+from utils.general import LOGGER, progress
+from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
+from utils.nms import non_max_suppression
+
+Network = Callable[..., tuple[Tensor, list[Tensor]]]
+Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
+TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
+
+
+class EvaluatedBatch(NamedTuple):
+    """What an observer sees of a batch; all of it is on the CPU, and free to be kept but for the pictures."""
+
+    index: int
+    batch: Batch
+    found: Sequence[Tensor]  # B of (n, 6): xyxy in the network's pixels, confidence, class; surest first
+    native: Sequence[Tensor]  # B of (n, 6): the same in pixels of the image file
+    labels: Sequence[Tensor]  # B of (t, 5): class, xyxy in pixels of the image file
+
+
+Observer = Callable[[EvaluatedBatch], None]
+
+
+def evaluate(
+    model: nn.Module | Network,
+    loader: Iterable[Batch],
+    names: Sequence[str],
+    *,
+    device: torch.device,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.6,
+    max_det: int = 300,
+    single_cls: bool = False,
+    agnostic: bool = False,
+    augment: bool = False,
+    half: bool = False,
+    amp_dtype: torch.dtype | None = None,
+    compute_loss: Criterion | None = None,
+    on_batch: Observer | None = None,
+    show_progress: bool = True,
+) -> EvalResult:
+    """Precision, recall, AP, speed and, with compute_loss, losses of a model on all batches of a loader.
+
+    model: gives (decoded (B, N, 5 + nc), raw maps) for images (B, 3, H, W) in 0..1 on `device`. A Module is put into
+    evaluation mode and left there; with `half` it must be FP16 already. names: the data set's. single_cls: all classes
+    count as one. augment: is passed on to the model. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss,
+    its three parts (3,)). on_batch: is called after each batch. ValueError where model and data differ in classes.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+    names = ("item",) if single_cls and len(names) > 1 else tuple(names)
+    dtype, options = torch.float16 if half else torch.float32, {"augment": True} if augment else {}
+    tally = Tally(names)
+    losses = torch.zeros(3, device=device)
+    # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
+    with torch.no_grad():
+        for batch in progress(loader, desc="Evaluating", disable=not show_progress):
+            watch = Stopwatch(device)
+            images = batch.images.to(device, non_blocking=True)  # (B, 3, H, W) uint8
+            images = images.to(dtype, memory_format=torch.channels_last).div_(255)
+            watch.lap()
+            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+                decoded, raw = model(images, **options)
+            watch.lap()
+            if not single_cls:
+                check_classes(decoded.shape[2] - 5, len(names))
+            found = non_max_suppression(
+                decoded, conf_thres, iou_thres, agnostic=agnostic or single_cls, multi_label=True, max_det=max_det
+            )
+            watch.lap()
+            targets = batch.targets.clone()  # (T, 6)
+            if single_cls:
+                targets[:, 1] = 0
+            if compute_loss is not None:
+                losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
+            evaluated = tally.add(batch, targets, found, watch, single_cls)
+            if on_batch is not None:
+                on_batch(evaluated)
+    return tally.result(None if compute_loss is None else losses / max(tally.batches, 1))
+
+
+def check_classes(model_nc: int, data_nc: int) -> None:
+    """ValueError where the model has another number of classes than the data set."""
+    if model_nc != data_nc:
+        raise ValueError(
+            f"the model has {model_nc} classes, the data set {data_nc}: evaluate on the data set (--data) that the "
+            "model was trained for, or all classes as one (--single-cls)"
+        )
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """The seconds between laps; on a GPU they are those of its own clock, and taking one waits for nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_gpu = device.type == "cuda"
+        self.marks: list[float | torch.cuda.Event] = []
+        self.lap()
+
+    def lap(self) -> None:
+        """Ends a lap and begins the next."""
+        if not self.is_gpu:
+            self.marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self.marks.append(event)
+
+    def seconds(self) -> np.ndarray:
+        """The duration of each lap; waits until the last one has ended."""
+        if not self.is_gpu:
+            return np.diff(self.marks)
+        self.marks[-1].synchronize()
+        return np.array([begin.elapsed_time(end) / 1000 for begin, end in itertools.pairwise(self.marks)])
+
+
+@dataclass
+class Tally:
+    """What is known after some batches: of each detection whether it is right, of each label its class."""
+
+    names: tuple[str, ...]
+    images: int = 0
+    batches: int = 0
+    shape: tuple[int, ...] = ()
+    seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    right: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, len(IOU_LEVELS)), bool)])  # (n, L) each
+    scores: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 2), np.float32)])  # (n, 2) confidence, class
+    classes: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.float32)])  # (t,) each
+
+    def add(
+        self, batch: Batch, targets: Tensor, found: Sequence[Tensor], watch: Stopwatch, single_cls: bool
+    ) -> EvaluatedBatch:
+        """Counts a batch with targets (T, 6) and what was found in its images, B of (n, 6) in the network's pixels."""
+        counts = [len(rows) for rows in found]
+        detections = torch.cat(tuple(found)).cpu()  # (n of all, 6): the results come over at once
+        if single_cls:
+            detections[:, 5] = 0
+        h, w = batch.images.shape[2:]
+        image = np.repeat(np.arange(len(counts)), counts)
+        native = torch.cat((to_native(detections[:, :4], image, (h, w), batch.shapes), detections[:, 4:]), 1)
+        targets = targets[targets[:, 0].argsort(stable=True)]
+        of_label = targets[:, 0].long()
+        boxes = to_native(xywhn2xyxy(targets[:, 2:], w, h), of_label.numpy(), (h, w), batch.shapes)
+        labels = torch.cat((targets[:, 1:2], boxes), 1)  # (T, 5)
+        label_counts = torch.bincount(of_label, minlength=len(counts)).tolist()
+        evaluated = EvaluatedBatch(
+            self.batches, batch, detections.split(counts), native.split(counts), labels.split(label_counts)
+        )
+        for rows, known in zip(evaluated.native, evaluated.labels, strict=True):
+            iou = box_iou(known[:, 1:], rows[:, :4]).numpy()  # (t, n)
+            self.right.append(match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou))
+        self.scores.append(native[:, 4:].numpy())
+        self.classes.append(targets[:, 1].numpy())
+        self.images += len(counts)
+        self.batches += 1
+        self.shape = tuple(batch.images.shape)
+        self.seconds += watch.seconds()
+        return evaluated
+
+    def result(self, losses: Tensor | None) -> EvalResult:
+        """The result of all batches, with their mean losses (3,)."""
+        scores, classes = np.concatenate(self.scores), np.concatenate(self.classes).astype(np.int64)
+        box, obj, cls = (0.0, 0.0, 0.0) if losses is None else losses.tolist()
+        pre, inference, nms = (self.seconds / max(self.images, 1) * 1000).tolist()
+        return EvalResult(
+            names=self.names,
+            images=self.images,
+            counts=np.bincount(classes, minlength=len(self.names)),
+            stats=ap_per_class(np.concatenate(self.right), scores[:, 0], scores[:, 1], classes),
+            losses=None if losses is None else (box, obj, cls),
+            speed_ms=(pre, inference, nms),
+            shape=self.shape,
+        )
+
+
+def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], shapes: Sequence[ImageShape]) -> Tensor:
+    """Boxes (n, 4) of the network's pixels in those of the image files, where `image` (n,) is the index of each's."""
+    assert all(shape.ratio_pad is not None for shape in shapes), "nothing leads back from augmented images"
+    table = np.array([(*shape.image_hw, *shape.ratio_pad[0], *shape.ratio_pad[1]) for shape in shapes], np.float32)
+    h, w, ratio_h, ratio_w, pad_w, pad_h = table.reshape(-1, 6)[image].T  # (n,) each: all boxes of a batch at once
+    return torch.from_numpy(
+        scale_coords(net_hw, boxes_xyxy.numpy(), (h, w), ((ratio_h, ratio_w), (pad_w, pad_h))).astype(np.float32)
+    )
+
+
+# Console --------------------------------------------------------------------------------------------------------------
+
+
+def log_table(result: EvalResult, per_class: bool = False) -> None:
+    """Says in the log what a result holds: a line for all classes, and with per_class one for each that has labels."""
+    LOGGER.info("".join((f"{'Class':>20}", *(f"{title:>11}" for title in TABLE_COLUMNS))))
+    means = (result.mp, result.mr, result.map50, result.map)
+    LOGGER.info(table_row("all", result.images, int(result.counts.sum()), means))
+    if not per_class:
+        return
+    stats = result.stats
+    columns = zip(stats.precision, stats.recall, stats.ap[:, 0], stats.ap.mean(1), strict=True)
+    for index, values in zip(stats.classes, columns, strict=True):
+        LOGGER.info(table_row(result.names[index], result.images, int(result.counts[index]), values))
+
+
+def table_row(name: str, images: int, labels: int, values: Sequence[float]) -> str:
+    """A row of the table: v6.1's columns, 20 and then 11 characters wide."""
+    return "".join((f"{name:>20}{images:>11}{labels:>11}", *(f"{value:>11.3g}" for value in values)))
+
+
+def log_speed(result: EvalResult) -> None:
+    """Says in the log how long an image took."""
+    pre, inference, nms = result.speed_ms
+    speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
+    LOGGER.info(f"Speed: {speeds} per image at shape {result.shape}")

@@ -1,0 +1,237 @@
+"""Says how good a model is on a labelled data set: precision, recall, AP by class, speed, curves, example pictures.
+
+    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml --imgsz 640
+
+Each IoU level has its own pairs of detections and labels; precision and recall are those at the confidence where the
+smoothed mean F1 is highest, which is printed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.experimental import attempt_load
+from utils.coco_json import CocoRating, find_annotations
+from utils.config import DataConfig
+from utils.datasets import val_loader
+from utils.eval_files import EvalPlots, LabelFiles
+from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_speed, log_table
+from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, run_script
+from utils.labels import LabelRecord, cache_path, find_images, scan
+from utils.metrics import EvalResult
+from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.torch_utils import select_device
+
+TASKS = ("train", "val", "test")
+LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
+MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
+
+
+@dataclass(frozen=True)
+class ValOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings."""
+
+    data: str
+    weights: list[str]
+    batch_size: int
+    imgsz: int
+    conf_thres: float
+    iou_thres: float
+    max_det: int
+    task: str
+    device: str
+    workers: int
+    single_cls: bool
+    augment: bool
+    verbose: bool
+    save_txt: bool
+    save_conf: bool
+    save_json: bool
+    project: str
+    name: str
+    exist_ok: bool
+    half: bool
+    plots: bool
+
+    def check(self) -> None:
+        """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
+        for flag, value in (("--conf-thres", self.conf_thres), ("--iou-thres", self.iou_thres)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{flag} {value}: a share between 0 and 1")
+        for flag, value in (("--batch-size", self.batch_size), ("--imgsz", self.imgsz), ("--max-det", self.max_det)):
+            if value < 1:
+                raise ValueError(f"{flag} {value}: 1 or more")
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers}: 0 or more")
+        if self.task not in TASKS:
+            raise ValueError(f"--task {self.task}: must be one of {', '.join(TASKS)}")
+        if self.conf_thres > LOW_CONFIDENCE:
+            LOGGER.warning(
+                f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
+            )
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Say how good a model is on a labelled data set.")
+    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(DEFAULT_WEIGHTS)],
+        help="checkpoint(s), several make an ensemble; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
+    parser.add_argument("--conf-thres", type=float, default=LOW_CONFIDENCE, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
+    parser.add_argument("--task", choices=TASKS, default="val", help="the split of the data set")
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument(
+        "--save-json",
+        action="store_true",
+        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument(
+        "--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves and example pictures"
+    )
+    return ValOptions(**vars(parser.parse_args(arguments)))
+
+
+def main(opt: ValOptions) -> EvalResult:
+    """Evaluates as the options say; what came out. Files go to project/name."""
+    opt.check()
+    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    data = DataConfig.from_yaml(opt.data)
+    weights = find_weights(opt.weights)
+    device = select_device(opt.device)
+    half = use_half(opt.half, device)
+    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
+    model = model.half() if half else model.float()
+    check_names(model.names, data, opt.single_cls)
+    data.prepare()
+    sources = data.split(opt.task)
+    records = load_records(sources, None if opt.single_cls else data.nc, opt)
+    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    names = ("item",) if opt.single_cls and data.nc > 1 else data.names
+
+    plots = EvalPlots(folder, names) if opt.plots else None
+    observers: list[Observer] = [plots] if plots else []
+    if opt.save_txt:
+        observers.append(LabelFiles(folder / "labels", opt.save_conf))
+    rating = None
+    with ExitStack() as stack:
+        if opt.save_json:
+            rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
+            observers.append(stack.enter_context(rating.writer()))
+        result = run_model(opt, model, half, device, records, data.names, observers)
+    log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
+    log_speed(result)
+    if plots:
+        plots.finish(result)
+    if rating:
+        rating.log_scores([record.image for record in records])
+    summary = f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {result.images} images of {opt.task}"
+    LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
+    return result
+
+
+def use_half(wanted: bool, device: torch.device) -> bool:
+    """Whether to compute in FP16."""
+    if wanted and device.type != "cuda":
+        LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
+    return wanted and device.type == "cuda"
+
+
+def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> None:
+    """ValueError where the model has not as many classes as the data set, a warning where they are called otherwise."""
+    if single_cls:
+        return
+    check_classes(len(names), data.nc)
+    others = [i for i in range(data.nc) if names[i] != data.names[i]]
+    if others:
+        model_name, data_name = names[others[0]], data.names[others[0]]
+        LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
+
+
+def load_records(sources: Sequence[Path], nc: int | None, opt: ValOptions) -> list[LabelRecord]:
+    """The split's images and labels."""
+    images = find_images(sources)
+    records, report = scan(images, nc, cache_path(sources), workers=opt.workers, desc=opt.task)
+    if not records:
+        raise ValueError(f"{opt.data}: {opt.task}: no image of {len(images)} can be used ({report})")
+    if not any(len(record.boxes) for record in records):
+        LOGGER.warning(f"{opt.data}: {opt.task}: no image has labels, so there is nothing to compare with")
+    return records
+
+
+def run_model(
+    opt: ValOptions,
+    model: nn.Module,
+    half: bool,
+    device: torch.device,
+    records: Sequence[LabelRecord],
+    names: Sequence[str],
+    observers: Sequence[Observer],
+) -> EvalResult:
+    """The evaluation itself, on rectangular batches with half a stride of padding as v6.1 has them."""
+    stride = max(int(model.stride.max()), 32)
+    imgsz = check_img_size(opt.imgsz, stride)
+    is_gpu = device.type == "cuda"
+    if is_gpu:  # the first pass chooses algorithms: it is not to be timed
+        with torch.no_grad():
+            model(torch.zeros(1, 3, imgsz, imgsz, device=device, dtype=torch.float16 if half else torch.float32))
+    loader = val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pin_memory=is_gpu)
+
+    def observe(evaluated: EvaluatedBatch) -> None:
+        for observer in observers:
+            observer(evaluated)
+
+    return evaluate(
+        model,
+        loader,
+        names,
+        device=device,
+        conf_thres=opt.conf_thres,
+        iou_thres=opt.iou_thres,
+        max_det=opt.max_det,
+        single_cls=opt.single_cls,
+        augment=opt.augment,
+        half=half,
+        on_batch=observe,
+    )
+
+
+def run(**options: object) -> EvalResult:
+    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    if "weights" in options and not isinstance(options["weights"], list | tuple):
+        options["weights"] = [options["weights"]]  # one value will do where the command line takes several
+    return main(replace(parse_opt([]), **options))
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())
