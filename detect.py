@@ -22,21 +22,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from models.experimental import attempt_load
 from torch import Tensor, nn
+
+from models.experimental import attempt_load
+from utils.augmentations import letterbox
 from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
+from utils.features import FeatureRecorder
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, run_script
 from utils.nms import non_max_suppression
-from utils.torch_utils import select_device
-
-from utils.augmentations import letterbox
-from utils.features import FeatureRecorder
 from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
 from utils.runs import DEFAULT_WEIGHTS, find_weights
 from utils.sources import READABLE, FileSource, Frame, LiveSource, open_source
 from utils.streams import without_credentials
+from utils.torch_utils import select_device
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"

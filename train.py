@@ -50,7 +50,9 @@ from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3
 # What a run that goes on may do otherwise than it began; all else would make it another run.
-CHANGEABLE = frozenset({"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "save_period"})
+CHANGEABLE = frozenset(
+    {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class TrainOptions:
     save_period: int
     seed: int
     amp: str
+    noplots: bool
     given: frozenset[str] = frozenset()
 
     def check(self) -> None:
@@ -148,6 +151,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         default="auto",
         help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
     )
+    add("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
     values = vars(parser.parse_args(arguments))
     unset = object()
     marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset)))
@@ -194,7 +198,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
         stopper.load_state_dict(state["stopper"])
 
     run = open_run(opt, hyp)
-    if not checkpoint:
+    if not checkpoint and not opt.noplots:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
         f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; "
@@ -315,7 +319,7 @@ def train_epoch(
 
     def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
         bar.show(memory_text(trainer.device), batch, losses)
-        if epoch == 0 and i < PLOTTED_BATCHES:
+        if run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
             plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
 
     return trainer.run_epoch(bar, epoch, len(batches), observe)
@@ -331,13 +335,14 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
     run.strip()
     weights = run.best if run.best.exists() else run.last
     LOGGER.info(f"\nvalidating {weights}")
-    plots = EvalPlots(run.folder, names)
+    plots = EvalPlots(run.folder, names) if run.is_plotted else None
     model = attempt_load(weights, device).to(memory_format=torch.channels_last)
     result = evaluate(model, val_batches, names, device=device, on_batch=plots)
     log_table(result, per_class=len(names) > 1)
     log_speed(result)
-    plots.finish(result)
-    plot_results(run.folder / "results.csv")
+    if plots is not None:
+        plots.finish(result)
+        plot_results(run.folder / "results.csv")
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
@@ -376,7 +381,7 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
         raise ValueError(f"--{fixed[0].replace('_', '-')} cannot change when resuming; {path} has {stored[fixed[0]]}")
     for name, value in changed.items():
         LOGGER.info(f"--{name.replace('_', '-')} {value} from here on, {stored[name]} before")
-    opt = TrainOptions(**{**stored, **changed}, resume=str(path), given=opt.given)
+    opt = TrainOptions(**{**stored, **changed, "resume": str(path)}, given=opt.given)
     if checkpoint.epoch + 1 >= opt.epochs:
         raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
     return opt, checkpoint

@@ -7,7 +7,7 @@ user would. An epoch is timed by the rows that appear in the run's results.csv, 
 its start-up, and the last, with its final checks, are left out. Images per second are of the epochs between.
 
 What differs stays as each has it: today's package gives its yolov5n.yaml a head without anchors, which makes the
-network heavier (7.1 GFLOPs at 640 with three classes, ours has 4.2), and it trains in FP32 on a CPU, where ours may
+network heavier (7.1 GFLOPs at 640 with three classes, ours has 4.1), and it trains in FP32 on a CPU, where ours may
 take bf16 (`--amp auto`).
 
 The package (AGPL-3.0) is a tool that is run, never imported: install it with its own Python into another environment.
@@ -100,6 +100,7 @@ def main(opt: BenchmarkOptions) -> None:
                 speeds[peer].append(images * len(seconds) / sum(seconds))
                 shown = ", ".join(f"{value:.2f}" for value in seconds)
                 LOGGER.info(f"round {i + 1}, {peer}: {speeds[peer][-1]:.1f} images/s (epochs of {shown} s)")
+        bounds = bound(opt, data, folder / "bound")
         for peer, values in speeds.items():
             LOGGER.info(
                 f"{peer}: median {statistics.median(values):.1f} images/s, {min(values):.1f} to {max(values):.1f}"
@@ -108,7 +109,7 @@ def main(opt: BenchmarkOptions) -> None:
             ratios = [one / other for one, other in zip(speeds["ours"], speeds["ultralytics"], strict=True)]
             median = statistics.median(ratios)
             LOGGER.info(f"ours / ultralytics: {median:.2f}, by round {min(ratios):.2f} to {max(ratios):.2f}")
-        LOGGER.info(bound(opt, data, folder / "bound"))
+        LOGGER.info(bounds)
 
 
 # Data -----------------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def attempt_load(
     if len(set(counts)) > 1:
         found = ", ".join(f"{path} has {nc}" for path, nc in zip(paths, counts, strict=True))
         raise ValueError(f"an ensemble needs members of the same classes: {found}")
-    return Ensemble(models)
+    return Ensemble(models).eval()
 
 
 def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
@@ -68,8 +68,8 @@ def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model
     _check_fit(checkpoint, model, path)
     model.load_state_dict(checkpoint.state)
     model.names = list(checkpoint.names)
-    model = model.float().eval().requires_grad_(False)
-    return (model.fuse() if fuse else model).to(device)
+    model = model.eval()
+    return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
 
 
 def _check_fit(checkpoint: Checkpoint, model: Model, path: str | Path) -> None:

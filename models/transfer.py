@@ -165,7 +165,7 @@ def _reasons(
     for name, value in values.items():
         target = targets[name]
         if target is None:
-            reasons[name] = "this model has no such tensor there"
+            reasons[name] = "nothing here corresponds to it"
         elif target.shape != value.shape:
             reasons[name] = f"{tuple(value.shape)} in the checkpoint, {tuple(target.shape)} here"
     unfit = {_part(name) for name in reasons}

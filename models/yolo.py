@@ -50,7 +50,6 @@ from models.head import Detect
 from models.model_yaml import (
     PREVIOUS,
     Row,
-    as_list,
     check_numbers,
     is_whole,
     load_model_yaml,
@@ -247,7 +246,6 @@ def parse_model(
     words = {"nc": nc, "anchors": anchors, "None": None, "True": True, "False": False}
 
     def scale(width: object) -> int:
-        """The channels of a stated width."""
         if not is_whole(width) or width < 1:
             raise ValueError(f"its first argument is the channels, a whole number, not {width!r}")
         return width if width == na * (nc + 5) else make_divisible(width * gw, 8)
@@ -255,8 +253,7 @@ def parse_model(
     log = LOGGER.info if verbose else LOGGER.debug
     log(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")
     layers: list[nn.Module] = []
-    save: set[int] = set()
-    for row in read_rows(d, file):
+    for row in (rows := read_rows(d, file)):
         f, n, name, args = row.content
         with naming(row):
             m = find_module(name)
@@ -266,7 +263,6 @@ def parse_model(
             c1 = c2 = widths[0]
             if isinstance(f, list) != (m in READS_SEVERAL):
                 raise ValueError(f"from {f}: {name} reads {'a list of rows' if m in READS_SEVERAL else 'one row'}")
-
             if m in CHANNELS_IN_OUT:
                 c2 = scale(args[0] if args else None)
                 args = [c1, c2, *args[1:]]
@@ -275,10 +271,8 @@ def parse_model(
                     n = 1
             elif m in SAME_CHANNELS:
                 if args and scale(args[0]) != c1:
-                    raise ValueError(
-                        f"states {args[0]} channels, which are {scale(args[0])} at width_multiple {gw}, but its input "
-                        f"has {c1}; correct it or write []"
-                    )
+                    stated = f"states {args[0]} channels, which are {scale(args[0])} at width_multiple {gw}"
+                    raise ValueError(f"{stated}, but its input has {c1}; correct it or write []")
                 args = [c1, *args[1:]]
             elif m is Concat:
                 c2 = sum(widths) if args in ([], [1]) else c1
@@ -297,8 +291,7 @@ def parse_model(
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
         log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{args!s:<30}")
         layers.append(layer)
-        save.update(j for given, j in zip(as_list(f), row.sources, strict=True) if given != PREVIOUS)
-    return nn.Sequential(*layers), sorted(save)
+    return nn.Sequential(*layers), [i for i, (_, kept, _) in enumerate(plan_reads(rows)) if kept]
 
 
 # Script ---------------------------------------------------------------------------------------------------------------

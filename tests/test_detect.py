@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from utils.general import ROOT
-from utils.images import read_image, write_image
 
 import detect
+from utils.general import ROOT
+from utils.images import read_image, write_image
 from utils.video import VideoWriter
 
 NAMES = ["person", "tie", "bus"]

@@ -72,9 +72,8 @@ def run(model, tmp_path, caplog):
     def call(data, **options):
         caplog.clear()
         common = {"project": str(tmp_path / "runs"), "name": "exp", "exist_ok": True, "workers": 0, "imgsz": 64}
-        result = val.run(
-            weights=tmp_path / "best.pt", data=str(data), **{"plots": False, "device": "cpu"} | common | options
-        )
+        fixed = {"plots": False, "device": "cpu", "weights": tmp_path / "best.pt"}
+        result = val.run(**fixed | common | options | {"data": str(data)})
         return result, tmp_path / "runs" / "exp", [record.getMessage() for record in caplog.records]
 
     return call
@@ -124,13 +123,10 @@ def test_names_of_the_size(flag):
         ({"data": "absent.yaml"}, "absent.yaml"),
     ],
 )
-def test_errors_say_what_is_wrong(options, message, run, tmp_path, monkeypatch):
+def test_errors_say_what_is_wrong(options, message, run, tmp_path):
     data = make_data(tmp_path / "set", [[]])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        if "weights" in options:
-            val.run(**options)
-        else:
-            run(options.pop("data", data), **options)
+        run(**{"data": data} | options)
     assert not (tmp_path / "runs").exists()
 
 

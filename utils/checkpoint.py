@@ -5,6 +5,7 @@ Files of YOLOv5 v6.x and v7.0 are read too (utils/legacy.py). A file is written 
 
 import pickletools
 import zipfile
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,48 +110,55 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     FileNotFoundError, or a ValueError that says what is wrong with the file and names what it was refused for.
     """
     path = Path(path)
-    _check_archive(path)
-    names = _unsafe_names(path)
-    content = _read(path, stand_ins(names, str(path)))
-    if any(name.startswith("models.") for name in names):
-        checkpoint = Checkpoint(**interpret(content, str(path))._asdict())
-    else:
-        checkpoint = _interpret(content, path)
-    _check_yaml(checkpoint, path)
-    return replace(checkpoint, state=_checked_state(checkpoint.state, path))
-
-
-def _check_archive(path: Path) -> None:
-    """FileNotFoundError or ValueError where the file is no whole zip archive such as torch writes."""
     if path.is_dir():
         raise ValueError(f"{path}: a folder; a .pt file is wanted")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return _load(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> Checkpoint:
+    """As `load_checkpoint`; no error names the file."""
+    _check_archive(path)
+    names = _unsafe_names(path)
+    content = _read(path, stand_ins(names))
+    if any(name.startswith("models.") for name in names):
+        checkpoint = Checkpoint(**interpret(content)._asdict())
+    else:
+        checkpoint = _interpret(content)
+    _check_yaml(checkpoint)
+    return replace(checkpoint, state=_checked_state(checkpoint.state))
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError where the file is no whole zip archive such as torch writes."""
     with path.open("rb") as file:
         head = file.read(len(ZIP_START))
         named = _pickled_names(head + file.read(SHOWN_PICKLE_BYTES)) if head != ZIP_START else []
     if not head:
-        raise ValueError(f"{path}: the file is empty")
+        raise ValueError("the file is empty")
     if head != ZIP_START:
-        what = (
-            f"a bare pickle that names {', '.join(named[:5])}: refused, nothing was run" if named else "not a zip file"
-        )
-        raise ValueError(f"{path}: not a checkpoint: {what}")
+        if named:
+            raise ValueError(f"refused, a bare pickle that names {', '.join(named[:5])}; nothing in it was run")
+        raise ValueError("not a checkpoint: torch writes a zip file")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {name.partition("/")[2] for name in archive.namelist()}
             is_packed = sum(info.file_size for info in archive.infolist()) > path.stat().st_size
             damaged = None if is_packed else archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeDecodeError, ValueError):
-        raise ValueError(f"{path}: truncated or damaged: it begins as a checkpoint and does not end as one") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
+        raise ValueError("truncated or damaged: it begins as a checkpoint and does not end as one") from None
     if "constants.pkl" in entries:
-        raise ValueError(f"{path}: an exported TorchScript model, not a checkpoint")
+        raise ValueError("an exported TorchScript model, not a checkpoint")
     if "data.pkl" not in entries:
-        raise ValueError(f"{path}: a zip file, but not a checkpoint")
+        raise ValueError("a zip file, but not a checkpoint")
     if is_packed:
-        raise ValueError(f"{path}: a packed zip file, not one that torch wrote; unpack it and name the .pt file in it")
+        raise ValueError("a packed zip file, not one that torch wrote; unpack it and name the .pt file in it")
     if damaged:
-        raise ValueError(f"{path}: damaged: {damaged} is not what was written")
+        raise ValueError(f"damaged: {damaged} is not what was written")
 
 
 def _unsafe_names(path: Path) -> set[str]:
@@ -161,8 +169,9 @@ def _unsafe_names(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             inside = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
             named = _pickled_names(archive.read(inside))
-        what = f"refused, for it names {', '.join(named[:5])}; nothing in it was run" if named else "not readable"
-        raise ValueError(f"{path}: not a checkpoint as torch.save writes it: {what}") from None
+        if named:
+            raise ValueError(f"refused, for it names {', '.join(named[:5])}; nothing in it was run") from None
+        raise ValueError("not a checkpoint: its content is not what torch.save writes") from None
 
 
 def _pickled_names(data: bytes) -> list[str]:
@@ -188,33 +197,31 @@ def _read(path: Path, allowed: list[StandIn]) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # as above
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint that can be read: {reason.splitlines()[0][:200]}") from error
+        raise ValueError(f"not a checkpoint that can be read: {reason.splitlines()[0][:200]}") from error
 
 
-def _interpret(content: object, path: Path) -> Checkpoint:
+def _interpret(content: object) -> Checkpoint:
     """The checkpoint in a file of this project."""
     if not isinstance(content, dict) or "format" not in content:
         if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
-            raise ValueError(
-                f"{path}: weights only (a state dict): a checkpoint also has the model's yaml and class names"
-            )
-        raise ValueError(f"{path}: not a checkpoint of this project or of YOLOv5")
+            raise ValueError("weights only (a state dict): a checkpoint also has the model's yaml and class names")
+        raise ValueError("not a checkpoint of this project or of YOLOv5")
     mark = (content["format"], content.get("version"))
     if not all(isinstance(part, str | int) for part in mark) or mark != (FORMAT, VERSION):
-        raise ValueError(f"{path}: a {mark[0]!r:.60} of version {mark[1]!r:.60}; this program reads version {VERSION}")
+        raise ValueError(f"a {mark[0]!r:.60} of version {mark[1]!r:.60}; this program reads version {VERSION}")
     kinds = {
         **{"yaml": dict, "names": list, "state": dict, "epoch": int, "date": str, "origin": str},
         **{"best_fitness": int | float | None, "training": dict | None},
     }
     for key, kind in kinds.items():
         if key not in content:
-            raise ValueError(f"{path}: damaged: it has no {key}")
+            raise ValueError(f"damaged: it has no {key}")
         if not isinstance(content[key], kind):
-            raise ValueError(f"{path}: damaged: {key} is of type {type(content[key]).__name__}")
+            raise ValueError(f"damaged: {key} is of type {type(content[key]).__name__}")
     return Checkpoint(**{key: content[key] for key in kinds} | {"names": tuple(content["names"])})
 
 
-def _check_yaml(checkpoint: Checkpoint, path: Path) -> None:
+def _check_yaml(checkpoint: Checkpoint) -> None:
     """ValueError where yaml or names could not be those of a detector."""
     yaml, names = checkpoint.yaml, checkpoint.names
     for key, kind in {
@@ -222,11 +229,11 @@ def _check_yaml(checkpoint: Checkpoint, path: Path) -> None:
         **{"depth_multiple": int | float, "width_multiple": int | float},
     }.items():
         if not isinstance(yaml.get(key), kind):
-            raise ValueError(f"{path}: damaged: {key} of its yaml is {yaml.get(key)!r:.60}")
+            raise ValueError(f"damaged: {key} of its yaml is {yaml.get(key)!r:.60}")
     if not _is_plain(yaml):
-        raise ValueError(f"{path}: damaged: its yaml holds more than numbers and texts")
+        raise ValueError("damaged: its yaml holds more than numbers and texts")
     if not all(isinstance(name, str) for name in names) or len(names) != yaml["nc"]:
-        raise ValueError(f"{path}: damaged: {len(names)} class names for {yaml['nc']} classes")
+        raise ValueError(f"damaged: {len(names)} class names for {yaml['nc']} classes")
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:
@@ -239,15 +246,15 @@ def _is_plain(value: object, depth: int = 0) -> bool:
     return type(value) in SCALARS
 
 
-def _checked_state(state: dict, path: Path) -> dict[str, Tensor]:
+def _checked_state(state: dict) -> dict[str, Tensor]:
     """The weights in FP32, integers as they are; ValueError where they are none, or claim more than the file holds."""
     if not state:
-        raise ValueError(f"{path}: damaged: it has no weights")
+        raise ValueError("damaged: it has no weights")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise ValueError(f"{path}: damaged: weight {name!r:.60} is no tensor")
+            raise ValueError(f"damaged: weight {name!r:.60} is no tensor")
         if value.is_quantized or value.is_complex() or value.is_meta:
-            raise ValueError(f"{path}: weight {name} is of type {value.dtype}")
+            raise ValueError(f"weight {name} is of type {value.dtype}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: damaged: weight {name} claims {value.numel()} numbers, the file has fewer")
+            raise ValueError(f"damaged: weight {name} claims {value.numel()} numbers, the file has fewer")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

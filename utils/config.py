@@ -170,9 +170,9 @@ class DataConfig:
     def from_yaml(cls, file: str | Path) -> Self:
         """The description in a data yaml, found as `check_file` finds it.
 
-        A relative `path` lies below the repository, as in v6.1, or beside the yaml if it is only there; without `path`
-        the splits are looked for beside the yaml and then below the repository, and the yaml's folder is the root.
-        Names are a list or a mapping from 0 on. ValueError names what is wrong.
+        A relative `path` lies below the repository, as in v6.1, or else beside the yaml; without `path` the root is the
+        yaml's folder or else the repository. Splits are looked for in both. Names are a list or a mapping from 0 on.
+        ValueError names what is wrong.
         Nothing is read but the yaml; `prepare` sees to it that the images are there.
         """
         path = check_file(file, YAML_SUFFIXES)
@@ -234,15 +234,15 @@ def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
 
 
 def _find_roots(path: object, file: Path) -> list[Path]:
-    """Where splits are looked for; the first one is the root."""
+    """Where splits are looked for; the first one, which exists if one does, is the root."""
     folder = file.resolve().parent
     if path is None or path == "":
         return [folder, ROOT]
     if not isinstance(path, str):
         raise ValueError(f"{file}: path: {path!r} is not a folder's name")
     root = os.path.expanduser(path)
-    beside = folder / root
-    return [beside if not (ROOT / root).exists() and beside.exists() else (ROOT / root).resolve()]
+    roots = [(ROOT / root).resolve(), (folder / root).resolve()]
+    return sorted(roots, key=lambda place: not place.exists())
 
 
 def _sources(value: object, roots: Sequence[Path], what: str) -> tuple[Path, ...]:

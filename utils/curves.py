@@ -9,24 +9,26 @@ Legend: K classes that have a curve, P points of a curve, n labels.
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from utils.boxes import xywh2xyxy
 from utils.fonts import find_font
 from utils.plots import colors
 
+if TYPE_CHECKING:  # matplotlib is slow to import, and a script's --help or a run without plots does without
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
 MAX_LEGEND = 20  # classes; with more, one legend cannot be read and the colours repeat
 MAX_CELL_NUMBERS = 30
 MAX_CELL_NAMES = 99
 INK, FAINT, PALE, ACCENT, GOOD = "#1F2937", "#9CA3AF", "#D1D5DB", "#2F5BEA", "#22A06B"
-DENSITY = LinearSegmentedColormap.from_list("density", ["#FFFFFF", "#BFD4FB", "#2F5BEA", "#141B52"])
+DENSITY = ("#FFFFFF", "#BFD4FB", "#2F5BEA", "#141B52")
 
 # Title and column of results.csv, in the order of the 2 x 5 panels.
 RESULT_PANELS = (
@@ -86,7 +88,11 @@ def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: Path, 
     figure = new_figure(12, 9)
     axes = figure.subplots()
     picture = axes.imshow(
-        np.where(shares < 0.005, np.nan, shares), cmap=DENSITY, vmin=0, vmax=1 if normalize else None, aspect="auto"
+        np.where(shares < 0.005, np.nan, shares),
+        cmap=density_colours(),
+        vmin=0,
+        vmax=1 if normalize else None,
+        aspect="auto",
     )
     if count < MAX_CELL_NUMBERS:
         threshold = 0.5 * (1 if normalize else max(shares.max(), 1))
@@ -208,20 +214,23 @@ def plot_label_correlogram(boxes: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def draw_density(axes: Axes, x: np.ndarray, y: np.ndarray, axis_names: tuple[str, str]) -> None:
+def draw_density(axes: "Axes", x: np.ndarray, y: np.ndarray, axis_names: tuple[str, str]) -> None:
     """How often each (x, y) of the unit square occurs; as square roots, so that single labels can be seen."""
     counts, _, _ = np.histogram2d(x, y, bins=50, range=((0, 1), (0, 1)))
-    axes.imshow(np.sqrt(counts).T, origin="lower", extent=(0, 1, 0, 1), cmap=DENSITY, aspect="auto")
+    axes.imshow(np.sqrt(counts).T, origin="lower", extent=(0, 1, 0, 1), cmap=density_colours(), aspect="auto")
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xlim=(0, 1), ylim=(0, 1))
     tidy(axes)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches whose parts keep clear of each other and of the rim."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
-def tidy(axes: Axes, grid: bool = False, frame: bool = False) -> None:
+def tidy(axes: "Axes", grid: bool = False, frame: bool = False) -> None:
     """The look all figures share: no upper and right line, faint grid, small grey numbers."""
     for side in ("top", "right", *(("left", "bottom") if frame else ())):
         axes.spines[side].set_visible(False)
@@ -233,12 +242,21 @@ def tidy(axes: Axes, grid: bool = False, frame: bool = False) -> None:
         axes.set_axisbelow(True)
 
 
+def density_colours() -> "Colormap":
+    """White for nothing, over blue, to nearly black."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("density", DENSITY)
+
+
 def hex_color(index: int) -> str:
     """The colour of a class, in matplotlib's notation."""
     return "#{:02X}{:02X}{:02X}".format(*colors(index))
 
 
-def font_for(names: Sequence[str], size: float = 9) -> FontProperties:
+def font_for(names: Sequence[str], size: float = 9) -> "FontProperties":
     """A font that has the names' glyphs; matplotlib's own for what it covers."""
+    from matplotlib.font_manager import FontProperties
+
     path = find_font("".join(sorted(set("".join(names)))))
     return FontProperties(fname=path, size=size) if path else FontProperties(size=size)

@@ -124,7 +124,7 @@ def _path(*parts: object) -> str:
     return "/".join(map(str, parts))
 
 
-def stand_ins(names: Iterable[str], source: str) -> list[StandIn]:
+def stand_ins(names: Iterable[str]) -> list[StandIn]:
     """What `torch.serialization.safe_globals` takes to read a file that names these; ValueError with those refused."""
     values: dict[str, object] = {"numpy.dtype": InertDtype, "numpy.ndarray": InertArray}
     values |= dict.fromkeys(PATHS, _path)
@@ -140,8 +140,7 @@ def stand_ins(names: Iterable[str], source: str) -> list[StandIn]:
             refused.append(name)
     if refused:
         raise ValueError(
-            f"{source}: refused, for it names {', '.join(refused[:5])}, which no YOLOv5 checkpoint needs; "
-            "nothing in it was run"
+            f"refused, for it names {', '.join(refused[:5])}, which no YOLOv5 checkpoint needs; nothing in it was run"
         )
     return found
 
@@ -155,7 +154,7 @@ def _is_torch_module(name: str) -> bool:
 # Content --------------------------------------------------------------------------------------------------------------
 
 
-def interpret(content: object, source: str) -> LegacyContent:
+def interpret(content: object) -> LegacyContent:
     """What was read with `stand_ins`, as plain data: the moving average where there is one, else the model.
 
     The optimizer is left out: a training that YOLOv5 began cannot be gone on with. ValueError says what does not fit.
@@ -165,14 +164,14 @@ def interpret(content: object, source: str) -> LegacyContent:
     parts = [content.get(key) for key in ("ema", "model")] if isinstance(content, dict) else []
     network = next((part for part in parts if isinstance(part, InertModule)), None)
     if network is None:
-        raise ValueError(f"{source}: not a YOLOv5 checkpoint: there is no network in it")
+        raise ValueError("not a YOLOv5 checkpoint: there is no network in it")
     state: dict[str, Tensor] = {}
-    _collect(network, "", state, [0], source)
-    yaml = _yaml(network, state, source)
+    _collect(network, "", state, [0])
+    yaml = _yaml(network, state)
     epoch, date = content.get("epoch"), content.get("date")
     return LegacyContent(
         yaml=yaml,
-        names=_names(network.fields.get("names"), yaml["nc"], source),
+        names=_names(network.fields.get("names"), yaml["nc"]),
         state=state,
         epoch=epoch if isinstance(epoch, int) else -1,
         best_fitness=_fitness(content.get("best_fitness")),
@@ -181,11 +180,11 @@ def interpret(content: object, source: str) -> LegacyContent:
     )
 
 
-def _collect(module: InertModule, prefix: str, state: dict[str, Tensor], visits: list[int], source: str) -> None:
+def _collect(module: InertModule, prefix: str, state: dict[str, Tensor], visits: list[int]) -> None:
     """Adds the module's parameters and persistent buffers in the order of a state dict, then those of its parts."""
     visits[0] += 1
     if visits[0] > MAX_MODULES or prefix.count(".") > MAX_DEPTH:
-        raise ValueError(f"{source}: its modules are nested or repeated without end")
+        raise ValueError("its modules are nested or repeated without end")
     unsaved = module.fields.get("_non_persistent_buffers_set")
     unsaved = {"anchor_grid"} | (unsaved if isinstance(unsaved, set) else set())
     saved = {name: value for name, value in module.dictionary("_buffers").items() if name not in unsaved}
@@ -193,56 +192,54 @@ def _collect(module: InertModule, prefix: str, state: dict[str, Tensor], visits:
         if isinstance(value, Tensor) and value.layout == torch.strided:
             state[prefix + name] = value.detach()
         elif value is not None:
-            raise ValueError(f"{source}: {prefix}{name} is no tensor")
+            raise ValueError(f"{prefix}{name} is no tensor")
     for name, part in module.dictionary("_modules").items():
         if isinstance(part, InertModule):
-            _collect(part, f"{prefix}{name}.", state, visits, source)
+            _collect(part, f"{prefix}{name}.", state, visits)
         elif part is not None:
-            raise ValueError(f"{source}: {prefix}{name} is no module")
+            raise ValueError(f"{prefix}{name} is no module")
 
 
-def _yaml(network: InertModule, state: dict[str, Tensor], source: str) -> dict:
+def _yaml(network: InertModule, state: dict[str, Tensor]) -> dict:
     """The network's yaml, with the nc, ch and anchors that the network has."""
     found = network.dictionary("yaml")
     absent = [key for key in YAML_KEYS if key not in found]
     if absent:
-        raise ValueError(f"{source}: not a detector: its yaml has no {', '.join(absent)}")
+        raise ValueError(f"not a detector: its yaml has no {', '.join(absent)}")
     for key, same in UNCHANGING.items():
         value = found.get(key)
         if not isinstance(value, type(None) | str | int) or value not in same:
-            raise ValueError(
-                f"{source}: its yaml has {key} {value!r:.60}, which makes another network than is known here"
-            )
+            raise ValueError(f"its yaml has {key} {value!r:.60}, which makes another network than is known here")
     nc = network.fields.get("nc", found.get("nc"))
     if type(nc) is not int:
-        raise ValueError(f"{source}: not a detector: its number of classes is {nc!r:.60}")
+        raise ValueError(f"not a detector: its number of classes is {nc!r:.60}")
     return {
         "nc": nc,
         "ch": found.get("ch", 3),
         **{key: found[key] for key in YAML_KEYS},
-        "anchors": _anchors_px(network, state, source),
+        "anchors": _anchors_px(network, state),
     }
 
 
-def _anchors_px(network: InertModule, state: dict[str, Tensor], source: str) -> list[list[float]]:
+def _anchors_px(network: InertModule, state: dict[str, Tensor]) -> list[list[float]]:
     """Per level a flat list of anchor widths and heights in pixels; the file has them in grid units."""
     anchors = next((value for name, value in state.items() if name.endswith(".anchors")), None)  # (L, A, 2)
     stride = network.fields.get("stride")
     if anchors is None or not isinstance(stride, Tensor) or stride.layout != torch.strided:
-        raise ValueError(f"{source}: not a detector: it has no anchors or no stride")
+        raise ValueError("not a detector: it has no anchors or no stride")
     if anchors.ndim != 3 or anchors.shape[2] != 2 or stride.shape != anchors.shape[:1] or anchors.numel() > 1000:
-        raise ValueError(f"{source}: anchors {tuple(anchors.shape)} do not fit strides {tuple(stride.shape)}")
+        raise ValueError(f"anchors {tuple(anchors.shape)} do not fit strides {tuple(stride.shape)}")
     pixels = anchors.to(torch.float64) * stride.to(torch.float64).view(-1, 1, 1)
     return [[round(x, 4) for x in level] for level in pixels.flatten(1).tolist()]
 
 
-def _names(found: object, nc: object, source: str) -> tuple[str, ...]:
+def _names(found: object, nc: object) -> tuple[str, ...]:
     if isinstance(found, dict):
         found = [found[key] for key in sorted(found)] if all(isinstance(key, int) for key in found) else None
     if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{source}: its class names are neither a list nor numbered")
+        raise ValueError("its class names are neither a list nor numbered")
     if len(found) != nc:
-        raise ValueError(f"{source}: {len(found)} class names for {nc} classes")
+        raise ValueError(f"{len(found)} class names for {nc} classes")
     return tuple(found)
 
 

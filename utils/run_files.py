@@ -26,6 +26,11 @@ class RunFiles:
     hyp: dict[str, float]
 
     @property
+    def is_plotted(self) -> bool:
+        """Whether pictures are drawn."""
+        return not self.options["noplots"]
+
+    @property
     def last(self) -> Path:
         """The checkpoint of the latest epoch, with all that a resume needs."""
         return self.folder / "weights" / "last.pt"

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from utils.general import ROOT
-from utils.images import read_image
 
 from utils import curves
+from utils.general import ROOT
+from utils.images import read_image
 
 HEADER = ("epoch", *curves.RESULT_PANELS, "x/lr0")
 X = np.linspace(0, 1, 100)
@@ -145,6 +145,9 @@ def test_centred_boxes():
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (25, 75, 40, 60)
 
 
-def test_pyplot_is_never_loaded():
-    code = "import sys, utils.curves; assert 'matplotlib.pyplot' not in sys.modules"
+def test_pyplot_is_never_loaded_and_matplotlib_with_the_first_figure():
+    code = (
+        "import sys, utils.curves as c; assert 'matplotlib' not in sys.modules; "
+        "c.new_figure(1, 1), c.density_colours(), c.font_for(['a']); assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

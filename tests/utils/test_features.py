@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from torch import nn
-from utils.images import read_image
 
 from utils.features import FeatureRecorder, feature_grid
+from utils.images import read_image
 
 
 class Head(nn.Module):

@@ -129,7 +129,7 @@ def test_smoothing_moves_the_peak_only():
     assert plain.threshold == plain.points[plain.f1_curve.mean(0).argmax()]
     padded = np.pad(smooth.f1_curve.mean(0), 50, mode="edge")
     means = [padded[i : i + 101].mean() for i in range(1000)]
-    assert means[int(round(smooth.threshold * 999))] == pytest.approx(max(means))
+    assert means[round(smooth.threshold * 999)] == pytest.approx(max(means))
     np.testing.assert_array_equal(smooth.precision, smooth.precision_curve[:, round(smooth.threshold * 999)])
 
 

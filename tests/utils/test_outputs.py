@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from utils.images import read_image, write_image
 
+from utils.images import read_image, write_image
 from utils.outputs import ResultWriter
 from utils.sources import Frame
 

@@ -11,9 +11,9 @@ from contextlib import closing
 import cv2
 import numpy as np
 import pytest
-from utils.images import write_image
 
 from utils import sources
+from utils.images import write_image
 from utils.sources import FileSource, LiveSource, Prefetcher, find_media, open_source
 from utils.video import VideoWriter
 

@@ -1,0 +1,324 @@
+"""Each block: the shape it gives, gradients in all its parameters, and what it computes where that is a formula."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.common import (
+    C3,
+    C3SPP,
+    C3TR,
+    SPP,
+    SPPF,
+    Bottleneck,
+    BottleneckCSP,
+    C3Ghost,
+    ChannelSwish,
+    Classify,
+    Concat,
+    Contract,
+    Conv,
+    DWConv,
+    Expand,
+    Focus,
+    GhostBottleneck,
+    GhostConv,
+    NAMAttention,
+    TransformerBlock,
+    autopad,
+)
+from models.experimental_blocks import CrossConv, MixConv2d, Sum
+from utils.torch_utils import fuse_conv_and_bn, initialize_weights
+
+BLOCKS = [  # block, channels and size out of (2, 16, 8, 12)
+    (Conv(16, 24), (24, 8, 12)),
+    (Conv(16, 24, 3, 2), (24, 4, 6)),
+    (Conv(16, 24, 6, 2, 2), (24, 4, 6)),
+    (Conv(16, 24, (1, 3), (1, 2)), (24, 8, 6)),
+    (Conv(16, 24, 3, g=4, act=nn.ReLU()), (24, 8, 12)),
+    (Conv(16, 24, act=False), (24, 8, 12)),
+    (DWConv(16, 24, 3, 2), (24, 4, 6)),
+    (Focus(16, 24, 3), (24, 4, 6)),
+    (GhostConv(16, 24, 3, 2), (24, 4, 6)),
+    (Bottleneck(16, 16), (16, 8, 12)),
+    (Bottleneck(16, 24, g=2), (24, 8, 12)),
+    (GhostBottleneck(16, 16), (16, 8, 12)),
+    (GhostBottleneck(16, 24, 3, 2), (24, 4, 6)),
+    (BottleneckCSP(16, 24, 2), (24, 8, 12)),
+    (C3(16, 24, 2), (24, 8, 12)),
+    (C3(16, 24, 2, False, e=0.25), (24, 8, 12)),
+    (C3TR(16, 24, 2), (24, 8, 12)),
+    (C3SPP(16, 24), (24, 8, 12)),
+    (C3Ghost(16, 24, 2), (24, 8, 12)),
+    (TransformerBlock(16, 24, 4, 2), (24, 8, 12)),
+    (SPP(16, 24), (24, 8, 12)),
+    (SPPF(16, 24), (24, 8, 12)),
+    (CrossConv(16, 16, 3, shortcut=True), (16, 8, 12)),
+    (CrossConv(16, 24, 3, 2), (24, 4, 6)),
+    (MixConv2d(16, 24, (1, 3, 5), 2), (24, 4, 6)),
+    (MixConv2d(16, 24, (1, 3), equal_ch=False), (24, 8, 12)),
+    (NAMAttention(16), (16, 8, 12)),
+]
+NAMES = [f"{type(block).__name__}-{i}" for i, (block, _) in enumerate(BLOCKS)]
+
+
+def settle(block: nn.Module) -> nn.Module:
+    """The block as in a model, its norms with numbers as after a training, in evaluation."""
+    initialize_weights(block)
+    torch.manual_seed(0)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1, 2)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.3, 3)
+    return block.eval()
+
+
+def nam_by_formula(x: Tensor, bn: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> Tensor:
+    """NAM's channel attention a channel at a time, in double precision."""
+    gamma, beta = bn.weight.double(), bn.bias.double()
+    total = sum(abs(float(g)) for g in gamma)
+    out = torch.empty_like(x, dtype=torch.float64)
+    for c in range(x.shape[1]):
+        normed = gamma[c] * (x[:, c].double() - mean[c]) / torch.sqrt(var[c].double() + bn.eps) + beta[c]
+        out[:, c] = x[:, c] / (1 + torch.exp(-abs(gamma[c]) / total * normed))
+    return out
+
+
+@pytest.mark.parametrize(("block", "shape"), BLOCKS, ids=NAMES)
+def test_shape_and_gradients(block: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    initialize_weights(block)
+    block.train().zero_grad()
+    x = torch.randn(2, 16, 8, 12, requires_grad=True)
+    y = block(x)
+    assert y.shape == (2, *shape)
+    (y * torch.randn_like(y)).sum().backward()
+    assert x.grad.abs().sum() > 0
+    lacking = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert lacking == []
+
+
+@pytest.mark.parametrize(("block", "shape"), BLOCKS, ids=NAMES)
+def test_one_image_equals_the_same_in_a_batch(block: nn.Module, shape: tuple[int, ...]) -> None:
+    settle(block)
+    x = torch.randn(3, 16, 8, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x)[1:2], block(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", [True, False, None, nn.Hardswish()])
+def test_conv_fused_equals_conv(act: bool | nn.Module | None) -> None:
+    conv = settle(Conv(8, 12, 3, 2, g=4, act=act))
+    x = torch.randn(2, 8, 9, 7)
+    with torch.no_grad():
+        before = conv(x)
+        conv.conv, conv.bn = fuse_conv_and_bn(conv.conv, conv.bn), nn.Identity()
+        torch.testing.assert_close(conv(x), before, rtol=1e-5, atol=1e-5)
+
+
+def test_conv_refuses_an_activation_by_name() -> None:
+    with pytest.raises(ValueError, match=r"act 'nn.ReLU\(\)': must be True, False or a module"):
+        Conv(1, 1, act="nn.ReLU()")
+
+
+@pytest.mark.parametrize(("k", "p", "padding"), [(3, None, 1), (6, 2, 2), ((1, 5), None, [0, 2]), (1, None, 0)])
+def test_autopad(k: int | tuple[int, int], p: int | None, padding: int | list[int]) -> None:
+    assert autopad(k, p) == padding
+
+
+def test_dwconv_groups_are_the_greatest_common_divisor() -> None:
+    assert DWConv(12, 18).conv.groups == 6
+
+
+def test_bottleneck_adds_only_where_widths_agree() -> None:
+    assert Bottleneck(8, 8).add
+    assert not Bottleneck(8, 8, shortcut=False).add
+    assert not Bottleneck(8, 16).add
+
+
+def test_sppf_equals_spp() -> None:
+    spp, sppf = settle(SPP(16, 24, (5, 9, 13))), settle(SPPF(16, 24, 5))
+    sppf.load_state_dict(spp.state_dict())
+    x = torch.randn(1, 16, 20, 15)
+    with torch.no_grad():
+        torch.testing.assert_close(sppf(x), spp(x), rtol=0, atol=0)
+
+
+def test_focus_order() -> None:
+    focus = Focus(1, 4)
+    focus.conv = nn.Identity()
+    x = torch.tensor([[[[0, 1], [2, 3]]]])  # row, column: 00 01 10 11
+    assert focus(x).flatten().tolist() == [0, 2, 1, 3]
+
+
+def test_contract_order() -> None:
+    x = torch.arange(8).view(1, 2, 2, 2)  # channel 0: 0 1 / 2 3, channel 1: 4 5 / 6 7
+    assert Contract(2)(x).flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+@pytest.mark.parametrize("gain", [1, 2, 3])
+def test_contract_and_expand_are_inverse(gain: int) -> None:
+    x = torch.randn(2, 5, 6 * gain, 4 * gain)
+    small = Contract(gain)(x)
+    assert small.shape == (2, 5 * gain**2, 6, 4)
+    assert torch.equal(Expand(gain)(small), x)
+
+
+def test_concat() -> None:
+    x = [torch.zeros(1, 2, 3, 3), torch.ones(1, 4, 3, 3)]
+    assert Concat(1)(x).mean((0, 2, 3)).tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_classify_of_one_map_and_of_several() -> None:
+    assert Classify(8, 5)(torch.randn(2, 8, 7, 7)).shape == (2, 5)
+    head = Classify(12, 5)
+    maps = [torch.randn(2, 8, 7, 7), torch.randn(2, 4, 3, 3)]
+    expected = torch.cat([y.mean((2, 3)) for y in maps], 1) @ head.conv.weight.flatten(1).T + head.conv.bias
+    torch.testing.assert_close(head(maps), expected)
+
+
+def test_sum_with_and_without_weights() -> None:
+    x = [torch.full((1, 1, 1, 1), value) for value in (1.0, 10.0, 100.0)]
+    assert Sum(3)(x).item() == 111
+    weighted = Sum(3, weight=True)
+    expected = 1 + 20 / (1 + math.exp(0.5)) + 200 / (1 + math.exp(1))
+    assert weighted(x).item() == pytest.approx(expected, rel=1e-6)
+    weighted(x).sum().backward()
+    assert (weighted.w.grad > 0).all()
+
+
+def test_mixconv_shares_channels() -> None:
+    assert [conv.out_channels for conv in MixConv2d(4, 10, (1, 3, 5)).m] == [3, 4, 3]
+    assert [conv.out_channels for conv in MixConv2d(4, 20, (1, 3), equal_ch=False).m] == [18, 2]
+    with pytest.raises(ValueError, match="1 channels are too few for 2 kernel sizes"):
+        MixConv2d(4, 1)
+
+
+def test_transformer_knows_positions_only_by_content() -> None:
+    block = settle(TransformerBlock(8, 8, 4, 1))
+    x = torch.randn(1, 8, 2, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x.flip(3)), block(x).flip(3), rtol=1e-4, atol=1e-5)
+
+
+# NAM ------------------------------------------------------------------------------------------------------------------
+
+
+def test_nam_names_its_state_as_the_recipe_does() -> None:
+    names = [f"Channel_Att.bn2.{x}" for x in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    assert list(NAMAttention(4).state_dict()) == names
+
+
+def test_nam_equals_its_formula_in_evaluation() -> None:
+    nam = settle(NAMAttention(6))
+    bn = nam.Channel_Att.bn2
+    x = torch.randn(2, 6, 5, 4) * 3
+    with torch.no_grad():
+        expected = nam_by_formula(x, bn, bn.running_mean, bn.running_var)
+        torch.testing.assert_close(nam(x).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nam_equals_its_formula_in_training_with_the_batch_statistics() -> None:
+    nam = settle(NAMAttention(6)).train()
+    x = torch.randn(2, 6, 5, 4) * 3 + 1
+    mean, var = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), unbiased=False)
+    with torch.no_grad():
+        expected = nam_by_formula(x, nam.Channel_Att.bn2, mean, var)
+        torch.testing.assert_close(nam(x).double(), expected, rtol=1e-5, atol=1e-6)
+    assert nam.Channel_Att.bn2.num_batches_tracked == 1
+
+
+def test_nam_weights_have_no_gradient_and_gamma_learns_through_the_norm() -> None:
+    nam = settle(NAMAttention(3)).double()
+    bn, x = nam.Channel_Att.bn2, torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    w = (bn.weight.abs() / bn.weight.abs().sum()).detach()[:, None, None]
+    nam(x).sum().backward()
+    normed = (x - bn.running_mean[:, None, None]) / torch.sqrt(bn.running_var + bn.eps)[:, None, None]
+    with torch.no_grad():
+        gate = torch.sigmoid(w * (bn.weight[:, None, None] * normed + bn.bias[:, None, None]))
+        expected = (x * gate * (1 - gate) * w * normed).sum((0, 2, 3))
+    torch.testing.assert_close(bn.weight.grad, expected)
+
+
+def test_nam_weighs_channels_by_share() -> None:
+    nam = NAMAttention(3)
+    nn.init.zeros_(nam.Channel_Att.bn2.weight)
+    nam.Channel_Att.bn2.weight.data[1:] = torch.tensor([-1.0, 3.0])
+    assert nam.Channel_Att.weights().flatten().tolist() == [0, 0.25, 0.75]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nam_without_any_gamma_halves(training: bool) -> None:
+    nam = NAMAttention(4).train(training)
+    nn.init.zeros_(nam.Channel_Att.bn2.weight)
+    nn.init.ones_(nam.Channel_Att.bn2.bias)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y = nam(x)
+    torch.testing.assert_close(y, x / 2)
+    y.sum().backward()
+    assert torch.isfinite(x.grad).all()
+    nam.fuse()
+    torch.testing.assert_close(nam(x), x / 2)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 256])
+def test_nam_fused_equals_nam(channels: int) -> None:
+    nam = settle(NAMAttention(channels))
+    x = torch.randn(2, channels, 6, 5)
+    with torch.no_grad():
+        before = nam(x)
+        nam.fuse()
+        nam.fuse()  # a second time changes nothing
+        assert (nam(x) - before).abs().max() < 1e-6
+    assert isinstance(nam.Channel_Att, ChannelSwish)
+    assert not nam.training
+    assert sorted(nam.state_dict()) == ["Channel_Att.a", "Channel_Att.b"]
+
+
+def test_nam_is_a_swish_per_channel_once_fused() -> None:
+    nam = settle(NAMAttention(5))
+    nam.fuse()
+    a, b = nam.Channel_Att.a, nam.Channel_Att.b
+    assert a.shape == b.shape == (5, 1, 1)
+    x = torch.randn(1, 5, 2, 2)
+    torch.testing.assert_close(nam(x), x / (1 + torch.exp(-(a * x + b))))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_nam_keeps_the_type_of_its_input_and_a_fine_gate_under_bf16(fused: bool) -> None:
+    nam = settle(NAMAttention(64))
+    if fused:
+        nam.fuse()
+    x = torch.randn(1, 64, 4, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = nam(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.testing.assert_close(y, nam(x.bfloat16().float()).bfloat16(), rtol=2**-7, atol=0)
+
+
+def test_nam_keeps_memory_format() -> None:
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert NAMAttention(8)(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"out_channels": 16}, "keeps its 8 channels; 16 out of it are not possible"),
+        ({"no_spatial": False}, "spatial part, which is not available yet"),
+    ],
+)
+def test_nam_errors(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NAMAttention(8, **kwargs)
+    NAMAttention(8, 8)
+
+
+def test_ghost_bottleneck_errors() -> None:
+    with pytest.raises(ValueError, match="stride 1 from 8 to 16 channels"):
+        GhostBottleneck(8, 16)

@@ -1,0 +1,282 @@
+"""The model: every yaml's layout against v6.1's numbers, and what building, fusing and running it does."""
+
+import copy
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.common import Conv
+from models.yolo import Model, main, parse_model, parse_opt
+from utils.checkpoint import load_checkpoint
+from utils.config import read_yaml
+from utils.general import ROOT
+
+ARCH = json.loads((ROOT / "tests" / "golden" / "arch.json").read_text())
+YAMLS = {path.stem: path for path in sorted((ROOT / "models").rglob("yolo*.yaml"))}
+PARAMETERS = {  # of v6.1, nc 80
+    **{name: facts["params"] for name, facts in ARCH.items()},
+    **{"yolov5n6": 3246940, "yolov5s6": 12626620, "yolov5m6": 35731932, "yolov5l6": 76770172, "yolov5x6": 140794780},
+    **{"yolov5-p2": 47493372, "yolov5-p34": 5331518, "yolov5-p6": 76770172, "yolov5-p7": 144281723},
+    **{"yolov5-fpn": 41117565, "yolov5-bifpn": 46825853, "yolov5-panet": 46563709},
+    **{"yolov5s-ghost": 3897605, "yolov5s-transformer": 7235645},
+    **{"yolov3": 61949149, "yolov3-spp": 62998749, "yolov3-tiny": 8852366},
+    "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512),  # ours
+}
+ENTRIES = {"yolov5n6": 459, "yolov5s6": 459, "yolov5m6": 627, "yolov5l6": 795, "yolov5x6": 963}
+STRIDES = {
+    **dict.fromkeys(("yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6", "yolov5-p6"), (8, 16, 32, 64)),
+    **{"yolov5-p2": (4, 8, 16, 32), "yolov5-p34": (8, 16), "yolov5-p7": (8, 16, 32, 64, 128), "yolov3-tiny": (16, 32)},
+}
+Tiny = Callable[..., dict]  # see conftest.py
+
+
+def build(settings: dict | str | Path, **kwargs: object) -> Model:
+    """The model, without the table."""
+    return Model(settings, verbose=False, **kwargs)
+
+
+def built_without_numbers(settings: dict | str | Path) -> Model:
+    """The model on the meta device: shapes alone."""
+    with torch.device("meta"):
+        return build(settings)
+
+
+# Layouts --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_yaml_is_a_case() -> None:
+    assert set(YAMLS) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_yaml_builds_v61s_network(name: str) -> None:
+    model = built_without_numbers(YAMLS[name])
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    assert len(model.state_dict()) == ENTRIES.get(name, len(model.state_dict()))
+    strides = STRIDES.get(name, (8, 16, 32))
+    na, ch = model.head.na, model.yaml.get("ch")
+    raw = model.train()(torch.empty(2, ch, 128, 256, device="meta"))
+    assert [y.shape for y in raw] == [(2, na, 128 // stride, 256 // stride, 85) for stride in strides]
+    decoded, raw = model.eval()(torch.empty(1, ch, 128, 256, device="meta"))
+    assert decoded.shape == (1, sum(na * 128 * 256 // stride**2 for stride in strides), 85)
+
+
+@pytest.mark.parametrize("name", ARCH)
+def test_state_names_order_and_shapes_are_v61s(name: str) -> None:
+    model = built_without_numbers(YAMLS[name])
+    lines = [f"{key}:{tuple(value.shape)}" for key, value in model.state_dict().items()]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == ARCH[name]["sha256_of_keys"]
+    assert len(lines) == ARCH[name]["entries"]
+    assert len(list(model.modules())) == ARCH[name]["modules"]
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n-NAM", "yolov5s", "yolov5s-NAM"])
+def test_fused_parameters_are_v61s(name: str) -> None:
+    model = build(f"{name}.yaml")
+    assert model.stride.tolist() == ARCH[name]["stride"]
+    model.eval().fuse()
+    folded = [n for n, buffer in model.named_buffers() if n.endswith((".a", ".b")) for _ in range(buffer.numel())]
+    assert sum(parameter.numel() for parameter in model.parameters()) + len(folded) == ARCH[name]["params_fused"]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_the_p5_yamls_differ_in_gains_only() -> None:
+    files = [read_yaml(YAMLS[f"yolov5{size}"]) for size in "nsmlx"]
+    gains = ("depth_multiple", "width_multiple")
+    rest = [{key: value for key, value in content.items() if key not in gains} for content in files]
+    assert all(content == rest[0] for content in rest)
+    assert len({tuple(content[key] for key in gains) for content in files}) == 5
+
+
+def test_the_anchor_library() -> None:
+    library = read_yaml(ROOT / "models" / "hub" / "anchors.yaml")
+    assert library["anchors_p5_640"] == read_yaml(YAMLS["yolov5s"])["anchors"]
+    assert library["anchors_p6_1280"] == read_yaml(YAMLS["yolov5s6"])["anchors"]
+    assert {key: len(levels) for key, levels in library.items()} == {
+        **{"anchors_p5_640": 3, "anchors_p6_640": 4, "anchors_p6_1280": 4, "anchors_p6_1920": 4},
+        **{"anchors_p7_640": 5, "anchors_p7_1280": 5, "anchors_p7_1920": 5},
+    }
+    assert all(len(level) == 6 for levels in library.values() for level in levels)
+
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def test_forward_equals_v61(shared: Path) -> None:
+    checkpoint = load_checkpoint(shared / "weights" / "yolov5n.pt")
+    model = build(checkpoint.yaml)
+    model.load_state_dict(checkpoint.state)
+    k = np.arange(3 * 128 * 160, dtype=np.float64)
+    image = torch.from_numpy((0.5 + 0.5 * np.sin(0.37 * k)).astype(np.float32).reshape(1, 3, 128, 160))
+    with torch.inference_mode():
+        decoded, raw = model.eval()(image)
+    expected = np.load(shared / "golden" / "forward_yolov5n.npz", allow_pickle=False)
+    assert (decoded - torch.from_numpy(expected["decoded"])).abs().max() < 1e-3
+    for level, y in zip(("raw_p3", "raw_p4", "raw_p5"), raw, strict=True):
+        assert (y - torch.from_numpy(expected[level])).abs().max() < 1e-4
+
+
+def test_a_new_model_is_untouched_by_its_dry_run(tiny: Tiny) -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    model = build(tiny())
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    parse_model(model.yaml, [3], verbose=False)
+    assert torch.rand(1) == after  # the weights drew numbers, nothing else did
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 4 + 3 + 2 * 2 + 1
+    for norm in norms:
+        assert (norm.eps, norm.momentum, norm.num_batches_tracked.item()) == (1e-3, 0.03, 0)
+        assert (norm.running_mean == 0).all()
+        assert (norm.running_var == 1).all()
+    assert all(module.training for module in model.modules())
+    assert all(module.inplace for module in model.modules() if isinstance(module, nn.SiLU))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_attributes(tiny: Tiny) -> None:
+    model = build(tiny(), nc=5)
+    assert (model.nc, model.names, model.yaml["nc"], model.yaml["ch"]) == (5, ["0", "1", "2", "3", "4"], 5, 3)
+    assert model.stride.tolist() == [8, 16]
+    assert model.save == [2, 5]
+    assert [layer.i for layer in model.model] == list(range(7))
+    assert model.model[6].f == [2, 5]
+    assert model.model[0].type == "models.common.Conv"
+    assert model.model[0].np == 8 * 3 * 9 + 16
+    assert (model.head.nc, model.head.no, model.head.nl, model.head.na) == (5, 10, 2, 2)
+    json.dumps(model.yaml)
+
+
+def test_the_given_mapping_stays_as_it_is(tiny: Tiny) -> None:
+    settings = tiny()
+    build(settings, nc=7, anchors=3)
+    assert settings == tiny()
+
+
+def test_channels_of_the_yaml_or_the_argument(tiny: Tiny) -> None:
+    assert build(tiny(), ch=1).model[0].conv.in_channels == 1
+    assert build(tiny(ch=4), ch=1).model[0].conv.in_channels == 4
+
+
+@pytest.mark.parametrize(
+    ("anchors", "expected"),
+    [
+        (None, [[10, 12], [20, 24]]),
+        ([[1, 2, 3, 4], [50, 60, 70, 80]], [[1, 2], [3, 4]]),
+        ([[50, 60, 70, 80], [1, 2, 3, 4]], [[1, 2], [3, 4]]),  # turned round
+        ([[30, 30, 8, 8], [31, 31, 8, 9]], [[30, 30], [8, 8]]),  # finer by its mean, in pixels; not in cells
+    ],
+)
+def test_anchors_are_kept_in_cells_and_in_order(tiny: Tiny, anchors: list | None, expected: list) -> None:
+    model = build(tiny(), anchors=anchors)
+    assert (model.head.anchors[0] * model.stride[0]).tolist() == expected
+    assert not model.head.has_placeholder_anchors
+
+
+@pytest.mark.parametrize("number", [3, 3.2])
+def test_a_number_of_anchors_gives_stand_ins(tiny: Tiny, number: float) -> None:
+    model = build(tiny(), anchors=number)
+    assert model.head.has_placeholder_anchors
+    assert model.yaml["anchors"] == 3
+    assert (model.head.anchors * model.stride[:, None, None])[1].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    model.head.anchors[:] = 1
+    assert not model.head.has_placeholder_anchors
+
+
+@pytest.mark.parametrize("nc", [1, 2, 80])
+def test_biases_begin_at_the_expected_rates(tiny: Tiny, nc: int) -> None:
+    torch.manual_seed(0)
+    model = build(tiny(), nc=nc)
+    torch.manual_seed(0)
+    layers, _ = parse_model(model.yaml, [3], verbose=False)
+    for level, stride in enumerate((8, 16)):
+        added = (model.head.m[level].bias - layers[-1].m[level].bias).view(2, 5 + nc)
+        assert (added[:, :4] == 0).all()
+        torch.testing.assert_close(added[:, 4], torch.full((2,), np.log(8 / (640 / stride) ** 2)).float())
+        torch.testing.assert_close(added[:, 5:], torch.full((2, nc), np.log(0.6 / (nc - 0.999999))).float())
+
+
+def test_the_table(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "yolov5"):
+        model = Model(tiny())
+    lines = [line for record in caplog.records for line in record.getMessage().splitlines()]
+    header = next(line for line in lines if line.split() == ["from", "n", "params", "module", "arguments"])
+    rows = [line.rstrip() for line in lines[lines.index(header) + 1 :][:7]]
+    assert rows[4].split(maxsplit=5) == ["4", "-1", "2", str(model.model[4].np), "models.common.C3", "[16, 16, 2]"]
+    assert [row.split()[0] for row in rows] == [str(i) for i in range(7)]
+    assert "models.common.NAMAttention" in rows[5]
+    assert "Model summary" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "yolov5"):
+        build(tiny())
+    assert caplog.text == ""
+
+
+def test_fused_equals_unfused(nano: Model) -> None:
+    fused, x = copy.deepcopy(nano).fuse(), torch.rand(2, 3, 64, 96)
+    assert fused.fuse() is fused
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x)[0], nano(x)[0], rtol=1e-3, atol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert list(nano.state_dict())[3] == "model.0.bn.running_mean"  # the original is as it was
+
+
+def test_channels_last_and_batches_change_nothing(nano: Model) -> None:
+    x = torch.rand(3, 3, 64, 96)
+    with torch.no_grad():
+        expected = nano(x)[0]
+        moved = copy.deepcopy(nano).to(memory_format=torch.channels_last)
+        torch.testing.assert_close(
+            moved(x.contiguous(memory_format=torch.channels_last))[0], expected, rtol=1e-3, atol=1e-2
+        )
+        torch.testing.assert_close(nano(x[1:2])[0], expected[1:2], rtol=1e-3, atol=1e-2)
+
+
+def test_kept_outputs_are_freed(tiny: Tiny) -> None:
+    model = build(tiny()).eval()
+    assert model._plan[2] == (None, True, [])
+    assert model._plan[6] == ([2, 5], False, [2, 5])
+    assert [keep for _, keep, _ in model._plan] == [False, False, True, False, False, True, False]
+
+
+def test_relative_and_list_sources(tiny_with: Tiny) -> None:
+    settings = tiny_with(
+        [-1, 1, "Conv", [32, 1]], [-2, 1, "Conv", [32, 1]], [[-1, -2, 4], 1, "Concat", [1]], [-1, 1, "Conv", [32, 1]]
+    )
+    model = build(settings).eval()
+    assert model.save == [2, 4, 5, 8]
+    seen: dict[int, Tensor] = {}
+    for layer in model.model:
+        layer.register_forward_hook(lambda layer, _x, y: seen.update({layer.i: y}))
+    with torch.no_grad():
+        model(torch.rand(1, 3, 32, 32))
+        assert torch.equal(seen[6], model.model[6](seen[4]))
+    assert torch.equal(seen[7], torch.cat((seen[6], seen[5], seen[4]), 1))
+
+
+# Script ---------------------------------------------------------------------------------------------------------------
+
+
+def test_script_defaults() -> None:
+    assert vars(parse_opt([])) == {"cfg": "yolov5s.yaml", "device": "", "profile": False, "test": False}
+
+
+def test_script_builds_and_profiles(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    run: Callable = monkeypatch.setattr
+    run("models.profiling.RUNS", 1)
+    with caplog.at_level(logging.INFO, "yolov5"):
+        model = main(parse_opt(["--cfg", "yolov5n-NAM.yaml", "--device", "cpu", "--profile"]))
+    rows = [line for line in caplog.text.splitlines() if "models.common.Conv" in line]
+    assert len(rows) == 2 * sum(isinstance(layer, Conv) for layer in model.model)
+    total = next(line for line in caplog.text.splitlines() if line.endswith("total"))
+    assert float(total.split()[-3]) == pytest.approx(4.5, abs=0.1)
+    assert model.training

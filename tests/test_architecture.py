@@ -1,0 +1,239 @@
+"""The rules of the house, read from the source: who imports whom, sizes, types, and what no file does."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from itertools import chain
+
+import pytest
+
+from utils.general import ROOT
+
+FILES = sorted(path for folder in (".", "models", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 8
+FROM_UTILS = {"boxes", "checkpoint", "config", "general", "metrics", "nms", "torch_utils"}  # what models may import
+LATE_IMPORTS = {
+    "av",
+    "pycocotools",
+    "tensorboard",
+    "torchvision",
+    "torch.utils.tensorboard",
+    "matplotlib",
+}  # optional, or slow
+FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "requests", "socket", "torch.hub"}
+NETWORK = {"urllib.request", "http.client"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+FORBIDDEN_NAMES = {
+    *("os.system", "os.popen", "os.environ", "os.getenv", "sys.path", "yaml.unsafe_load", "yaml.full_load"),
+    *("yaml.UnsafeLoader", "yaml.FullLoader", "yaml.Loader", "subprocess.getoutput", "torch.hub"),
+}
+ALLOWED = {  # file: what it alone does, and why
+    "models/yolo.py": {"sys.path"},  # so that `python models/yolo.py` works, as tutorials have it
+    "utils/sources.py": NETWORK,  # fetches the picture that the user's --source names
+    "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
+}
+PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
+HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"}
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path):
+    return name_of(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+SCRIPTS = [path for path in FILES if "__main__" in path.read_text(encoding="utf-8")]
+each_file = pytest.mark.parametrize("path", FILES, ids=name_of)
+
+
+def imports(tree):
+    """Dotted names of all modules imported anywhere in a tree; `from models import yolo` is models.yolo."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & MODULES.keys()) or {node.module}
+    return found
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def dotted(node):
+    """`os.path` of the attribute path of os; '' where it is no such chain."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def within(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_all_files_are_seen():
+    assert {"train", "val", "detect", "models.common", "models.yolo", "utils.general", "utils.boxes"} <= MODULES.keys()
+
+
+def test_no_cycle():
+    graph = {module: imports(TREES[path]) & MODULES.keys() for module, path in MODULES.items()}
+    order = [*graphlib.TopologicalSorter(graph).static_order()]  # CycleError names the modules
+    assert set(order) == MODULES.keys()
+
+
+@each_file
+def test_layers(path):
+    ours = {name for name in imports(TREES[path]) if within(name, {"models", "utils", *MODULES})}
+    scripts = {module for module in MODULES if "." not in module} - {"models", "utils"}
+    assert not ours & scripts or path.parent.name == "benchmarks", "no file imports a script"
+    if path.parent.name == "utils":
+        assert not {name for name in ours if within(name, {"models"})}, "utils never imports models"
+    if path.parent.name == "models":
+        allowed = {f"utils.{name}" for name in FROM_UTILS}
+        assert {name for name in ours if within(name, {"utils"})} <= allowed
+
+
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [("models.common", {"torch"}), ("utils.boxes", {"torch", "numpy"}), ("utils.iou", {"torch", "numpy"})],
+)
+def test_the_lowest_layer_stands_alone(module, packages):
+    found = {name.partition(".")[0] for name in imports(TREES[MODULES[module]])}
+    assert found - sys.stdlib_module_names <= packages
+
+
+# Sizes and signatures -------------------------------------------------------------------------------------------------
+
+
+@each_file
+def test_sizes(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+    for function in functions(TREES[path]):
+        length = function.end_lineno - function.lineno + 1
+        assert length <= MAX_FUNCTION or function.name == "parse_opt", f"{function.name} has {length} lines"
+        positional = [
+            arg for arg in (*function.args.posonlyargs, *function.args.args) if arg.arg not in {"self", "cls"}
+        ]
+        assert len(positional) <= MAX_POSITIONAL, f"{function.name} has {len(positional)} positional parameters"
+
+
+@each_file
+def test_all_is_annotated(path):
+    for function in functions(TREES[path]):
+        args = function.args
+        named = [*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, (args.vararg, args.kwarg))]
+        bare = [arg.arg for arg in named if arg.annotation is None and arg.arg not in {"self", "cls"}]
+        assert not bare, f"{function.name}: {', '.join(bare)}"
+        assert function.returns is not None, f"{function.name} does not say what it returns"
+
+
+@each_file
+def test_public_names_have_docstrings(path):
+    tree = TREES[path]
+    if not tree.body:
+        return
+    assert ast.get_docstring(tree), "the file's head"
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in chain(tree.body, *(owner.body for owner in classes if not owner.name.startswith("_"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+# What no file does ----------------------------------------------------------------------------------------------------
+
+
+@each_file
+def test_forbidden_names(path):
+    allowed = ALLOWED.get(name_of(path), set())
+    bad = {name for name in imports(TREES[path]) if within(name, FORBIDDEN_IMPORTS | NETWORK)}
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+            bad.add(f"{node.func.id}()")
+        if isinstance(node, ast.Attribute) and dotted(node) in FORBIDDEN_NAMES:
+            bad.add(dotted(node))
+        if isinstance(node, ast.Global):
+            bad.add(f"global {', '.join(node.names)}")
+    assert bad <= allowed
+
+
+@each_file
+def test_forbidden_arguments(path):
+    for call in (node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)):
+        given = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+        assert given.get("shell") in (None, False), f"line {call.lineno}: shell"
+        assert given.get("allow_pickle") in (None, False), f"line {call.lineno}: allow_pickle"
+        if dotted(call.func) == "torch.load":
+            assert given.get("weights_only") is True, f"line {call.lineno}: torch.load runs what the file says"
+
+
+@each_file
+def test_no_error_is_swallowed(path):
+    for handler in (node for node in ast.walk(TREES[path]) if isinstance(node, ast.ExceptHandler)):
+        assert handler.type is not None, f"line {handler.lineno}: a bare except"
+        assert not isinstance(handler.body[0], ast.Pass), f"line {handler.lineno}: except with pass"
+        assert dotted(handler.type) != "BaseException" or any(isinstance(node, ast.Raise) for node in handler.body)
+
+
+@each_file
+def test_imports_stand_at_the_head(path):
+    late = {name for function in functions(TREES[path]) for name in imports(function)}
+    assert {name for name in late if not within(name, LATE_IMPORTS)} == set()
+    stars = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    assert not stars
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_help_is_quick_to_come(path):
+    """It answers from any folder for the root's scripts, and loads nothing that is needed later only."""
+    as_file = path.parent == ROOT or name_of(path) == "models/yolo.py"
+    start = [str(path)] if as_file else ["-m", module_of(path)]
+    command = [sys.executable, "-X", "importtime", *start, "--help"]
+    folder = ROOT.parent if as_file else ROOT
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("usage: ")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert not {name for name in loaded if name in HEAVY}
+
+
+def test_every_command_is_a_script():
+    assert {"train.py", "val.py", "detect.py"} <= {name_of(path) for path in SCRIPTS}
+
+
+# Packages -------------------------------------------------------------------------------------------------------------
+
+
+def required(file):
+    """The packages that a requirements file names, in lower case."""
+    lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+    return {re.split(r"[=<>~! ]", line)[0].lower() for line in lines if line and not line.startswith("-")}
+
+
+def test_requirements_are_what_is_imported():
+    used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
+    used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
+    used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
+    assert required("requirements.txt") == used - {"pycocotools"}
+    assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
+
+
+def test_ci_runs_the_readmes_command():
+    pattern = re.search(r"'(\^python3 .*\$)'", (ROOT / ".ci/run").read_text(encoding="utf-8"))[1]
+    found = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    install = "python3 -m venv .venv && .venv/bin/pip install -r requirements-dev.txt"
+    assert found == [f"{install} && .venv/bin/python -m pytest"]

@@ -1,0 +1,74 @@
+"""Names that the scripts of v6.1's users and its tutorials import stand where they look for them."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+import utils.boxes
+import utils.general
+import utils.metrics
+import utils.nms
+
+NAMES = {
+    "utils.general": (
+        "LOGGER ROOT check_file check_img_size clip_coords colorstr increment_path init_seeds make_divisible "
+        "non_max_suppression scale_coords xywh2xyxy xywhn2xyxy xyxy2xywh xyxy2xywhn"
+    ),
+    "utils.metrics": "ConfusionMatrix ap_per_class bbox_iou box_iou fitness",
+    "utils.torch_utils": "EarlyStopping ModelEMA fuse_conv_and_bn initialize_weights model_info select_device",
+    "utils.augmentations": "copy_paste letterbox mixup",
+    "utils.loss": "ComputeLoss FocalLoss",
+    "utils.plots": "Annotator colors",
+    "models.common": (
+        "Bottleneck BottleneckCSP C3 C3Ghost C3SPP C3TR Concat Contract Conv DWConv Expand Focus GhostBottleneck "
+        "GhostConv NAMAttention SPP SPPF TransformerBlock TransformerLayer autopad"
+    ),
+    "models.yolo": "Detect Model parse_model",
+    "models.experimental": "Ensemble attempt_load",
+    "train": "main parse_opt run train",
+    "val": "main parse_opt run",
+    "detect": "main parse_opt run",
+}
+CASES = [(module, name) for module, names in NAMES.items() for name in names.split()]
+
+
+@pytest.mark.parametrize(("module", "name"), CASES, ids=[".".join(case) for case in CASES])
+def test_import_path(module, name):
+    assert hasattr(import_module(module), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("non_max_suppression", utils.nms),
+        ("box_iou", utils.metrics),
+        ("fitness", utils.metrics),
+        *((name, utils.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy", "xyxy2xywh")),
+    ],
+)
+def test_passed_on_names_are_the_same_objects(name, home):
+    assert getattr(utils.general, name) is getattr(home, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "parameters"),
+    [
+        (
+            "utils.general",
+            "non_max_suppression",
+            "prediction conf_thres iou_thres classes agnostic multi_label labels max_det",
+        ),
+        ("utils.general", "scale_coords", "img1_shape coords img0_shape ratio_pad"),
+        ("utils.general", "increment_path", "path exist_ok sep mkdir"),
+        ("utils.augmentations", "letterbox", "image new_shape color auto scaleFill scaleup stride"),
+        ("utils.general", "check_img_size", "imgsz s floor"),
+        ("utils.torch_utils", "select_device", "device"),
+        ("utils.torch_utils", "fuse_conv_and_bn", "conv bn"),
+        ("models.experimental", "attempt_load", "weights device"),
+    ],
+)
+def test_parameters_come_in_v61s_order(module, name, parameters):
+    """The first of ours are v6.1's, so that calls by position mean the same."""
+    ours = list(inspect.signature(getattr(import_module(module), name)).parameters)
+    assert ours[: len(parameters.split())] == parameters.split()

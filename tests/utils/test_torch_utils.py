@@ -1,0 +1,290 @@
+"""Devices, fusion, summary, moving average and early stop, against plain formulas."""
+
+import copy
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from utils.torch_utils import (
+    EarlyStopping,
+    ModelEMA,
+    fuse_conv_and_bn,
+    initialize_weights,
+    model_info,
+    on_meta,
+    select_device,
+)
+
+
+class Toy(nn.Module):
+    """Convolution, norm, activation, and a second convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.SiLU()
+        self.out = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.out(self.act(self.bn(self.conv(x))))
+
+
+@pytest.fixture
+def toy():
+    torch.manual_seed(0)
+    return Toy()
+
+
+# Devices --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Lets torch say that the machine has so many GPUs."""
+
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "device"),
+    [
+        ("", 0, "cpu"),
+        ("", 2, "cuda:0"),
+        ("cpu", 2, "cpu"),
+        ("CPU ", 0, "cpu"),
+        ("0", 1, "cuda:0"),
+        ("1", 2, "cuda:1"),
+        ("10", 11, "cuda:10"),
+        ("cuda", 1, "cuda:0"),
+        ("cuda:1", 2, "cuda:1"),
+        ("1, 0", 2, "cuda:1"),
+    ],
+)
+def test_device(gpus, monkeypatch, name, count, device):
+    gpus(count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "left as it is")
+    assert select_device(name) == torch.device(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "left as it is"
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("0", 0, "no GPU 0, this machine has no GPU that torch can use"),
+        ("1", 1, "no GPU 1, this machine has GPU 0 only"),
+        ("0,3", 2, "no GPU 3, this machine has GPU 0 to 1"),
+        ("0,0", 2, "twice"),
+        ("gpu", 1, "must be"),
+        ("0,", 1, "must be"),
+        ("-1", 1, "must be"),
+        ("²", 1, "must be"),
+        ("mps", 1, "no Apple GPU"),
+    ],
+)
+def test_device_that_is_none(gpus, name, count, message):
+    gpus(count)
+    with pytest.raises(ValueError, match=f"--device {name}.*{message}"):
+        select_device(name)
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def test_initialize_weights(toy):
+    before = copy.deepcopy(toy.state_dict())
+    initialize_weights(toy)
+    assert (toy.bn.eps, toy.bn.momentum, toy.act.inplace) == (1e-3, 0.03, True)
+    for name, value in toy.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True}, {"groups": 4, "padding": (1, 2)}, {"stride": 2, "dilation": 2}]
+)
+def test_fused_gives_the_same(options):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, 3, **{"bias": False, **options})
+    bn = nn.BatchNorm2d(8, eps=1e-3)
+    with torch.no_grad():
+        for value, low in ((bn.weight, -2), (bn.bias, -2), (bn.running_mean, -2), (bn.running_var, 0.1)):
+            value.uniform_(low, 2)
+    bn.eval()
+    x, before = torch.randn(2, 4, 12, 12), conv.weight.clone()
+    fused = fuse_conv_and_bn(conv, bn)
+    torch.testing.assert_close(fused(x), bn(conv(x)))
+    assert torch.equal(conv.weight, before)
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+
+
+def test_model_info_counts(toy):
+    # By hand: at 64 px the first gives 8 x 32 x 32 of 27 products, the second 4 x 32 x 32 of 8.
+    flops = 2 * 32 * 32 * (8 * 27 + 4 * 8)
+    toy.out.requires_grad_(False)
+    parameters, fixed = 8 * 27 + 16 + 36, 36
+    expected = f"5 layers, {parameters} parameters, {parameters - fixed} gradients, {flops / 1e9 * 10000:.1f} GFLOPs"
+    assert model_info(toy, 6400) == expected
+
+
+def test_model_info_scales_to_sizes_that_no_stride_divides(toy):
+    toy.stride = torch.tensor([8.0, 16, 32])
+    gflops = [float(model_info(toy, size).split()[-2]) for size in (6400, 6401)]
+    assert gflops[0] == gflops[1]
+
+
+def test_model_info_disturbs_nothing(toy):
+    toy.eval()
+    toy.conv.weight.grad = torch.ones_like(toy.conv.weight)
+    before, rng = copy.deepcopy(toy.state_dict()), torch.get_rng_state()
+    model_info(toy)
+    assert not toy.training
+    assert not toy.bn.training
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert torch.equal(toy.conv.weight.grad, torch.ones(8, 3, 3, 3))
+    for name, value in toy.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_model_info_of_a_module_that_looks_at_numbers():
+    class Looks(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    assert model_info(Looks()) == "1 layers, 0 parameters, 0 gradients, GFLOPs unknown"
+
+
+def test_on_meta_keeps_what_is_shared(toy):
+    toy.again = toy.conv
+    bare = on_meta(toy)
+    assert bare.again is bare.conv
+    assert {value.device.type for value in bare.state_dict().values()} == {"meta"}
+    assert {value.device.type for value in toy.state_dict().values()} == {"cpu"}
+    assert [p.requires_grad for p in bare.parameters()] == [p.requires_grad for p in toy.parameters()]
+
+
+# Moving average -------------------------------------------------------------------------------------------------------
+
+
+def train_a_little(model):
+    """Another set of weights and statistics."""
+    model.train()
+    model(torch.randn(2, 3, 8, 8))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+
+def test_ema_is_the_formula(toy):
+    ema = ModelEMA(toy, decay=0.9, tau=5)
+    expected = {name: value.double() for name, value in toy.state_dict().items()}
+    for u in range(1, 12):
+        train_a_little(toy)
+        ema.update(toy)
+        decay = 0.9 * (1 - math.exp(-u / 5))
+        for name, value in toy.state_dict().items():
+            mixed = decay * expected[name] + (1 - decay) * value.double()
+            expected[name] = mixed if value.is_floating_point() else value.double()
+    assert ema.updates == 11
+    assert int(ema.ema.bn.num_batches_tracked) == 11
+    for name, value in ema.ema.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_ema_equals_torchs(toy):
+    decay = 0.9999 * (1 - math.exp(-1 / 2000))
+    reference = AveragedModel(
+        toy, avg_fn=lambda average, value, _: decay * average + (1 - decay) * value, use_buffers=True
+    )
+    reference.n_averaged.fill_(1)  # or the first update would only copy
+    ema = ModelEMA(toy)
+    train_a_little(toy)
+    ema.update(toy)
+    reference.update_parameters(toy)
+    for name, value in ema.ema.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, reference.module.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_ema_is_fp32_whatever_the_model_is(toy):
+    ema = ModelEMA(toy.half())
+    weights = ema.ema.conv.weight.clone()
+    with torch.no_grad():
+        toy.conv.weight.add_(1)
+    for _ in range(3):
+        ema.update(toy)
+    assert {v.dtype for v in ema.ema.state_dict().values()} == {torch.float32, torch.int64}
+    assert not torch.equal(ema.ema.conv.weight, weights)
+
+
+def test_ema_is_a_copy_for_evaluation(toy):
+    ema = ModelEMA(toy)
+    train_a_little(toy)
+    assert not ema.ema.training
+    assert not any(parameter.requires_grad for parameter in ema.ema.parameters())
+    assert not torch.equal(ema.ema.conv.weight, toy.conv.weight)
+    assert toy.training
+    assert toy.conv.weight.requires_grad
+
+
+def test_ema_goes_on_where_it_was(toy):
+    first, other = ModelEMA(toy), ModelEMA(Toy())
+    first.update(toy)
+    other.load_state_dict(copy.deepcopy(first.state_dict()))
+    train_a_little(toy)
+    for ema in (first, other):
+        ema.update(toy)
+    assert other.updates == 2
+    for name, value in first.ema.state_dict().items():
+        assert torch.equal(value, other.ema.state_dict()[name])
+
+
+# Early stop -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patience", "fitnesses", "stops_at", "best"),
+    [
+        (3, [0.1, 0.2, 0.3, 0.2, 0.1, 0.0], 5, 2),
+        (3, [0.5] * 9, 3, 0),  # a plateau ends too
+        (3, [0.0] * 9, 3, 0),
+        (2, [0.1, 0.0, 0.2, 0.1, 0.3, 0.0, 0.0], 6, 4),
+        (1, [0.1, 0.2, 0.2], 2, 1),
+        (0, [0.5] + [0.1] * 50, None, 0),
+        (3, [float("nan")] * 5, 3, None),
+        (3, [float("nan"), 0.1, 0.2], None, 2),
+    ],
+)
+def test_early_stop(patience, fitnesses, stops_at, best):
+    stopper = EarlyStopping(patience)
+    stops = [epoch for epoch, fitness in enumerate(fitnesses) if stopper(epoch, fitness)]
+    assert (stops[0] if stops else None) == stops_at
+    assert stopper.best_epoch == best
+    assert stopper.best_fitness == (-math.inf if best is None else fitnesses[best])
+
+
+def test_possible_stop_is_said_one_epoch_before():
+    stopper = EarlyStopping(3)
+    said = []
+    for epoch, fitness in enumerate([0.2, 0.1, 0.3, 0.1, 0.1]):
+        stopper(epoch, fitness)
+        said.append(stopper.possible_stop)
+    assert said == [False, False, False, False, True]
+    assert stopper(5, 0.1)
+
+
+def test_early_stop_goes_on_where_it_was():
+    first, other = EarlyStopping(4), EarlyStopping(4)
+    for epoch, fitness in enumerate([0.1, 0.4, 0.2]):
+        first(epoch, fitness)
+    other.load_state_dict(first.state_dict())
+    assert (
+        [other(epoch, 0.3) for epoch in (3, 4, 5)] == [first(epoch, 0.3) for epoch in (3, 4, 5)] == [False, False, True]
+    )
+    assert (other.best_epoch, other.best_fitness) == (1, 0.4)
