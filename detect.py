@@ -12,7 +12,6 @@ Legend: B frames of a batch, H and W of the network's image, N candidates, n det
 """
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,14 +28,15 @@ from utils.augmentations import letterbox
 from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
 from utils.features import FeatureRecorder
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, run_script
+from utils.general import LOGGER, ROOT, check_img_size, colorstr, run_script
+from utils.inference import check_limits, ready, warm_up
 from utils.nms import non_max_suppression
 from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
-from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized, run_folder
 from utils.sources import READABLE, FileSource, Frame, LiveSource, open_source
 from utils.streams import without_credentials
-from utils.torch_utils import select_device
+from utils.torch_utils import select_device, time_sync
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -73,15 +73,15 @@ class DetectOptions:
     half: bool
 
     def check(self) -> None:
-        """ValueError where a number is out of its range."""
-        for flag, value in (("--conf-thres", self.conf_thres), ("--iou-thres", self.iou_thres)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{flag} {value}: a share between 0 and 1")
-        for flag, value in (("--max-det", self.max_det), ("--line-thickness", self.line_thickness)):
-            if value < 1:
-                raise ValueError(f"{flag} {value}: 1 or more")
+        """ValueError where a number is out of its range, or options do not go together."""
+        counts = {"--max-det": self.max_det, "--line-thickness": self.line_thickness}
+        check_limits(self.conf_thres, self.iou_thres, counts)
         if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        if self.visualize and len(self.weights) > 1:
+            raise ValueError(
+                f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
+            )
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
@@ -166,12 +166,14 @@ def main(opt: DetectOptions) -> Path:
     LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
     weights = find_weights(opt.weights)
     with closing(open_source(find_source(opt.source))) as source:
-        model = load_model(weights, opt.device, opt.half)
+        model = ready(attempt_load(weights, select_device(opt.device)), opt.half)
         unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
         if unknown:
             raise ValueError(f"--classes {unknown[0]}: the model's classes are 0 to {len(model.names) - 1}")
-        folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok)
-        with ResultWriter(folder, model.names) as writer:
+        with (
+            run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder,
+            ResultWriter(folder, model.names) as writer,
+        ):
             tally = detect(opt, model, source, writer)
         report(tally, writer, source.skipped)
     if opt.update:
@@ -189,20 +191,19 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     device, dtype = parameter.device, parameter.dtype
     stride = max(int(model.stride.max()), 32)
     height, width = (check_img_size(side, stride) for side in (opt.imgsz * 2)[:2])
-    if device.type == "cuda":  # the first pass chooses algorithms: it is not to be timed
-        model(torch.zeros(1, 3, height, width, device=device, dtype=dtype))
+    warm_up(model, (height, width))
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     tally = Tally()
     try:
         for frames in source:
-            times = [clock(device)]
+            times = [time_sync(device)]
             images = to_batch(frames, (height, width), stride, device, dtype)  # (B, 3, H, W)
-            times.append(clock(device))
+            times.append(time_sync(device))
             prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
-            times.append(clock(device))
+            times.append(time_sync(device))
             limits = (opt.conf_thres, opt.iou_thres, opt.classes, opt.agnostic_nms)
             found = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
-            times.append(clock(device))
+            times.append(time_sync(device))
             tally.add(images.shape, np.diff(times))
             if recorder is not None:
                 recorder.save(writer.folder / output_stem(frames[0]))
@@ -223,33 +224,21 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
 
 
 def find_source(source: str) -> str:
-    """The source that was named; where none was, the first of two usual folders that holds images."""
-    if source != str(DEFAULT_SOURCE):
+    """The source that was named; where the default folder is meant and has no images, the generated set's."""
+    if source != str(DEFAULT_SOURCE) or has_images(DEFAULT_SOURCE):
         return source
-    for folder in (DEFAULT_SOURCE, GENERATED_IMAGES):
-        if folder.is_dir() and any(file.suffix.lower() in READABLE for file in folder.iterdir()):
-            LOGGER.info(f"no --source named: taking {folder}")
-            return str(folder)
+    if has_images(GENERATED_IMAGES):
+        LOGGER.info(f"no images in {DEFAULT_SOURCE}: taking those in {GENERATED_IMAGES}")
+        return str(GENERATED_IMAGES)
     raise FileNotFoundError(
-        f"no --source named, and there are no images in {DEFAULT_SOURCE} or {GENERATED_IMAGES}; "
+        f"--source: there are no images in {DEFAULT_SOURCE} or {GENERATED_IMAGES}; "
         "name a file or folder, or draw a data set with python -m utils.shapes"
     )
 
 
-def load_model(weights: Sequence[Path], device_name: str, half: bool) -> nn.Module:
-    """The checkpoint's network (or several as an ensemble) on the device, ready to run on channels-last images."""
-    device = select_device(device_name)
-    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
-    if half and device.type != "cuda":
-        LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
-    return model.half() if half and device.type == "cuda" else model.float()
-
-
-def clock(device: torch.device) -> float:
-    """The time in seconds when the device has done all it was asked for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def has_images(folder: Path) -> bool:
+    """Whether an image or video lies in the folder itself."""
+    return folder.is_dir() and any(file.suffix.lower() in READABLE for file in folder.iterdir())
 
 
 def to_batch(
@@ -326,11 +315,9 @@ def report(tally: Tally, writer: ResultWriter, skipped: int) -> None:
 
 def run(**options: object) -> Path:
     """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    for name in ("weights", "imgsz"):  # one value will do where the command line takes several
-        if name in options and not isinstance(options[name], list | tuple):
-            options[name] = [options[name]]
+    options = normalized(options, several={"weights", "imgsz", "classes"})
     if "source" in options:
-        options["source"] = str(options["source"])
+        options["source"] = str(options["source"])  # a camera's number
     return main(replace(parse_opt([]), **options))
 
 

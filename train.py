@@ -43,8 +43,9 @@ from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer
 from utils.plots import plot_images
+from utils.resume import check_same_data, find_run, load_run, merged_options
 from utils.run_files import RunFiles
-from utils.runs import DEFAULT_WEIGHTS, newest
+from utils.runs import DEFAULT_WEIGHTS, normalized
 from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
@@ -86,6 +87,10 @@ class TrainOptions:
     amp: str
     noplots: bool
     given: frozenset[str] = frozenset()
+
+    def values(self) -> dict[str, object]:
+        """The flags' values by name."""
+        return {name: value for name, value in asdict(self).items() if name != "given"}
 
     def check(self) -> None:
         """ValueError where a number is out of its range."""
@@ -165,15 +170,13 @@ def main(opt: TrainOptions) -> Path:
     if opt.resume:
         opt, checkpoint = resumed(opt)
     opt.check()
-    shown = {name: value for name, value in asdict(opt).items() if name != "given"}
-    LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in shown.items()))
+    LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
     return train(opt, checkpoint)
 
 
 def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch."""
     device = select_device(opt.device)
-    amp_dtype = select_amp(opt.amp, device)
     init_seeds(opt.seed)
     data = DataConfig.from_yaml(opt.data)
     data.prepare()
@@ -187,31 +190,25 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
     start_epoch = checkpoint.epoch + 1 if checkpoint else 0
     batches, val_batches = build_loaders(opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device)
-
-    optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
-    schedule = Schedule(hyp, opt.epochs, len(batches), opt.batch_size, cosine=opt.cos_lr)
-    criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, data.nc, imgsz), opt.label_smoothing)
-    trainer = Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype)
-    stopper = EarlyStopping(opt.patience)
+    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
     if checkpoint and state:
         trainer.load_state_dict(state, checkpoint.state)
         stopper.load_state_dict(state["stopper"])
 
-    run = open_run(opt, hyp)
-    if not checkpoint and not opt.noplots:
+    run = open_run(replace(opt, data=str(data.file.resolve())), hyp)
+    if not checkpoint and run.is_plotted:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
-        f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; "
-        f"{batches.workers} loading processes, {device}, {amp_dtype or 'float32'}; results go to {run.folder}"
+        f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; {batches.workers} loading "
+        f"processes, {device}, {trainer.amp_dtype or 'torch.float32'}; results go to {run.folder}"
     )
+    how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
     began = time.time()
     with RunLogger(run.folder, start_epoch) as logger, closing(batches):
         for epoch in range(start_epoch, opt.epochs):
             losses = train_epoch(trainer, batches, epoch, opt.epochs, run, data.names)
-            is_last = epoch + 1 == opt.epochs
-            result = None
+            is_last, result = epoch + 1 == opt.epochs, None
             if is_last or not opt.noval:
-                how = {"device": device, "amp_dtype": amp_dtype, "compute_loss": criterion}
                 result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
                 log_table(result)
             stops = result is not None and stopper(epoch, result.fitness)
@@ -245,6 +242,10 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, checkpoint: Check
         exclude = ("anchors",) if opt.cfg or hyp.anchors is not None else ()
         report = transfer_weights(source, model, exclude)
         LOGGER.info(f"{weights}:\n{report}")
+        if not any(entry.source.endswith(".weight") for entry in report.matched):
+            raise ValueError(f"{weights}: none of its weights fits {opt.cfg}; to train from scratch name --weights ''")
+        if report.items < report.total / 2:
+            LOGGER.warning(f"{weights}: less than half of it fits {opt.cfg}")
     return model
 
 
@@ -311,6 +312,15 @@ def build_loaders(
     return batches, val_loader(val_set, imgsz, opt.batch_size * 2, **common)
 
 
+def build_trainer(opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, imgsz: int) -> Trainer:
+    """The model with its optimizer, schedule, loss and moving average, for epochs of so many batches."""
+    optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
+    schedule = Schedule(hyp, opt.epochs, batch_count, opt.batch_size, cosine=opt.cos_lr)
+    criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, model.nc, imgsz), opt.label_smoothing)
+    amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
+    return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype)
+
+
 def train_epoch(
     trainer: Trainer, batches: TrainLoader, epoch: int, epochs: int, run: RunFiles, names: Sequence[str]
 ) -> Tensor:
@@ -333,7 +343,7 @@ def is_kept(epoch: int, period: int) -> bool:
 def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device) -> None:
     """Strips the checkpoints, validates the best one with plots, and says where everything is."""
     run.strip()
-    weights = run.best if run.best.exists() else run.last
+    weights = run.best if run.has_best else run.last
     LOGGER.info(f"\nvalidating {weights}")
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
     model = attempt_load(weights, device).to(memory_format=torch.channels_last)
@@ -355,33 +365,22 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
 def open_run(opt: TrainOptions, hyp: Hyp) -> RunFiles:
     """The run's folder, a new one or that of the checkpoint it goes on from, with its settings written."""
     if opt.resume:
-        folder = Path(str(opt.resume)).resolve().parents[1]
+        folder = Path(str(opt.resume)).parents[1]
     else:
         folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-    options = {name: value for name, value in asdict(opt).items() if name != "given"}
-    run = RunFiles(folder, options, hyp.to_dict())
-    run.write_settings()
+    run = RunFiles(folder, opt.values(), hyp.to_dict(), has_best=bool(opt.resume))
+    run.open()
     return run
 
 
 def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     """The options of the run that --resume names, with those changed that may be, and its checkpoint."""
-    path = Path(opt.resume) if isinstance(opt.resume, str) else newest(Path(opt.project), "last.pt")
-    if path is None:
-        raise FileNotFoundError(f"--resume: there is no run with a last.pt below {opt.project}; name one")
-    checkpoint = load_checkpoint(path)
-    if checkpoint.training is None:
-        raise ValueError(
-            f"{path}: this run has ended, there is nothing to resume; use --weights {path} to start from it"
-        )
-    stored = checkpoint.training["opt"]
-    changed = {name: getattr(opt, name) for name in opt.given - {"resume"} if getattr(opt, name) != stored[name]}
-    fixed = sorted(set(changed) - CHANGEABLE)
-    if fixed:
-        raise ValueError(f"--{fixed[0].replace('_', '-')} cannot change when resuming; {path} has {stored[fixed[0]]}")
-    for name, value in changed.items():
-        LOGGER.info(f"--{name.replace('_', '-')} {value} from here on, {stored[name]} before")
-    opt = TrainOptions(**{**stored, **changed, "resume": str(path)}, given=opt.given)
+    path = find_run(opt.resume, Path(opt.project))
+    checkpoint = load_run(path)
+    named = {name: value for name, value in opt.values().items() if name in opt.given - {"resume"}}
+    options = merged_options(path, checkpoint.training["opt"], parse_opt([]).values(), named, CHANGEABLE)
+    opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
+    check_same_data(path, checkpoint, DataConfig.from_yaml(opt.data).names)
     if checkpoint.epoch + 1 >= opt.epochs:
         raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
     return opt, checkpoint
@@ -390,7 +389,7 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
 def run(**options: object) -> Path:
     """Training from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     set_logging()
-    return main(replace(parse_opt([]), **options, given=frozenset(options)))
+    return main(replace(parse_opt([]), **normalized(options, several={"freeze"}), given=frozenset(options)))
 
 
 if __name__ == "__main__":

@@ -17,17 +17,17 @@ from torch import nn
 
 from models.experimental import attempt_load
 from utils.coco_json import CocoRating, find_annotations
-from utils.config import DataConfig
+from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
 from utils.eval_files import EvalPlots, LabelFiles
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_speed, log_table
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, run_script
+from utils.inference import check_limits, ready, warm_up
 from utils.labels import LabelRecord, cache_path, find_images, scan
 from utils.metrics import EvalResult
-from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.torch_utils import select_device
 
-TASKS = ("train", "val", "test")
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 
@@ -56,20 +56,16 @@ class ValOptions:
     name: str
     exist_ok: bool
     half: bool
-    plots: bool
+    noplots: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
-        for flag, value in (("--conf-thres", self.conf_thres), ("--iou-thres", self.iou_thres)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{flag} {value}: a share between 0 and 1")
-        for flag, value in (("--batch-size", self.batch_size), ("--imgsz", self.imgsz), ("--max-det", self.max_det)):
-            if value < 1:
-                raise ValueError(f"{flag} {value}: 1 or more")
+        counts = {"--batch-size": self.batch_size, "--imgsz": self.imgsz, "--max-det": self.max_det}
+        check_limits(self.conf_thres, self.iou_thres, counts)
         if self.workers < 0:
             raise ValueError(f"--workers {self.workers}: 0 or more")
-        if self.task not in TASKS:
-            raise ValueError(f"--task {self.task}: must be one of {', '.join(TASKS)}")
+        if self.task not in SPLITS:
+            raise ValueError(f"--task {self.task}: must be one of {', '.join(SPLITS)}")
         if self.conf_thres > LOW_CONFIDENCE:
             LOGGER.warning(
                 f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
@@ -93,7 +89,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
     )
     parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
-    parser.add_argument("--task", choices=TASKS, default="val", help="the split of the data set")
+    parser.add_argument("--task", choices=SPLITS, default="val", help="the split of the data set")
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
     parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
@@ -116,9 +112,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument(
-        "--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves and example pictures"
-    )
+    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
     return ValOptions(**vars(parser.parse_args(arguments)))
 
 
@@ -129,9 +123,7 @@ def main(opt: ValOptions) -> EvalResult:
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights)
     device = select_device(opt.device)
-    half = use_half(opt.half, device)
-    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
-    model = model.half() if half else model.float()
+    model = ready(attempt_load(weights, device), opt.half)
     check_names(model.names, data, opt.single_cls)
     data.prepare()
     sources = data.split(opt.task)
@@ -139,7 +131,7 @@ def main(opt: ValOptions) -> EvalResult:
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
 
-    plots = EvalPlots(folder, names) if opt.plots else None
+    plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
     if opt.save_txt:
         observers.append(LabelFiles(folder / "labels", opt.save_conf))
@@ -148,7 +140,7 @@ def main(opt: ValOptions) -> EvalResult:
         if opt.save_json:
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
-        result = run_model(opt, model, half, device, records, data.names, observers)
+        result = run_model(opt, model, device, records, data.names, observers)
     log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
     log_speed(result)
     if plots:
@@ -158,13 +150,6 @@ def main(opt: ValOptions) -> EvalResult:
     summary = f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {result.images} images of {opt.task}"
     LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
     return result
-
-
-def use_half(wanted: bool, device: torch.device) -> bool:
-    """Whether to compute in FP16."""
-    if wanted and device.type != "cuda":
-        LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
-    return wanted and device.type == "cuda"
 
 
 def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> None:
@@ -192,7 +177,6 @@ def load_records(sources: Sequence[Path], nc: int | None, opt: ValOptions) -> li
 def run_model(
     opt: ValOptions,
     model: nn.Module,
-    half: bool,
     device: torch.device,
     records: Sequence[LabelRecord],
     names: Sequence[str],
@@ -201,11 +185,9 @@ def run_model(
     """The evaluation itself, on rectangular batches with half a stride of padding as v6.1 has them."""
     stride = max(int(model.stride.max()), 32)
     imgsz = check_img_size(opt.imgsz, stride)
-    is_gpu = device.type == "cuda"
-    if is_gpu:  # the first pass chooses algorithms: it is not to be timed
-        with torch.no_grad():
-            model(torch.zeros(1, 3, imgsz, imgsz, device=device, dtype=torch.float16 if half else torch.float32))
-    loader = val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pin_memory=is_gpu)
+    warm_up(model, (imgsz, imgsz))
+    pin_memory = device.type == "cuda"
+    loader = val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pin_memory=pin_memory)
 
     def observe(evaluated: EvaluatedBatch) -> None:
         for observer in observers:
@@ -221,16 +203,14 @@ def run_model(
         max_det=opt.max_det,
         single_cls=opt.single_cls,
         augment=opt.augment,
-        half=half,
+        half=next(model.parameters()).dtype == torch.float16,
         on_batch=observe,
     )
 
 
 def run(**options: object) -> EvalResult:
     """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    if "weights" in options and not isinstance(options["weights"], list | tuple):
-        options["weights"] = [options["weights"]]  # one value will do where the command line takes several
-    return main(replace(parse_opt([]), **options))
+    return main(replace(parse_opt([]), **normalized(options, several={"weights"})))
 
 
 if __name__ == "__main__":

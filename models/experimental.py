@@ -9,10 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint
+from models.experimental_blocks import CrossConv, MixConv2d, Sum
+from models.model_yaml import load_model_yaml, read_rows
+from models.yolo import Model, parse_model
+from utils.checkpoint import load_checkpoint
+
+__all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
 NAMED_IN_ERROR = 3  # tensors
+MOST_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 
 
 class Ensemble(nn.ModuleList):
@@ -62,26 +67,47 @@ def attempt_load(
 def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
     checkpoint = load_checkpoint(path)
     try:
-        model = Model(checkpoint.yaml, verbose=False)
+        shapes = _claimed_shapes(checkpoint.yaml)
+        misfit = _misfit(checkpoint.state, shapes)
+        model = None if misfit else Model(checkpoint.yaml, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
-    _check_fit(checkpoint, model, path)
+    if model is None:
+        raise ValueError(f"{path}: its tensors do not fit its yaml: {misfit}")
     model.load_state_dict(checkpoint.state)
     model.names = list(checkpoint.names)
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
 
 
-def _check_fit(checkpoint: Checkpoint, model: Model, path: str | Path) -> None:
-    """ValueError where the weights are not exactly those of the model."""
-    state = model.state_dict()
-    missing = [name for name in state if name not in checkpoint.state]
-    unknown = [name for name in checkpoint.state if name not in state]
-    unfit = [name for name in state if name not in missing and state[name].shape != checkpoint.state[name].shape]
-    texts = [
+def _claimed_shapes(yaml: dict) -> dict[str, torch.Size]:
+    """The tensors of a yaml's network, named as in its state dict, found without the memory that they would take.
+
+    A small file can claim a network of any size, so it is built only once its weights are known to fill it.
+    """
+    content, file = load_model_yaml(yaml)
+    ch, gain = [content.get("ch", 3)], content["depth_multiple"]
+    repeats = [row.content[1] for row in read_rows(content, file)]
+    blocks = sum(max(round(n * gain), 1) if n > 1 else n for n in repeats)
+    if blocks > MOST_BLOCKS:
+        raise ValueError(f"{blocks} blocks; up to {MOST_BLOCKS} are possible")
+    try:
+        with torch.device("meta"):
+            layers, _ = parse_model(content, ch, file, verbose=False)
+    except ValueError as error:
+        if "meta" not in str(error.__cause__):
+            raise
+        layers, _ = parse_model(content, ch, file, verbose=False)  # a user's block reads numbers while it is made
+    return {f"model.{name}": value.shape for name, value in layers.state_dict().items()}
+
+
+def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:
+    """What of the weights is not exactly as the network has it; nothing where all is."""
+    missing = [name for name in shapes if name not in state]
+    unknown = [name for name in state if name not in shapes]
+    unfit = [name for name, shape in shapes.items() if name in state and shape != state[name].shape]
+    return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:NAMED_IN_ERROR])}{', ...' if len(names) > NAMED_IN_ERROR else ''})"
         for what, names in (("are missing", missing), ("belong to no layer", unknown), ("are of other shapes", unfit))
         if names
-    ]
-    if texts:
-        raise ValueError(f"{path}: its tensors do not fit its yaml: {'; '.join(texts)}")
+    )

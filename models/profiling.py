@@ -1,12 +1,11 @@
 """How long each layer of a network takes, and how much it computes."""
 
-import time
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.general import LOGGER
+from utils.torch_utils import time_sync
 
 RUNS = 10
 
@@ -23,10 +22,10 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
     def measure(layer: nn.Module, inputs: tuple[object, ...]) -> None:
         with FlopCounterMode(display=False) as counter:
             layer.forward(*inputs)  # also the warm-up
-        start = now(images.device)
+        start = time_sync(images.device)
         for _ in range(RUNS):
             layer.forward(*inputs)
-        results.append(((now(images.device) - start) / RUNS * 1000, counter.get_total_flops() / 1e9))
+        results.append(((time_sync(images.device) - start) / RUNS * 1000, counter.get_total_flops() / 1e9))
         LOGGER.info(f"{results[-1][0]:10.2f} {results[-1][1]:10.2f} {layer.np:10.0f}  {layer.type}")
 
     training = model.training
@@ -39,10 +38,3 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
             hook.remove()
     LOGGER.info(f"{sum(ms for ms, _ in results):10.2f} {sum(flops for _, flops in results):10.2f} {'-':>10s}  total")
     return results
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when all work queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

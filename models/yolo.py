@@ -72,6 +72,7 @@ class Model(nn.Module):
 
     `yaml` holds the yaml as used, `model` the layers, `names` the class names, `save` the numbers of layers that others
     than the next one read. Builds in training mode; ValueError names the file, and the row where it is a row's fault.
+    `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Model(nn.Module):
         nc: int | None = None,
         anchors: float | list[list[float]] | None = None,
         verbose: bool = True,
+        warn: bool = True,
     ) -> None:
         super().__init__()
         self.yaml, file = load_model_yaml(cfg)
@@ -102,7 +104,7 @@ class Model(nn.Module):
         self.head.set_strides(strides)
         self.head.initialize_biases(strides)
         initialize_weights(self)
-        for warning in check_wiring(self):
+        for warning in check_wiring(self) if warn else ():
             LOGGER.warning(warning)
         if verbose:
             self.info()
@@ -199,6 +201,22 @@ CHANNELS_IN_OUT = {  # m(c1, c2, ...); the row states c2, before scaling
 REPEATS_INSIDE = {BottleneckCSP, C3, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
 SAME_CHANNELS = {NAMAttention, nn.BatchNorm2d}  # m(c1, ...); the row may state c1, before scaling
 READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
+V61_HOMES = {"models.head": "models.yolo", "models.experimental_blocks": "models.experimental"}  # shown, as v6.1 does
+
+
+KNOWN = CHANNELS_IN_OUT | SAME_CHANNELS | READS_SEVERAL | {Contract, Expand}
+
+
+def type_of(m: type[nn.Module]) -> str:
+    """The class with the module that v6.1 has it in."""
+    return f"{V61_HOMES.get(m.__module__, m.__module__)}.{m.__qualname__}"
+
+
+def check_from(source: int | list[int], m: type[nn.Module]) -> None:
+    """ValueError where the `from` of a row is a list and its class reads one row, or the other way round."""
+    if isinstance(source, list) != (m in READS_SEVERAL):
+        wanted = "a list of rows" if m in READS_SEVERAL else "one row"
+        raise ValueError(f"from {source}: {m.__name__} reads {wanted}")
 
 
 def find_module(name: str) -> type[nn.Module]:
@@ -229,8 +247,10 @@ def naming(row: Row) -> Iterator[None]:
 def hint(row: Row) -> str:
     """What may be wrong where a row of a user's own block fails."""
     m = BLOCKS.get(row.content[2])
-    if m is None or m in CHANNELS_IN_OUT | SAME_CHANNELS | READS_SEVERAL | {Contract, Expand}:
+    if m is None or m in KNOWN:
         return ""
+    if isinstance(row.content[0], list) and m not in READS_SEVERAL:
+        return f"; if its forward takes a list of tensors, add {m.__name__} to READS_SEVERAL above parse_model"
     return f"; {m.__name__} is in no set above parse_model, so its arguments are passed as they stand in the yaml"
 
 
@@ -261,8 +281,7 @@ def parse_model(
             args = [read_word(arg, words, takes_text(m)) for arg in args]
             widths = [layers[j].c2 if j >= 0 else ch[-1] for j in row.sources]  # of what it reads
             c1 = c2 = widths[0]
-            if isinstance(f, list) != (m in READS_SEVERAL):
-                raise ValueError(f"from {f}: {name} reads {'a list of rows' if m in READS_SEVERAL else 'one row'}")
+            check_from(f, m)
             if m in CHANNELS_IN_OUT:
                 c2 = scale(args[0] if args else None)
                 args = [c1, c2, *args[1:]]
@@ -287,7 +306,7 @@ def parse_model(
                 args = [nc, levels, widths]
 
             layer = nn.Sequential(*(m(*args) for _ in range(n))) if n > 1 else m(*args)
-        layer.i, layer.f, layer.c2, layer.type = row.index, f, c2, f"{m.__module__}.{m.__qualname__}"
+        layer.i, layer.f, layer.c2, layer.type = row.index, f, c2, type_of(m)
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
         log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{args!s:<30}")
         layers.append(layer)

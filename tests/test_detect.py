@@ -192,6 +192,32 @@ def test_runs_are_numbered_or_replaced(run, pictures):
     assert len((folder / "labels" / "a.txt").read_text().splitlines()) == 2
 
 
+def test_two_runs_at_a_time_share_no_folder(run, pictures, model, monkeypatch):
+    forward, inner = model.forward, []
+
+    def with_another_run(x, augment=False):
+        monkeypatch.setattr(model, "forward", forward)
+        inner.append(run(source=pictures, nosave=True, save_txt=True)[0].name)  # before the outer one has written
+        return forward(x, augment)
+
+    monkeypatch.setattr(model, "forward", with_another_run)
+    assert (run(source=pictures)[0].name, inner) == ("exp", ["exp2"])
+
+
+def test_layers_of_several_networks_are_not_shown(pictures, tmp_path):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).touch()
+    weights = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    with pytest.raises(ValueError, match="--visualize shows the layers of one network"):
+        detect.run(weights=weights, source=pictures, project=tmp_path / "runs", visualize=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_value_will_do_from_python(run, pictures, tmp_path):
+    folder, _ = run(source=pictures, nosave=True, save_txt=True, classes=1, imgsz=128)
+    assert files(folder) == ["labels/a.txt", "labels/b.txt"]
+
+
 def test_same_stems_overwrite_nothing(run, pictures):
     write_image(pictures / "a.png", np.zeros((64, 128, 3), np.uint8))
     folder, _ = run(source=pictures, save_txt=True)
@@ -212,7 +238,7 @@ def test_one_unreadable_file_leaves_nothing(run, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         run(source=tmp_path / name)
-    assert not (tmp_path / "runs").exists() or not files(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.parametrize("hw", [(1000, 3), (3, 1000), (1, 1)], ids=str)
@@ -269,10 +295,14 @@ def test_default_source_falls_back_to_the_generated_set(run, pictures, monkeypat
     monkeypatch.setattr(detect, "GENERATED_IMAGES", pictures)
     monkeypatch.setattr(detect, "DEFAULT_SOURCE", tmp_path / "absent")
     _, lines = run(source=tmp_path / "absent")
-    assert f"no --source named: taking {pictures}" in lines
+    assert f"no images in {tmp_path / 'absent'}: taking those in {pictures}" in lines
     monkeypatch.setattr(detect, "GENERATED_IMAGES", tmp_path / "absent2")
     with pytest.raises(FileNotFoundError, match=r"name a file or folder"):
         run(source=tmp_path / "absent")
+    monkeypatch.setattr(detect, "DEFAULT_SOURCE", pictures)
+    _, lines = run(source=pictures)
+    assert "2 images: 2 persons, 2 ties" in lines
+    assert not any("taking" in line for line in lines)
 
 
 def test_half_on_the_cpu_computes_in_full_and_says_so(run, pictures, model):

@@ -16,16 +16,18 @@ NAMES = {
         "non_max_suppression scale_coords xywh2xyxy xywhn2xyxy xyxy2xywh xyxy2xywhn"
     ),
     "utils.metrics": "ConfusionMatrix ap_per_class bbox_iou box_iou fitness",
-    "utils.torch_utils": "EarlyStopping ModelEMA fuse_conv_and_bn initialize_weights model_info select_device",
-    "utils.augmentations": "copy_paste letterbox mixup",
-    "utils.loss": "ComputeLoss FocalLoss",
+    "utils.torch_utils": (
+        "EarlyStopping ModelEMA fuse_conv_and_bn initialize_weights model_info select_device time_sync"
+    ),
+    "utils.augmentations": "augment_hsv copy_paste letterbox mixup random_perspective",
+    "utils.loss": "ComputeLoss FocalLoss smooth_BCE",
     "utils.plots": "Annotator colors",
     "models.common": (
-        "Bottleneck BottleneckCSP C3 C3Ghost C3SPP C3TR Concat Contract Conv DWConv Expand Focus GhostBottleneck "
-        "GhostConv NAMAttention SPP SPPF TransformerBlock TransformerLayer autopad"
+        "Bottleneck BottleneckCSP C3 C3Ghost C3SPP C3TR Classify Concat Contract Conv DWConv Expand Focus "
+        "GhostBottleneck GhostConv NAMAttention SPP SPPF TransformerBlock TransformerLayer autopad"
     ),
     "models.yolo": "Detect Model parse_model",
-    "models.experimental": "Ensemble attempt_load",
+    "models.experimental": "CrossConv Ensemble MixConv2d Sum attempt_load",
     "train": "main parse_opt run train",
     "val": "main parse_opt run",
     "detect": "main parse_opt run",
@@ -63,7 +65,9 @@ def test_passed_on_names_are_the_same_objects(name, home):
         ("utils.general", "increment_path", "path exist_ok sep mkdir"),
         ("utils.augmentations", "letterbox", "image new_shape color auto scaleFill scaleup stride"),
         ("utils.general", "check_img_size", "imgsz s floor"),
+        ("utils.plots", "Annotator", "image line_width font_size font pil example"),
         ("utils.torch_utils", "select_device", "device"),
+        ("utils.torch_utils", "time_sync", ""),
         ("utils.torch_utils", "fuse_conv_and_bn", "conv bn"),
         ("models.experimental", "attempt_load", "weights device"),
     ],

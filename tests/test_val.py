@@ -72,7 +72,7 @@ def run(model, tmp_path, caplog):
     def call(data, **options):
         caplog.clear()
         common = {"project": str(tmp_path / "runs"), "name": "exp", "exist_ok": True, "workers": 0, "imgsz": 64}
-        fixed = {"plots": False, "device": "cpu", "weights": tmp_path / "best.pt"}
+        fixed = {"noplots": True, "device": "cpu", "weights": tmp_path / "best.pt"}
         result = val.run(**fixed | common | options | {"data": str(data)})
         return result, tmp_path / "runs" / "exp", [record.getMessage() for record in caplog.records]
 
@@ -97,9 +97,8 @@ def test_flags_have_v61_names_and_defaults():
         "workers": 8,
         "project": str(ROOT / "runs" / "val"),
         "name": "exp",
-        "plots": True,
     } | dict.fromkeys(
-        ("single_cls", "augment", "verbose", "save_txt", "save_conf", "save_json", "exist_ok", "half"), False
+        ("single_cls", "augment", "verbose", "save_txt", "save_conf", "save_json", "exist_ok", "half", "noplots"), False
     )
 
 
@@ -138,7 +137,7 @@ def test_table_and_summary(run, model, tmp_path):
     result, folder, lines = run(data, augment=True)
     assert result.counts.tolist() == [2, 1]
     assert result.stats.ap[0] == pytest.approx(np.full(10, result.map50 * 2))
-    table = [line.split() for line in lines if len(line) == 20 + 6 * 11]
+    table = [line.split() for line in lines if len(line) == 20 + 6 * 11 and "Speed" not in line]
     assert [row[:3] for row in table] == [
         ["Class", "Images", "Labels"],
         ["all", "3", "3"],
@@ -172,7 +171,7 @@ def test_classes_that_differ(run, tmp_path):
 @pytest.mark.parametrize("finds", [True, False])
 def test_nothing_right(run, model, tmp_path, labels, finds):
     model.confidence.data.fill_(0.9 if finds else 0.0)
-    options = {"save_txt": True, "save_json": True, "plots": True}
+    options = {"save_txt": True, "save_json": True, "noplots": False}
     result, folder, _ = run(make_data(tmp_path / "set", labels), **options)
     assert (result.map, result.map50, result.mp, result.mr) == (0, 0, 0, 0)
     assert result.counts.tolist() == [0, sum(map(len, labels))]
@@ -181,7 +180,7 @@ def test_nothing_right(run, model, tmp_path, labels, finds):
 
 
 def test_single_class_with_plots(run, tmp_path):
-    _, folder, _ = run(make_data(tmp_path / "set", [[(1, *SQUARE)]]), single_cls=True, plots=True)
+    _, folder, _ = run(make_data(tmp_path / "set", [[(1, *SQUARE)]]), single_cls=True, noplots=False)
     assert (folder / "confusion_matrix.png").exists()
 
 
@@ -189,7 +188,7 @@ def test_single_class_with_plots(run, tmp_path):
 
 
 def test_plots(run, tmp_path):
-    _, folder, _ = run(make_data(tmp_path / "set", [[(0, *SQUARE)]] * 4), plots=True, batch_size=1)
+    _, folder, _ = run(make_data(tmp_path / "set", [[(0, *SQUARE)]] * 4), noplots=False, batch_size=1)
     expected = {f"{name}_curve.png" for name in ("PR", "F1", "P", "R")} | {"confusion_matrix.png"}
     expected |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
     assert {path.name for path in folder.iterdir()} == expected
@@ -275,6 +274,22 @@ def test_why_pycocotools_does_not_rate(case, run, model, tmp_path, monkeypatch):
     assert result.images == 1
 
 
+@pytest.mark.parametrize("where", ["images", "annotations"])
+def test_images_of_one_name_are_not_rated(where, run, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    content = annotate(data)
+    if where == "images":
+        (tmp_path / "set" / "images" / "val" / "more").mkdir()
+        write_image(tmp_path / "set" / "images" / "val" / "more" / "0.png", np.full((64, 64, 3), 90, np.uint8))
+    else:
+        content["images"].append({"id": 101, "file_name": "more/0.png", "height": 64, "width": 64})
+    write_annotations(data, content)
+    _, folder, lines = run(data, save_json=True)
+    assert len(json.loads((folder / "best_predictions.json").read_text())) == (4 if where == "images" else 2)
+    assert any("several images" in line and "official COCO result" in line for line in lines)
+    assert not any(line.startswith("pycocotools") for line in lines)
+
+
 def test_annotations_that_are_none(run, tmp_path):
     data = make_data(tmp_path / "set", [[]])
     write_annotations(data, {"images": []})
@@ -318,7 +333,7 @@ def bccd_yaml(shared, tmp_path_factory):
 @pytest.mark.parametrize(("task", "imgsz"), [("val", 320), ("test", 320), ("val", 640)])
 def test_equals_the_v7_line(task, imgsz, bccd_yaml, shared, tmp_path):
     weights = shared / "weights" / "yolov5n-bccd.pt"
-    common = {"device": "cpu", "project": str(tmp_path), "workers": 0, "plots": False}
+    common = {"device": "cpu", "project": str(tmp_path), "workers": 0, "noplots": True}
     result = val.run(weights=weights, data=str(bccd_yaml), task=task, imgsz=imgsz, save_json=True, **common)
     golden = json.loads((shared / "golden" / "val_bccd.json").read_text())
     expected = golden["reference_per_level"][f"{task}_{imgsz}"]

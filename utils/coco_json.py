@@ -4,6 +4,7 @@ Legend: n detections of an image.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,11 +37,13 @@ class CocoRating:
         if annotations is None:
             return
         content = read_annotations(annotations)
-        self.images = {Path(image["file_name"]).stem: image["id"] for image in content["images"]}
+        stems = [Path(image["file_name"]).stem for image in content["images"]]
+        self.images = dict(zip(stems, (image["id"] for image in content["images"]), strict=True))
         by_name = {category["name"]: category["id"] for category in content["categories"]}
-        missing = [name for name in names if name not in by_name]
-        if missing:
-            LOGGER.warning(f"{annotations} has no category {missing[0]!r}: the official COCO result is left out")
+        missing = [f"no category {name!r}" for name in names if name not in by_name]
+        wrong = missing + [f"several images named {stem!r}" for stem in repeated(stems)]
+        if wrong:
+            LOGGER.warning(f"{annotations} has {wrong[0]}: the official COCO result is left out")
             self.annotations = None
         else:
             self.categories = tuple(by_name[name] for name in names)
@@ -86,6 +89,13 @@ class CocoRating:
         None without annotations, and with the reason in the log where pycocotools is not there or cannot compare.
         """
         LOGGER.info(f"{self.path} is written")
+        same = repeated([self.image_id(image) for image in images])
+        if same:
+            LOGGER.warning(
+                f"{self.path}: several images have the image_id {same[0]!r}, made of their names without folder; "
+                "there is no official COCO result of such a file"
+            )
+            return None
         if self.annotations is None:
             return None
         try:
@@ -109,6 +119,11 @@ class CocoRating:
         ap, ap50 = float(rating.stats[0]), float(rating.stats[1])
         LOGGER.info(f"pycocotools, at most 100 detections of an image: mAP@.5 {ap50:.3f}, mAP@.5:.95 {ap:.3f}")
         return ap, ap50
+
+
+def repeated(values: Sequence[ImageId]) -> list[ImageId]:
+    """The values that are there more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def is_coco(names: Sequence[str]) -> bool:

@@ -10,24 +10,34 @@ from typing import Self
 import yaml
 
 from utils.general import LOGGER, ROOT, check_file
-from utils.shapes import generate
+from utils.shapes import SPLITS, generate
 
 YAML_SUFFIXES = (".yaml", ".yml")
-SPLITS = ("train", "val", "test")
 DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds plain values only, and refuses a key that is given twice, of which YAML would drop one unseen."""
+    """Builds plain values only; refuses a key that is given twice, of which YAML would drop one unseen, and aliases.
+
+    Aliases can make a short file fill the memory, or a list hold itself; no file that is read here needs them.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"aliases (*{event.anchor}) are not allowed; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if key.value in lines and isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
                 problem = f"{key.value!r} is given twice, first in line {lines[key.value]}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = key.start_mark.line + 1
+            lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 

@@ -35,7 +35,7 @@ from utils.augmentations import (
 )
 from utils.boxes import xyxy2xywhn
 from utils.config import Hyp
-from utils.image_store import BUFFER_BYTES, ImageStore, cpu_count
+from utils.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.labels import LabelRecord
 
 
@@ -96,6 +96,7 @@ class DetectionDataset(Dataset[Sample]):
     """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
 
     shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
+    buffer_bytes: what each process may keep the pictures of augmented samples in.
     A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
     """
 
@@ -108,11 +109,12 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         shapes: np.ndarray | None = None,
         cache: str | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         if not len(records):
             raise ValueError("the data set has no images")
         self.table, self.imgsz, self.hyp, self.seed, self.shapes = RecordTable(records), imgsz, hyp, seed, shapes
-        buffer = BUFFER_BYTES if hyp else 0  # without mosaics each image is needed but once an epoch
+        buffer = buffer_bytes if hyp else 0  # without mosaics each image is needed but once an epoch
         self.store = ImageStore(
             self.table.paths, self.table.hw, imgsz, strict=not hyp, cache=cache, buffer_bytes=buffer
         )
@@ -325,9 +327,11 @@ def train_loader(
     if rect:
         hw = np.array([record.hw for record in records])
         order, shapes = rectangular_shapes(hw, batch_size * world_size, imgsz, stride)
-    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, shapes=shapes, cache=cache)
+    workers = worker_count(workers, batch_size, world_size)
+    kept = {"cache": cache, "buffer_bytes": buffer_share(workers * world_size)}
+    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, shapes=shapes, **kept)
     batches = EpochBatches(len(records), batch_size, seed, start_epoch, epochs, order, rank, world_size)
-    return TrainLoader(dataset, batches, worker_count(workers, batch_size, world_size), pin_memory)
+    return TrainLoader(dataset, batches, workers, pin_memory)
 
 
 def val_loader(

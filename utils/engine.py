@@ -50,8 +50,9 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
 class Trainer:
     """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
 
-    A batch whose gradients are not finite is skipped and counted in `skipped`; weights that are not finite after all
-    end the epoch with a ValueError. No batch is lost: what is accumulated when an epoch ends makes one more step.
+    A step whose gradients are not finite is skipped and counted in `skipped`; an epoch without any other, or weights
+    that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
+    more step.
     """
 
     def __init__(
@@ -66,36 +67,44 @@ class Trainer:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.device = next(model.parameters()).device
-        # On a GPU the scaler skips steps with gradients that are not finite without making the host wait; with bf16 its
-        # scale is one.
-        scale, interval = (2.0**16, 2000) if amp_dtype == torch.float16 else (1.0, 2**31 - 1)
-        is_gpu = self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler("cuda", init_scale=scale, growth_interval=interval, enabled=is_gpu)
+        # On a GPU the scaler skips steps with gradients that are not finite without making the host wait. Only fp16
+        # needs its scale, which is one otherwise.
+        self.scales = amp_dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=2.0**16 if self.scales else 1.0, enabled=self.device.type == "cuda"
+        )
         self.skipped = 0
+        self.epoch_skipped = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def run_epoch(
         self, batches: Iterable[Batch], epoch: int, batch_count: int, observe: BatchObserver | None = None
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
-        observe(i, batch, means) is called after each batch; means, the losses so far, are given now and then only.
+        Batches without a finite loss are left out of the mean. observe(i, batch, means) is called after each batch; means, the losses so far, are given now and then only.
         """
         self.train_mode()
         self.optimizer.zero_grad()
-        total, pending = torch.zeros(3, device=self.device), 0
+        self.epoch_skipped.zero_()
+        total, counted = torch.zeros(3, device=self.device), torch.zeros((), device=self.device)
+        pending = steps = 0
         for i, batch in enumerate(batches):
             accumulate = self.schedule.apply(self.optimizer, epoch, epoch * batch_count + i)
-            total += self.backward(batch)
+            items = self.backward(batch)
+            is_finite = items.isfinite().all()
+            total += torch.where(is_finite, items, 0)
+            counted += is_finite
             pending += 1
             is_last = i + 1 == batch_count
             if pending >= accumulate or is_last:
                 self.step()
+                steps += 1
                 pending = 0
             if observe is not None:
                 is_free = self.device.type == "cpu" or i % GROUPED_SIZE == 0 or is_last
-                observe(i, batch, (total / (i + 1)).cpu() if is_free else None)
-        self.check_finite(epoch)
-        return (total / batch_count).cpu()
+                observe(i, batch, (total / counted).cpu() if is_free else None)
+        self.check_finite(epoch, steps)
+        return (total / counted).cpu()
 
     def train_mode(self) -> None:
         """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
@@ -120,27 +129,31 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        if self.device.type == "cpu" and not torch.isfinite(norm):
-            self.skipped += 1
-            if self.skipped == 1:
-                LOGGER.warning("gradients that are not finite: this step is skipped, as all such are from here on")
-        else:
+        self.epoch_skipped += ~norm.isfinite()
+        if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self.scaler.update(None if self.scales else 1.0)
+            self.ema.update(self.model)
+        elif norm.isfinite():
+            self.optimizer.step()
             self.ema.update(self.model)
         self.optimizer.zero_grad()
 
-    def check_finite(self, epoch: int) -> None:
-        """ValueError that names the first weight or statistic that is not finite."""
+    def check_finite(self, epoch: int, steps: int) -> None:
+        """Counts and tells the skipped of an epoch's steps; ValueError where all were, or a weight is not finite."""
+        skipped = int(self.epoch_skipped)
+        self.skipped += skipped
         state = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
-        sums = torch.stack([value.double().sum() for value in state.values()])
-        if sums.isfinite().all():
-            return
-        name = next(name for name, total in zip(state, sums.tolist(), strict=True) if not abs(total) < float("inf"))
-        raise ValueError(
-            f"training diverged in epoch {epoch}: {name} is not finite; last.pt holds the epoch before. "
-            "Try a lower lr0 (in the --hyp file), --amp off, or look for wrong labels"
-        )
+        finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+        wrong = next((name for name, is_finite in zip(state, finite, strict=True) if not is_finite), "no gradient")
+        if skipped == steps or not all(finite):
+            raise ValueError(
+                f"training diverged in epoch {epoch}: {wrong} is {'finite' if all(finite) else 'not finite'}; last.pt "
+                "holds the epoch before. Try a lower lr0 (in the --hyp file), --amp off, or look for wrong labels"
+            )
+        if skipped:
+            usual = ", of which fp16 needs some to find its scale" if self.scales else ""
+            LOGGER.warning(f"{skipped} of {steps} steps skipped in epoch {epoch}: gradients were not finite{usual}")
 
     @property
     def learning_rates(self) -> list[float]:
@@ -156,6 +169,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "amp": str(self.amp_dtype),
             "updates": self.ema.updates,
             "skipped": self.skipped,
             "rng": rng,
@@ -165,7 +179,7 @@ class Trainer:
         """Goes on where `state_dict` was taken, with the moving average's weights as they were then."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and self.scaler.is_enabled():
+        if state["scaler"] and self.scaler.is_enabled() and state["amp"] == str(self.amp_dtype):
             self.scaler.load_state_dict(state["scaler"])
         self.ema.ema.load_state_dict(ema_state)
         self.ema.updates, self.skipped = state["updates"], state["skipped"]

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from utils.boxes import xyxy2xywhn
 from utils.confusion import ConfusionMatrix
 from utils.curves import plot_confusion_matrix, plot_metric_curve, plot_pr_curve
 from utils.evaluate import EvaluatedBatch
 from utils.metrics import EvalResult
 from utils.plots import plot_images, targets_of
-from utils.runs import UniqueNames
+from utils.runs import UniqueNames, label_rows
 
 EXAMPLE_BATCHES = 3
 
@@ -72,8 +71,5 @@ class LabelFiles:
             if not len(detections):
                 path.unlink(missing_ok=True)
                 continue
-            h, w = shape.image_hw
-            parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]
-            rows = torch.cat(parts if self.with_confidence else parts[:2], 1).tolist()
-            path.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows), encoding="utf-8")
+            path.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
             self.written += 1

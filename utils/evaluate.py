@@ -7,7 +7,6 @@ Legend: B images of a batch, H and W of the network's image, N boxes before NMS,
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from utils.datasets import Batch, ImageShape
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.nms import non_max_suppression
+from utils.torch_utils import time_sync
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
@@ -114,17 +114,17 @@ class Stopwatch:
     """The seconds between laps; on a GPU they are those of its own clock, and taking one waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
-        self.is_gpu = device.type == "cuda"
+        self.device, self.is_gpu = device, device.type == "cuda"
         self.marks: list[float | torch.cuda.Event] = []
         self.lap()
 
     def lap(self) -> None:
         """Ends a lap and begins the next."""
         if not self.is_gpu:
-            self.marks.append(time.perf_counter())
+            self.marks.append(time_sync(self.device))
             return
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         self.marks.append(event)
 
     def seconds(self) -> np.ndarray:

@@ -11,10 +11,11 @@ import random
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ __all__ = [
     "non_max_suppression",
     "one_line",
     "progress",
+    "remove_stale",
     "run_script",
     "scale_coords",
     "set_logging",
@@ -55,6 +57,8 @@ COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
+LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
+UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
@@ -110,13 +114,26 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
     set_logging()
     try:
         main(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        advice = resource_advice(error)
+        if advice is None and isinstance(error, RuntimeError):
+            raise
         LOGGER.debug("the error in full", exc_info=error)
-        LOGGER.error(one_line(error))
+        LOGGER.error(f"{one_line(error)}; {advice}" if advice else one_line(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         LOGGER.error("stopped by Ctrl-C")
         raise SystemExit(130) from None
+
+
+def resource_advice(error: BaseException) -> str | None:
+    """What to do where the machine had not enough for what was asked of it; None for any other error."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in text:
+        return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
+    if isinstance(error, RuntimeError) and LOST_WORKER.match(text):
+        return "the memory may not suffice: choose fewer --workers or a smaller --batch-size"
+    return None
 
 
 def one_line(error: BaseException) -> str:
@@ -212,6 +229,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_stale(folder: str | Path, older_than_s: float = 3600) -> None:
+    """Removes what an `atomic_write` into this folder left when its process was killed.
+
+    What was written to less than `older_than_s` seconds ago stays: another process may be at it. A folder that nobody
+    else writes into can do with 0.
+    """
+    latest = time.time() - older_than_s
+    for file in Path(folder).glob(".*.tmp"):
+        with suppress(OSError):  # it is gone by now, or not ours to remove
+            if UNFINISHED.fullmatch(file.name) and file.is_file() and file.stat().st_mtime <= latest:
+                file.unlink()
+                LOGGER.debug(f"{file} was left by a process that was killed; it is removed")
+
+
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -220,11 +251,23 @@ def make_divisible(x: float, divisor: int) -> int:
     return math.ceil(x / divisor) * divisor
 
 
+@overload
 def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int:
+    """A size for a size."""
+
+
+@overload
+def check_img_size(imgsz: Sequence[int], s: int = 32, floor: int = 0) -> list[int]:
+    """A list for height and width."""
+
+
+def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> int | list[int]:
     """imgsz rounded up to a multiple of the stride s, at least `floor`, and said in the log where it changes.
 
-    ValueError where it is not a positive number.
+    Of several sizes a list. ValueError where one is not a positive number.
     """
+    if isinstance(imgsz, Sequence):
+        return [check_img_size(side, s, floor) for side in imgsz]
     if imgsz < 1:
         raise ValueError(f"--imgsz {imgsz}: a number of pixels, 1 or more, is wanted")
     size = max(make_divisible(imgsz, int(s)), floor)

@@ -18,7 +18,7 @@ from utils.general import LOGGER, atomic_write, progress
 from utils.images import read_image
 
 CACHES = (None, "ram", "disk")
-BUFFER_BYTES = 256 << 20  # per process
+BUFFER_BYTES, LEAST_BUFFER_BYTES = 256 << 20, 32 << 20  # of all processes together; of one
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".mpo"})
 MEMORY_MARGIN = 1.1
 
@@ -196,6 +196,11 @@ def shrink_rest(image: np.ndarray, covered_hw: np.ndarray, hw: tuple[int, int]) 
     scale_y, scale_x = hw / covered_hw
     matrix = np.array([[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5]])
     return cv2.warpAffine(image, matrix, hw[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def buffer_share(processes: int) -> int:
+    """The bytes that each of so many processes may keep pictures in; 0 processes are the main one alone."""
+    return max(BUFFER_BYTES // max(processes, 1), LEAST_BUFFER_BYTES)
 
 
 def cpu_count() -> int:

@@ -22,6 +22,7 @@ Suppress = Callable[[Tensor, Tensor, float], Tensor]
 MIN_SIDE, MAX_SIDE = 2, 7680  # pixels; boxes with a smaller or larger side are dropped
 CLASS_DISTANCE = 6 * MAX_SIDE  # more than the part of the plane is wide that boxes may lie in
 MAX_BOXES = 30_000  # of an image, the surest, go into the suppression
+WITHOUT_FLOAT64 = {"mps"}  # kinds of devices
 MAX_SCORES = 2**24  # computed at once: bounds the memory that a batch of an untrained model takes
 
 
@@ -42,7 +43,10 @@ def non_max_suppression(
     iou_thres. classes: the class numbers to keep. multi_label: a box may be an object of several classes, else only of
     its best. labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join them with
     confidence 1, for automatic labelling. What is not finite is no object. ValueError for what is out of its range.
+    A device without float64 (MPS) leaves it to the CPU, where the result then is.
     """
+    if prediction.device.type in WITHOUT_FLOAT64:
+        prediction = prediction.cpu()
     assert prediction.ndim == 3, f"(B, N, 5 + nc) is wanted, not {tuple(prediction.shape)}"
     assert prediction.shape[2] > 5, "there are no class scores"
     batch, count, nc = *prediction.shape[:2], prediction.shape[2] - 5

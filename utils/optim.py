@@ -70,6 +70,7 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int, fuse
     if name == "SGD":
         momentum = hyp.momentum
         optimizer = SGD(groups, hyp.lr0, momentum=momentum, nesterov=momentum > 0, fused=fused or None)
+        start_momentum(optimizer)
     else:
         adam = {"Adam": Adam, "AdamW": AdamW}[name]
         optimizer = adam(groups, hyp.lr0, betas=(hyp.momentum, 0.999), fused=fused or None)
@@ -77,8 +78,25 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int, fuse
     return optimizer
 
 
+def start_momentum(optimizer: Optimizer) -> None:
+    """Lets the momentum of an SGD that has none yet start at zero, which gives torch's own first step.
+
+    Left to itself its fused kernel never fills the momentum of a first step that the loss scaler skips, and fails on a
+    parameter that gets its first gradient later than others.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+
+
 def match_layout(optimizer: Optimizer) -> None:
-    """Lays loaded momentum out as its parameter is: fused kernels read both by their place in memory, unchecked."""
+    """Lays loaded momentum out as its parameter is: fused kernels read both by their place in memory, unchecked.
+
+    Where an SGD's file has none, it starts at zero.
+    """
+    if isinstance(optimizer, SGD):
+        start_momentum(optimizer)
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():

@@ -11,13 +11,11 @@ from typing import Self
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
-from utils.boxes import xyxy2xywhn
 from utils.images import write_image
 from utils.plots import crop_box
-from utils.runs import UniqueNames, safe_name
+from utils.runs import UniqueNames, label_rows, safe_name
 from utils.sources import Frame
 from utils.video import VideoWriter
 
@@ -81,11 +79,8 @@ class ResultWriter:
         if not len(detections):
             path.unlink(missing_ok=True)
             return
-        h, w = frame.image.shape[:2]
-        parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]  # (n, 1), (n, 4), (n, 1)
-        rows = torch.cat(parts if with_confidence else parts[:2], 1).tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
         self.written["label file"] += 1
 
     def save_crops(self, frame: Frame, detections: Tensor) -> None:

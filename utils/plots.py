@@ -19,6 +19,7 @@ from utils.images import write_image
 
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+SMALL_TILE = 320  # pixels; a smaller image of a grid is enlarged to it, lest its labels cover it
 PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's font at scale 1
 
 
@@ -49,9 +50,20 @@ def text_color(background: Color) -> Color:
 
 
 class Annotator:
-    """Draws boxes and labels on a copy of a BGR image: ASCII with OpenCV, all other text with Pillow."""
+    """Draws boxes and labels on a copy of a BGR image: ASCII with OpenCV, all other text with Pillow.
 
-    def __init__(self, image: np.ndarray, line_width: int | None = None, font_size: int | None = None) -> None:
+    font, pil and example are what v6.1's callers give to choose a font with; here each text finds its own.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        font: str = "",
+        pil: bool = False,
+        example: str = "",
+    ) -> None:
         assert image.shape[2:] == (3,), f"(H, W, 3) is drawn upon, not {image.shape}"
         assert image.dtype == np.uint8, f"uint8 is drawn upon, not {image.dtype}"
         self.image = image.copy(order="C")
@@ -169,6 +181,7 @@ def draw_batch(
 ) -> np.ndarray:
     """A square grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
 
+    Images smaller than SMALL_TILE are enlarged as far as that leaves room.
     images (B, 3, H, W) RGB, uint8 or float in 0..1; targets (T, 6): image index, class, cx, cy, w, h in 0..1; a seventh
     column is the confidence, which is then shown. `targets_of` makes targets of predictions.
     """
@@ -178,12 +191,14 @@ def draw_batch(
         images = images.float().mul(255).round().clamp(0, 255).byte()  # a new tensor: the batch stays as it is
     count, (height, width) = len(images), images.shape[2:]
     columns = max(math.ceil(math.sqrt(count)), 1)
-    scale = min(max_side / (columns * max(height, width)), 1.0)
+    side = max(height, width)
+    scale = min(max_side / (columns * side), max(SMALL_TILE / side, 1.0))
+    interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     h, w = max(round(height * scale), 1), max(round(width * scale), 1)
     canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), 255, np.uint8)
     for i, image in enumerate(images):
         bgr = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3)
-        tile = cv2.resize(bgr, (w, h), interpolation=cv2.INTER_AREA)
+        tile = cv2.resize(bgr, (w, h), interpolation=interpolation)
         tile = draw_tile(tile, rows[rows[:, 0] == i], names, Path(paths[i]).name if i < len(paths) else "")
         top, left = i // columns * h, i % columns * w
         canvas[top : top + h, left : left + w] = cv2.rectangle(tile, (0, 0), (w - 1, h - 1), (255, 255, 255), 1)

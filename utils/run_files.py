@@ -1,7 +1,7 @@
 """The folder of a training: its settings, its checkpoints, its pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,18 +12,22 @@ from torch import nn
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
 from utils.engine import Trainer
-from utils.general import atomic_write
+from utils.general import atomic_write, remove_stale
 from utils.labels import LabelRecord
 from utils.torch_utils import EarlyStopping
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFiles:
-    """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values."""
+    """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values.
+
+    has_best: whether this run has written a best.pt; with --exist-ok an older run's may lie in the folder.
+    """
 
     folder: Path
     options: dict[str, object]
     hyp: dict[str, float]
+    has_best: bool = False
 
     @property
     def is_plotted(self) -> bool:
@@ -40,9 +44,11 @@ class RunFiles:
         """The weights of the best epoch."""
         return self.folder / "weights" / "best.pt"
 
-    def write_settings(self) -> None:
-        """Makes the folders and writes opt.yaml and hyp.yaml."""
+    def open(self) -> None:
+        """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
+        self.has_best = self.has_best and self.best.exists()
+        remove_stale(self.last.parent, older_than_s=0)
         for name, values in (("opt", {**self.options, "save_dir": str(self.folder)}), ("hyp", self.hyp)):
             with atomic_write(self.folder / f"{name}.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -66,16 +72,15 @@ class RunFiles:
         checkpoint = Checkpoint(
             model.yaml, tuple(model.names), state, epoch, best, training, datetime.now().isoformat(timespec="seconds")
         )
-        for path, is_wanted in (
-            (self.best, is_best),
-            (self.last.with_name(f"epoch{epoch}.pt"), keeps),
-            (self.last, True),
-        ):
-            if is_wanted:
-                save_checkpoint(path, checkpoint)
+        if is_best:
+            save_checkpoint(self.best, replace(checkpoint, training=None))
+            self.has_best = True
+        if keeps:
+            save_checkpoint(self.last.with_name(f"epoch{epoch}.pt"), checkpoint)
+        save_checkpoint(self.last, checkpoint)
 
     def strip(self) -> None:
         """Leaves in last.pt and best.pt only what inference needs."""
-        for path in (self.last, self.best):
-            if path.exists():
-                strip_optimizer(path)
+        strip_optimizer(self.last)
+        if self.has_best:
+            strip_optimizer(self.best)

@@ -1,12 +1,36 @@
-"""Which weights a script takes, and names for what a run writes: none is given twice."""
+"""What a run takes and writes: options given from Python, weights, its folder, names given once, rows of labels.
+
+Legend: n detections of an image.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils.general import LOGGER, ROOT
+import torch
+from torch import Tensor
+
+from utils.boxes import xyxy2xywhn
+from utils.general import LOGGER, ROOT, increment_path
 
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
+
+
+def normalized(options: dict[str, object], several: Collection[str] = ()) -> dict[str, object]:
+    """The options as the command line would give them: a Path is a str, and of the options `several` each is a list.
+
+    One value will do where the command line takes several; None stays None.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    found = {name: plain(value) for name, value in options.items()}
+    lone = [name for name in several if name in found and not isinstance(found[name], list | None)]
+    return found | {name: [found[name]] for name in lone}
 
 
 def find_weights(
@@ -42,6 +66,19 @@ def newest(runs: Path, name: str) -> Path | None:
     return found[-1] if found else None
 
 
+@contextmanager
+def run_folder(path: Path, exist_ok: bool = False) -> Iterator[Path]:
+    """The folder `increment_path` makes of the path, for this run alone; it goes if nothing is in it at the end."""
+    is_old = exist_ok and path.exists()
+    folder = increment_path(path, exist_ok=exist_ok, mkdir=True)
+    try:
+        yield folder
+    finally:
+        if not is_old:
+            with suppress(OSError):  # it holds what the run wrote
+                folder.rmdir()
+
+
 class UniqueNames:
     """Gives each name once: `bus`, then `bus2`, `bus3`; case makes no difference, as on some file systems."""
 
@@ -63,3 +100,14 @@ class UniqueNames:
 def safe_name(text: str) -> str:
     """The text as a name of one file or folder: characters that mean something in paths become underscores."""
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .") or "_"
+
+
+def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:
+    """The text of a label file: rows `class cx cy w h [confidence]`, boxes in shares of the image's sides.
+
+    detections are (n, 6): xyxy in pixels of the image, confidence, class.
+    """
+    h, w = image_hw
+    parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]  # (n, 1), (n, 4), (n, 1)
+    rows = torch.cat(parts if with_confidence else parts[:2], 1).tolist()
+    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,16 @@ DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or G
 def select_device(device: str = "") -> torch.device:
     """The device that `--device` means; ValueError where it is none, or not in this machine.
 
-    Of several GPUs it is the first one: a process computes on one. The environment stays as it is.
+    Of several GPUs it is the first one: a process computes on one. It becomes the current GPU, which events, streams
+    and pinned memory use. The environment stays as it is.
     """
+    found = _find_device(device)
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    return found
+
+
+def _find_device(device: str) -> torch.device:
     name = device.strip().lower().replace(" ", "")
     if name == "cpu":
         return torch.device("cpu")
@@ -47,15 +57,30 @@ def select_device(device: str = "") -> torch.device:
     return torch.device("cuda", numbers[0])
 
 
+def time_sync(device: torch.device | None = None) -> float:
+    """Seconds of a clock that only runs forward, when all work queued on the device (None: the GPU) is done."""
+    kind = device.type if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
 def initialize_weights(model: nn.Module) -> None:
-    """Gives batch norms v6.1's eps 1e-3 and momentum 0.03 and lets activations work in place; weights stay."""
+    """Gives batch norms v6.1's eps 1e-3 and momentum 0.03 and lets activations work in place; weights stay.
+
+    An activation that is itself a layer of `model.model` stays as it is: others may read what it reads.
+    """
+    layers = model.model if isinstance(getattr(model, "model", None), nn.Sequential) else ()
+    rows = {part for layer in layers for part in (layer, *(layer if type(layer) is nn.Sequential else ()))}
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03
-        elif isinstance(module, IN_PLACE):
+        elif isinstance(module, IN_PLACE) and module not in rows:
             module.inplace = True
 
 
@@ -113,54 +138,64 @@ def on_meta(model: nn.Module) -> nn.Module:
 class ModelEMA:
     """Moving average of a model's weights and statistics: `ema`, a copy in evaluation mode and FP32.
 
-    Its decay grows with the number u of updates to the given one: decay * (1 - exp(-u / tau)).
+    Its decay grows with the number u of updates to the given one: decay * (1 - exp(-u / tau)). Neither network may get
+    other modules after the first update; tensors may be replaced.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0) -> None:
         self.ema = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.decay, self.tau, self.updates = decay, tau, updates
+        self._paired: nn.Module | None = None  # the network that the pairs are of
+        self._pairs: list[tuple[Holder, Holder]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the model as it is now; integers, such as batch counts, are taken over."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.tau))
-        averages, values = self.ema.state_dict(), model.state_dict()
-        moved = [name for name, average in averages.items() if average.is_floating_point()]
-        torch._foreach_lerp_([averages[name] for name in moved], [values[n].to(averages[n]) for n in moved], weight)
-        for name in averages.keys() - moved:
-            averages[name].copy_(values[name])
+        if self._paired is not model:  # the state dicts of two networks cost more than the rest
+            held, averaged = dict(holders(model)), dict(holders(self.ema))
+            self._pairs, self._paired = [(averaged[name], held[name]) for name in averaged], model
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for (average_of, key), (value_of, _) in self._pairs:
+            average, value = average_of[key], value_of[key]
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value if value.dtype is average.dtype else value.to(average))
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, weight)
 
-    def state_dict(self) -> dict[str, object]:
-        """The average and the number of updates, for `load_state_dict`."""
-        return {"ema": self.ema.state_dict(), "updates": self.updates}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Goes on where `state_dict` was taken."""
-        self.ema.load_state_dict(state["ema"])
-        self.updates = state["updates"]
+Holder = tuple[dict[str, Tensor], str]  # a module's parameters or buffers, and the name of one of them
+
+
+def holders(model: nn.Module) -> Iterator[tuple[str, Holder]]:
+    """Where each tensor of the model's state dict is kept, with its name there; one that is shared comes once."""
+    for prefix, module in model.named_modules():
+        for kept in (module._parameters, module._buffers):
+            for key, value in kept.items():
+                if value is not None and key not in module._non_persistent_buffers_set:
+                    yield f"{prefix}.{key}" if prefix else key, (kept, key)
 
 
 class EarlyStopping:
     """Says when a training has had no better epoch for `patience` epochs; 0 never does.
 
-    An epoch as good as the best is no better one, so a plateau ends too (v6.1 let it go on for ever). `possible_stop`
-    says that the next epoch will be the last if it is no better.
+    An epoch as good as the best is no better one, so a plateau ends too (v6.1 let it go on for ever).
     """
 
     def __init__(self, patience: int = 100) -> None:
         self.patience = patience
         self.best_epoch: int | None = None
         self.best_fitness = -math.inf
-        self.possible_stop = False
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Whether to stop after this epoch of this fitness."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
-        waited = epoch - (self.best_epoch or 0)
-        self.possible_stop = self.patience > 0 and waited >= self.patience - 1
-        return self.patience > 0 and waited >= self.patience
+        return self.patience > 0 and epoch - (self.best_epoch or 0) >= self.patience
 
     def state_dict(self) -> dict[str, object]:
         """The best epoch so far and its fitness; `patience` is a setting of the run."""

@@ -3,6 +3,7 @@
 PyAV (`pip install av`) is an optional package, imported here only.
 """
 
+import functools
 import math
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 from utils.general import LOGGER
 
 DEFAULT_FPS = Fraction(30)
+MOST_ANSWER_S = 30  # that an ffmpeg may take to list its encoders
 MAX_FPS = 1000  # what a broken header claims is above it
 
 
@@ -93,10 +95,27 @@ def open_encoder(path: Path, fps: Fraction, hw: tuple[int, int]) -> Encoder:
     if av is not None and "libx264" in av.codecs_available:
         return PyAVEncoder(av, path, fps, hw)
     program = shutil.which("ffmpeg")
-    if program is not None:
+    if program is not None and encodes_h264(program):
         return FFmpegEncoder(program, path, fps, hw)
-    LOGGER.warning(f"{path.name}: written as MPEG-4, which browsers may not play; for H.264: pip install av, or ffmpeg")
+    how = "pip install av, or install ffmpeg" if program is None else f"pip install av ({program} has no libx264)"
+    LOGGER.warning(f"{path.name}: written as MPEG-4, which browsers may not play; for H.264: {how}")
     return OpenCVEncoder(path, fps, hw)
+
+
+@functools.cache
+def encodes_h264(program: str) -> bool:
+    """Whether this ffmpeg has libx264, which some are built without; it is asked once."""
+    try:
+        answer = subprocess.run(
+            [program, "-hide_banner", "-encoders"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=MOST_ANSWER_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"libx264" in answer.stdout.split()
 
 
 def import_av() -> ModuleType | None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.experimental import Ensemble, attempt_load
-from models.yolo import Model
+from models.yolo import BLOCKS, Model
 from utils.checkpoint import Checkpoint, save_checkpoint
 
 YAML = {
@@ -124,6 +125,59 @@ def test_yaml_of_no_network(tmp_path):
     save_checkpoint(tmp_path / "a.pt", replace(checkpoint, yaml={**checkpoint.yaml, "backbone": rows}))
     with pytest.raises(ValueError, match=r"a\.pt: its yaml makes no network: .*Convolution"):
         attempt_load(tmp_path / "a.pt")
+
+
+def claim(checkpoint, **changes):
+    return replace(checkpoint, yaml={**checkpoint.yaml, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width_multiple": 100.0, "nc": 3}, "are of other shapes"),
+        (
+            {"backbone": [[-1, 1, "nn.Conv2d", [3, 400_000, 999]], *YAML["backbone"][1:]]},
+            "belong to no layer",
+        ),
+        ({"backbone": [[-1, 1000, "nn.ReLU", []]] * 3 + YAML["backbone"], "depth_multiple": 100}, "300005 blocks"),
+    ],
+    ids=["width", "kernel", "repeats"],
+)
+def test_a_giant_claim_is_refused_before_it_takes_memory(tmp_path, monkeypatch, changes, message):
+    save_checkpoint(tmp_path / "a.pt", claim(make_checkpoint(make_model()), **changes))
+    monkeypatch.setattr("models.experimental.Model", None)  # it comes to no building
+    with pytest.raises(ValueError, match=rf"a\.pt: its .*{message}"):
+        attempt_load(tmp_path / "a.pt")
+
+
+class ReadsNumbers(nn.Module):
+    """A block that the meta device cannot make, with a tensor that no file has."""
+
+    def __init__(self, slope=0.5):
+        super().__init__()
+        self.slope = float(torch.tensor(slope))
+        self.register_buffer("shift", torch.ones(1), persistent=False)
+        self.plain = torch.full((1,), 2.0)
+
+    def forward(self, x):
+        return x * self.slope + self.shift + self.plain if x.sum() < 1e9 else x
+
+
+def test_a_block_that_reads_numbers(write, monkeypatch):
+    monkeypatch.setitem(BLOCKS, "ReadsNumbers", ReadsNumbers)
+    model = make_model({**YAML, "backbone": [*YAML["backbone"][:2], [-1, 1, "ReadsNumbers", [0.25]]]})
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(attempt_load(write(model), fuse=False)(x)[0], model.eval()(x)[0])
+
+
+def test_wiring_is_spoken_of_when_a_yaml_is_built_and_not_when_weights_are_loaded(write, caplog):
+    unread = {**YAML, "head": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16]], [[2, 3], 1, "Detect", []]]}
+    with caplog.at_level("WARNING", "yolov5"):
+        path = write(make_model(unread))
+        assert "nobody reads its output" in caplog.text
+        caplog.clear()
+        attempt_load(path)
+    assert caplog.text == ""
 
 
 def test_forward_of_the_released_weights(shared):

@@ -109,6 +109,10 @@ def test_nam_repeated_and_on_the_image(tiny: Tiny, tiny_with: Tiny) -> None:
         ([-1, 1, "Conv", [32, 3, 1, None, 5]], "divisible by groups"),
         ([-1, 1, "Conv", [32, 1, 1, None, 1, True, 7, 8]], "positional arguments"),
         ([[-1, 3], 1, "Conv", [32]], "from [-1, 3]: Conv reads one row"),
+        (
+            [[-1, 3], 1, "Classify", [16, 5]],
+            "reads one row; if its forward takes a list of tensors, add Classify to READS",
+        ),
         ([-1, 1, "Concat", [1]], "from -1: Concat reads a list of rows"),
         ([[-1, 0], 1, "Concat", [1]], "does not fit its input: Sizes of tensors must match"),
         ([-1, 2, "Conv", [64]], "does not fit its input"),

@@ -151,6 +151,7 @@ def test_attributes(tiny: Tiny) -> None:
     assert [layer.i for layer in model.model] == list(range(7))
     assert model.model[6].f == [2, 5]
     assert model.model[0].type == "models.common.Conv"
+    assert model.model[6].type == "models.yolo.Detect"
     assert model.model[0].np == 8 * 3 * 9 + 16
     assert (model.head.nc, model.head.no, model.head.nl, model.head.na) == (5, 10, 2, 2)
     json.dumps(model.yaml)
@@ -261,6 +262,21 @@ def test_relative_and_list_sources(tiny_with: Tiny) -> None:
         model(torch.rand(1, 3, 32, 32))
         assert torch.equal(seen[6], model.model[6](seen[4]))
     assert torch.equal(seen[7], torch.cat((seen[6], seen[5], seen[4]), 1))
+
+
+@pytest.mark.parametrize("name", ["nn.ReLU", "nn.SiLU"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_activation_as_a_row_leaves_what_others_read(tiny: Tiny, name: str, n: int) -> None:
+    rows = [[-1, 2, "C3", [32]], [-1, n, name, []], [[4, 5], 1, "Concat", [1]]]
+    model = build(tiny(head=[*rows, [[2, 6], 1, "Detect", ["nc", "anchors"]]])).eval()
+    seen: dict[int, Tensor] = {}
+    for layer in model.model:
+        layer.register_forward_hook(lambda layer, _x, y: seen.update({layer.i: y if layer.i > 5 else y.clone()}))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert (seen[4] < 0).any()
+    assert torch.equal(seen[6][:, : seen[4].shape[1]], seen[4])
+    model.train()(torch.randn(2, 3, 32, 32))[1].sum().backward()
 
 
 # Script ---------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,11 @@ DATA = sorted((ROOT / "data").glob("*.yaml"))
 LOW = read_yaml(ROOT / "data/hyps/hyp.scratch-low.yaml")
 
 
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -39,6 +44,10 @@ def write(path, content):
         ("a: 2022-02-30\n", "not valid YAML: day"),
         ("a: \x00\n", "not valid YAML: "),
         ("a: " + "[" * 1500, "not valid YAML: nested too deeply"),
+        ("a: &a [*a]\n", ":1:8: not valid YAML: aliases (*a) are not allowed"),
+        ("a: &a {x: 1}\nb: {<<: *a, y: 3}\n", ":2:9: not valid YAML: aliases (*a) are not allowed"),
+        (BOMB, ":2:8: not valid YAML: aliases (*a) are not allowed"),
+        ("{<<: {x: 1}, <<: {y: 1}}\n", ":1:14: not valid YAML: '<<' is given twice, first in line 1"),
     ],
 )
 def test_text_that_is_no_mapping(tmp_path, content, message):
@@ -58,9 +67,9 @@ def test_other_encodings(tmp_path):
     assert read_yaml(tmp_path / "a.yaml") == {"name": "été"}
 
 
-def test_merged_keys_are_not_given_twice(tmp_path):
-    path = write(tmp_path / "a.yaml", "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {1: x, '2': y}\n")
-    assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {1: "x", "2": "y"}}
+def test_names_without_aliases_and_keys_of_two_kinds(tmp_path):
+    path = write(tmp_path / "a.yaml", "a: &a {x: 1, y: 2}\nb: '*a'\nc: {1: x, '2': y}\n")
+    assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": "*a", "c": {1: "x", "2": "y"}}
 
 
 def test_no_file(tmp_path):

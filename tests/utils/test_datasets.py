@@ -19,13 +19,14 @@ from utils.datasets import (
     ImageShape,
     RecordTable,
     Sample,
+    TrainLoader,
     collate_fn,
     rectangular_shapes,
     train_loader,
     val_loader,
     worker_count,
 )
-from utils.image_store import ImageStore, available_memory, resized_hw
+from utils.image_store import ImageStore, available_memory, buffer_share, resized_hw
 from utils.labels import LabelRecord
 
 HYP = Hyp(
@@ -333,6 +334,11 @@ def test_worker_count(monkeypatch, wanted, batch_size, expected):
     assert worker_count(wanted, batch_size) == expected
 
 
+@pytest.mark.parametrize(("processes", "mib"), [(0, 256), (1, 256), (2, 128), (8, 32), (64, 32)])
+def test_processes_share_the_buffer(processes, mib):
+    assert buffer_share(processes) == mib << 20
+
+
 # Loaders --------------------------------------------------------------------------------------------------------------
 
 
@@ -425,3 +431,12 @@ def test_square_validation_keeps_the_order_of_the_records(records):
     made = list(val_loader(records, 64, 4, workers=0, rect=False))
     assert [path for batch in made for path in batch.paths] == [record.image for record in records]
     assert all(batch.images.shape[2:] == (64, 64) for batch in made)
+
+
+@pytest.mark.parametrize(("workers", "augment", "mib"), [(0, True, 256), (2, True, 128), (2, False, 0)])
+def test_each_worker_keeps_its_share_of_pictures(records, monkeypatch, workers, augment, mib):
+    monkeypatch.setattr("utils.datasets.cpu_count", lambda: 4)
+    monkeypatch.setattr(TrainLoader, "_start", lambda self, epoch: None)
+    loader = train_loader(records, 64, 4, HYP, workers=workers, augment=augment)
+    assert loader.workers == workers
+    assert loader.dataset.store._capacity == mib << 20

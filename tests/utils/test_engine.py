@@ -1,5 +1,7 @@
 """The trainer on a toy network: every batch counts, frozen norms stand still, what is not finite goes no further."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -44,10 +46,12 @@ def make_batches(count, seed=0):
     return [Batch(x, torch.zeros(0, 6), (), ()) for x in images]
 
 
-def make_trainer(accumulate=1, lr=0.1, **options):
+def make_trainer(accumulate=1, lr=0.1, fused=None, **options):
     torch.manual_seed(0)
     model = Toy()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=fused)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return Trainer(model, optimizer, criterion, EveryOther(accumulate), ModelEMA(model), **options)
 
 
@@ -91,15 +95,47 @@ def test_gradients_are_clipped():
     assert norms[0] == pytest.approx(10, rel=1e-3)
 
 
-def test_steps_without_finite_gradients_are_skipped(caplog):
+def spoil(trainer, *calls):
+    """Lets the loss be NaN at these calls."""
+    count = itertools.count()
+
+    def spoiled(raw, targets):
+        loss, items = criterion(raw, targets)
+        factor = float("nan") if next(count) in calls else 1.0
+        return loss * factor, items * factor
+
+    trainer.criterion = spoiled
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_step_without_finite_gradients_is_skipped(caplog, scaled, bad):
+    """With a scaler, as on a GPU, and without: weights are those of a run that never saw the batch."""
+    trainer, reference = make_trainer(fused=True), make_trainer(fused=True)
+    if scaled:
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    spoil(trainer, bad)
+    batches = make_batches(3)
+    with caplog.at_level("WARNING", "yolov5"):
+        losses = trainer.run_epoch(batches, 0, 3)
+    good = [batch for i, batch in enumerate(batches) if i != bad]
+    expected = reference.run_epoch(good, 0, 2)
+    torch.testing.assert_close(trainer.model.conv.weight, reference.model.conv.weight)
+    torch.testing.assert_close(losses, expected, rtol=0.05, atol=0)  # norms have seen the batch in between
+    assert trainer.skipped == 1
+    assert caplog.messages == ["1 of 3 steps skipped in epoch 0: gradients were not finite"]
+    if scaled:
+        assert trainer.scaler.get_scale() == 1
+
+
+def test_an_epoch_of_skipped_steps_is_an_error():
     trainer = make_trainer()
     before = trainer.model.conv.weight.clone()
-    trainer.criterion = lambda raw, targets: (raw[0].sum() * float("nan"), torch.full((3,), float("nan")))
-    with caplog.at_level("WARNING", "yolov5"):
-        trainer.run_epoch(make_batches(3), 0, 3)
+    spoil(trainer, 0, 1, 2)
+    with pytest.raises(ValueError, match="diverged in epoch 7: no gradient is finite"):
+        trainer.run_epoch(make_batches(3), 7, 3)
     assert torch.equal(trainer.model.conv.weight, before)
-    assert (trainer.skipped, trainer.ema.updates) == (3, 0)
-    assert len(caplog.records) == 1
+    assert trainer.ema.updates == 0
 
 
 def test_weights_that_are_not_finite_end_the_epoch():

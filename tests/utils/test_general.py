@@ -28,6 +28,7 @@ from utils.general import (
     make_divisible,
     one_line,
     progress,
+    remove_stale,
     run_script,
     set_logging,
 )
@@ -122,6 +123,26 @@ def test_ctrl_c_is_exit_130(quiet_logger, capsys):
         run_script(fail, KeyboardInterrupt())
     assert exit_.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0"), "--batch-size or --imgsz"),
+        (MemoryError(), "--batch-size or --imgsz"),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "--batch-size or --imgsz"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "--workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "--workers"),
+    ],
+    ids=["gpu", "python", "cpu", "killed", "gone"],
+)
+def test_too_little_memory_is_one_line_with_advice(error, advice, quiet_logger, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_script(fail, error)
+    assert exit_.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ERROR: {(str(error) or 'MemoryError')[:20]}")
+    assert advice in line
 
 
 @pytest.mark.parametrize("error", [AssertionError("ours"), RuntimeError("shape"), KeyError("key")])
@@ -364,6 +385,23 @@ def test_atomic_write_takes_the_longest_name(tmp_path):
     assert os.listdir(tmp_path) == [name]
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    with atomic_write(tmp_path / "last.pt") as temporary:
+        stale = tmp_path / temporary.name.replace(temporary.name[-16:-4], "0123456789ab")
+        for path in (stale, tmp_path / ".mine.tmp", tmp_path / "last-0123456789ab.tmp"):
+            path.touch()
+            os.utime(path, (1000, 1000))
+        remove_stale(tmp_path)
+        assert temporary.exists()
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "last-0123456789ab.tmp", "last.pt"]
+    stale.touch()
+    remove_stale(tmp_path)
+    assert stale.exists()  # somebody may be writing to it
+    remove_stale(tmp_path, older_than_s=0)
+    assert not stale.exists()
+    remove_stale(tmp_path / "none")
+
+
 def test_atomic_write_into_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "file"):
         pytest.fail("the block must not run")
@@ -394,7 +432,13 @@ def test_stride_may_be_a_tensor():
     assert check_img_size(100, torch.tensor([8.0, 16.0, 32.0]).max()) == 128
 
 
+@pytest.mark.parametrize("imgsz", [(640, 321), [640, 321]])
+def test_height_and_width(imgsz):
+    assert check_img_size(imgsz, s=32) == [640, 352]
+
+
 @pytest.mark.parametrize("imgsz", [0, -32])
 def test_no_size(imgsz):
-    with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
-        check_img_size(imgsz)
+    for given in (imgsz, [640, imgsz]):
+        with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
+            check_img_size(given)

@@ -209,3 +209,25 @@ def test_input_stays_as_it_is():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         non_max_suppression(random_prediction(0), **options)
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor that says it is on an Apple GPU, where torch has no float64."""
+
+    @property
+    def device(self):
+        return torch.device("mps")
+
+    def double(self):
+        raise TypeError("MPS has no float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_on_mps_the_cpu_does_it(golden_prediction, setting):
+    found = non_max_suppression(golden_prediction.as_subclass(WithoutFloat64), **SETTINGS[setting])
+    for rows, expected in zip(found, non_max_suppression(golden_prediction, **SETTINGS[setting]), strict=True):
+        assert type(rows) is torch.Tensor
+        assert torch.equal(rows, expected)

@@ -140,6 +140,102 @@ def test_fused_equals_plain_and_survives_another_layout(name):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+def small_start(**options):
+    """Two equal networks in the layout of a training, one with the fused kernel of SGD, one without."""
+    torch.manual_seed(0)
+    start = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
+    models = start, copy.deepcopy(start)
+    fused, plain = (
+        build_optimizer(model, "SGD", HYP, 16, fused=fused) for model, fused in zip(models, (True, False), strict=True)
+    )
+    return models, fused, plain
+
+
+def give_gradients(*models, seed=1):
+    for model in models:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def assert_equal_weights(models):
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_momentum_after_a_first_step_that_was_skipped():
+    """What a loss scaler does at its first overflow: the kernel gets found_inf and leaves all as it is."""
+    models, fused, plain = small_start()
+    before = copy.deepcopy(models[0].state_dict())
+    give_gradients(models[0], seed=0)
+    fused.grad_scale, fused.found_inf = None, torch.ones(())
+    fused.step()
+    assert all(torch.equal(value, before[name]) for name, value in models[0].state_dict().items())
+    assert all((state["momentum_buffer"] == 0).all() for state in fused.state.values())
+    fused.found_inf = torch.zeros(())
+    for seed in (1, 2):
+        give_gradients(*models, seed=seed)
+        fused.step()
+        plain.step()
+    assert_equal_weights(models)
+
+
+def test_momentum_of_a_gradient_that_comes_late():
+    models, fused, plain = small_start()
+    for late in (True, False):
+        give_gradients(*models)
+        for model in models:
+            model[0].bias.grad = None if late else model[0].bias.grad
+        fused.step()
+        plain.step()
+    assert_equal_weights(models)
+
+
+def test_first_step_is_torchs_own():
+    models, fused, _ = small_start()
+    groups = [
+        {**group, "params": list(parameters)}
+        for group, parameters in zip(fused.param_groups, parameter_groups(models[1]), strict=True)
+    ]
+    reference = torch.optim.SGD(
+        [{key: group[key] for key in ("params", "lr", "momentum", "nesterov", "weight_decay")} for group in groups],
+        lr=0.01,
+    )
+    for seed in (1, 2):
+        give_gradients(*models, seed=seed)
+        fused.step()
+        reference.step()
+    assert_equal_weights(models)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_momentum_survives_a_file(steps):
+    models, fused, _ = small_start()
+    for seed in range(steps):
+        give_gradients(models[0], seed=seed)
+        fused.step()
+    state = copy.deepcopy(fused.state_dict())
+    models[1].load_state_dict(models[0].state_dict())
+    other = build_optimizer(models[1], "SGD", HYP, 16)
+    other.load_state_dict(state)
+    for key, values in other.state_dict()["state"].items():
+        assert torch.equal(values["momentum_buffer"], state["state"][key]["momentum_buffer"])
+        assert values["momentum_buffer"].stride() == state["state"][key]["momentum_buffer"].stride()
+    give_gradients(*models)
+    fused.step()
+    other.step()
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
+
+
+def test_a_file_without_momentum_starts_it_at_zero():
+    models, fused, _ = small_start()
+    give_gradients(models[0])
+    fused.step()
+    fused.load_state_dict({**fused.state_dict(), "state": {}})
+    assert len(fused.state) == 4
+    assert all((state["momentum_buffer"] == 0).all() for state in fused.state.values())
+
+
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,15 @@ def test_labels_lie_above_boxes_drawn_later():
     np.testing.assert_array_equal(first.result()[50:60, 20:40], second.result()[50:60, 20:40])
 
 
+def test_words_of_v61s_callers_change_nothing():
+    pictures = []
+    for words in ({}, {"font": "Arial.ttf", "pil": True, "example": "['cat']"}):
+        annotator = Annotator(WHITE, line_width=3, **words)
+        annotator.box_label((10, 40, 60, 90), "cat 0.9", color=RED)
+        pictures.append(annotator.result())
+    np.testing.assert_array_equal(*pictures)
+
+
 def test_tiny_image():
     annotator = Annotator(np.zeros((4, 3, 3), np.uint8))
     annotator.box_label((0, 0, 3, 4), "cat 0.9", RED)
@@ -162,10 +171,32 @@ def test_crop_outside_is_empty():
 
 
 @pytest.mark.parametrize(
-    ("count", "hw"), [(1, (64, 96)), (2, (64, 192)), (3, (128, 192)), (5, (128, 288)), (20, (256, 384))]
+    ("count", "hw"), [(1, (240, 360)), (2, (240, 720)), (3, (480, 720)), (5, (480, 1080)), (20, (960, 1440))]
 )
 def test_grid_size(count, hw):
-    assert draw_batch(torch.zeros(count, 3, 64, 96, dtype=torch.uint8), torch.zeros(0, 6), []).shape == (*hw, 3)
+    assert draw_batch(torch.zeros(count, 3, 240, 360, dtype=torch.uint8), torch.zeros(0, 6), []).shape == (*hw, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "hw", "max_side", "expected"),
+    [
+        (1, (64, 64), 1920, (320, 320)),
+        (4, (100, 200), 1920, (320, 640)),
+        (16, (64, 64), 640, (640, 640)),  # 160 each: more there is no room for
+        (16, (64, 64), 128, (128, 128)),
+    ],
+)
+def test_small_images_are_enlarged(count, hw, max_side, expected):
+    images = torch.full((count, 3, *hw), 90, dtype=torch.uint8)
+    grid = draw_batch(images, torch.zeros(0, 6), [], max_side=max_side)
+    assert grid.shape == (*expected, 3)
+    assert np.unique(grid).tolist() == [90, 255]
+
+
+def test_labels_leave_most_of_a_small_image_to_be_seen():
+    targets = torch.tensor([[0, 0, 0.5, 0.5, 0.9, 0.9]])
+    plain, labelled = (draw_batch(torch.zeros(1, 3, 64, 64), targets, [name]) for name in ("", "triangle"))
+    assert (plain != labelled).any(2).mean() < 0.05
 
 
 def test_large_grid_is_made_smaller():
@@ -175,16 +206,16 @@ def test_large_grid_is_made_smaller():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_grid_shows_the_batch_and_leaves_it_alone(dtype):
-    images = torch.zeros(2, 3, 64, 64, dtype=dtype)
+    images = torch.zeros(2, 3, 320, 320, dtype=dtype)
     images[0, 0] = 255 if dtype == torch.uint8 else 1  # red
     before = images.clone()
     targets = torch.tensor([[1, 0, 0.5, 0.5, 0.5, 0.5]])
     grid = draw_batch(images, targets, ["cat"])
     assert torch.equal(images, before)
-    assert (grid[2:62, 2:62] == RED).all()
-    inner = grid[:, 64:]
-    assert tuple(inner[40, 16]) == colors(0, bgr=True)  # the left edge of the box
-    assert (inner[30:44, 20:44] == 0).all()  # and nothing in it
+    assert (grid[2:318, 2:318] == RED).all()
+    inner = grid[:, 320:]
+    assert tuple(inner[200, 80]) == colors(0, bgr=True)  # the left edge of the box
+    assert (inner[110:230, 90:230] == 0).all()  # and nothing in it
 
 
 @pytest.mark.parametrize("columns", [6, 7])
@@ -195,7 +226,7 @@ def test_unknown_class_and_confidence(columns):
 
 def test_plot_images_has_written_when_it_returns(tmp_path):
     plot_images(torch.zeros(2, 3, 64, 64), torch.zeros(0, 6), tmp_path / "é.jpg", ["cat"], ["a/b.jpg", "c.jpg"])
-    assert read_image(tmp_path / "é.jpg").shape == (64, 128, 3)
+    assert read_image(tmp_path / "é.jpg").shape == (320, 640, 3)
 
 
 def test_predictions_become_targets():

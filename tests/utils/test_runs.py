@@ -2,10 +2,57 @@
 
 import logging
 import os
+from pathlib import Path
 
 import pytest
+import torch
 
-from utils.runs import UniqueNames, find_weights, newest, safe_name
+from utils.runs import UniqueNames, find_weights, label_rows, newest, normalized, run_folder, safe_name
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"weights": Path("a.pt"), "data": Path("b.yaml")}, {"weights": ["a.pt"], "data": "b.yaml"}),
+        ({"weights": (Path("a.pt"), "b.pt")}, {"weights": ["a.pt", "b.pt"]}),
+        ({"imgsz": 640, "half": True}, {"imgsz": [640], "half": True}),
+        ({"imgsz": [], "weights": None}, {"imgsz": [], "weights": None}),
+    ],
+)
+def test_normalized(given, expected):
+    before = dict(given)
+    assert normalized(given, several={"weights", "imgsz"}) == expected
+    assert given == before
+
+
+def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):
+    with run_folder(tmp_path / "exp") as first, run_folder(tmp_path / "exp") as second:
+        assert (first, second) == (tmp_path / "exp", tmp_path / "exp2")  # two runs at a time share nothing
+        (second / "a.jpg").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["exp2"]
+    (tmp_path / "mine").mkdir()
+    with run_folder(tmp_path / "mine", exist_ok=True):
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def run_and_fail(path):
+    with run_folder(path):
+        raise KeyboardInterrupt
+
+
+def test_run_folder_of_a_failed_run_goes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_and_fail(tmp_path / "exp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_label_rows():
+    found = torch.tensor([[20.0, 10, 60, 90, 0.25, 1], [100, 0, 200, 100, 0.8125, 0]])
+    assert label_rows(found, (100, 200), with_confidence=False) == "1 0.2 0.5 0.2 0.8\n0 0.75 0.5 0.5 1\n"
+    assert label_rows(found[1:], (100, 200), with_confidence=True) == "0 0.75 0.5 0.5 1 0.8125\n"
+    assert label_rows(found[:0], (100, 200), with_confidence=True) == ""
 
 
 @pytest.fixture

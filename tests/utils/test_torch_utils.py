@@ -17,6 +17,7 @@ from utils.torch_utils import (
     model_info,
     on_meta,
     select_device,
+    time_sync,
 )
 
 
@@ -43,12 +44,15 @@ def toy():
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Lets torch say that the machine has so many GPUs."""
+    """Lets torch say that the machine has so many GPUs; a list of those that became the current one."""
+    current = []
 
     def pretend(count):
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        return current
 
     return pretend
 
@@ -69,9 +73,10 @@ def gpus(monkeypatch):
     ],
 )
 def test_device(gpus, monkeypatch, name, count, device):
-    gpus(count)
+    current = gpus(count)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "left as it is")
     assert select_device(name) == torch.device(device)
+    assert current == ([] if device == "cpu" else [torch.device(device)])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "left as it is"
 
 
@@ -90,9 +95,23 @@ def test_device(gpus, monkeypatch, name, count, device):
     ],
 )
 def test_device_that_is_none(gpus, name, count, message):
-    gpus(count)
+    current = gpus(count)
     with pytest.raises(ValueError, match=f"--device {name}.*{message}"):
         select_device(name)
+    assert not current
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "waited_for"),
+    [(None, 0, []), (None, 1, [None]), ("cpu", 1, []), ("cuda:1", 2, [torch.device("cuda:1")])],
+)
+def test_time_waits_for_the_gpu(gpus, monkeypatch, device, count, waited_for):
+    gpus(count)
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    first = time_sync(device and torch.device(device))
+    assert waited == waited_for
+    assert time_sync(torch.device("cpu")) >= first
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -104,6 +123,14 @@ def test_initialize_weights(toy):
     assert (toy.bn.eps, toy.bn.momentum, toy.act.inplace) == (1e-3, 0.03, True)
     for name, value in toy.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_layers_of_their_own_do_not_work_in_place():
+    model = nn.Module()
+    model.model = nn.Sequential(nn.ReLU(), nn.Sequential(nn.SiLU(), nn.SiLU()), Toy())
+    initialize_weights(model)
+    found = [module.inplace for module in model.modules() if isinstance(module, nn.ReLU | nn.SiLU)]
+    assert found == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -235,14 +262,59 @@ def test_ema_is_a_copy_for_evaluation(toy):
 
 def test_ema_goes_on_where_it_was(toy):
     first, other = ModelEMA(toy), ModelEMA(Toy())
-    first.update(toy)
-    other.load_state_dict(copy.deepcopy(first.state_dict()))
+    for ema in (first, other):  # the second has tensors that are replaced after this
+        ema.update(toy)
+    other.ema.load_state_dict(copy.deepcopy(first.ema.state_dict()))
     train_a_little(toy)
     for ema in (first, other):
         ema.update(toy)
     assert other.updates == 2
     for name, value in first.ema.state_dict().items():
         assert torch.equal(value, other.ema.state_dict()[name])
+
+
+def test_ema_equals_state_dicts_moved_by_hand(toy):
+    """Bit for bit, through replaced tensors, another type, a buffer that no file has, and another network."""
+    toy.register_buffer("scratch", torch.zeros(2), persistent=False)
+    ema = ModelEMA(toy)
+    expected = copy.deepcopy(ema.ema.state_dict())
+    changes = [
+        lambda: None,
+        lambda: toy.load_state_dict(copy.deepcopy(toy.state_dict()), assign=True),
+        lambda: ema.ema.load_state_dict(copy.deepcopy(ema.ema.state_dict()), assign=True),
+        toy.half,
+        toy.float,
+    ]
+    other = copy.deepcopy(toy)
+    for u, (model, change) in enumerate([*((toy, change) for change in changes), (other, lambda: None)], 1):
+        if next(model.parameters()).dtype == torch.float32:
+            train_a_little(model)
+        change()
+        toy.scratch += 1
+        ema.update(model)
+        weight = 1 - 0.9999 * (1 - math.exp(-u / 2000))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value.float(), weight)
+            else:
+                expected[name].copy_(value)
+            assert torch.equal(ema.ema.state_dict()[name], expected[name]), (u, name)
+    assert (ema.ema.scratch == 0).all()
+
+
+def test_ema_moves_what_is_shared_once(toy):
+    toy.again = toy.out
+    ema = ModelEMA(toy, decay=0.5, tau=1e-9)
+    before = ema.ema.out.weight.clone()
+    train_a_little(toy)
+    ema.update(toy)
+    torch.testing.assert_close(ema.ema.out.weight, (before + toy.out.weight) / 2)
+
+
+def test_ema_makes_state_dicts_no_more(toy, monkeypatch):
+    ema = ModelEMA(toy)
+    monkeypatch.setattr(nn.Module, "state_dict", None)
+    ema.update(toy)
 
 
 # Early stop -----------------------------------------------------------------------------------------------------------
@@ -267,16 +339,6 @@ def test_early_stop(patience, fitnesses, stops_at, best):
     assert (stops[0] if stops else None) == stops_at
     assert stopper.best_epoch == best
     assert stopper.best_fitness == (-math.inf if best is None else fitnesses[best])
-
-
-def test_possible_stop_is_said_one_epoch_before():
-    stopper = EarlyStopping(3)
-    said = []
-    for epoch, fitness in enumerate([0.2, 0.1, 0.3, 0.1, 0.1]):
-        stopper(epoch, fitness)
-        said.append(stopper.possible_stop)
-    assert said == [False, False, False, False, True]
-    assert stopper(5, 0.1)
 
 
 def test_early_stop_goes_on_where_it_was():

@@ -142,11 +142,16 @@ def test_opencv_says_that_browsers_may_not_play(monkeypatch, tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
-def fake_ffmpeg(folder, body):
-    """A program named ffmpeg: Python lines that have `arguments` and `pixels`, the bytes of standard input."""
+def fake_ffmpeg(folder, body, encoder="libx264"):
+    """A program named ffmpeg: Python lines that have `arguments` and `pixels`, the bytes of standard input.
+
+    Asked for its encoders, which goes to a file `asked`, it names one.
+    """
     program = folder / "ffmpeg"
     head = "import json, sys\narguments, pixels = sys.argv[1:], sys.stdin.buffer.read()\n"
-    program.write_text(f"#!{sys.executable}\n{head}{body}\n")
+    asked = f"open({str(folder / 'asked')!r}, 'a').write('x')"
+    answer = f"if '-encoders' in arguments:\n    {asked}\n    sys.exit(print(' V....D {encoder} H.264 / AVC'))\n"
+    program.write_text(f"#!{sys.executable}\n{head}{answer}{body}\n")
     program.chmod(0o755)
 
 
@@ -174,6 +179,27 @@ def test_ffmpeg_failure_is_told_in_its_words(monkeypatch, tmp_path):
     writer.write(frames(1)[0])
     with pytest.raises(ValueError, match=r"a\.mp4: ffmpeg failed: Unknown encoder libx264"):
         writer.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a script")
+def test_ffmpeg_without_h264_is_passed_over(monkeypatch, tmp_path, caplog):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    fake_ffmpeg(tmp_path, "sys.exit('Unknown encoder libx264')", encoder="libopenh264")
+    for name in ("a.mp4", "b.mp4"):
+        with caplog.at_level("WARNING", "yolov5"), VideoWriter(tmp_path / name) as writer:
+            writer.write(frames(1)[0])
+        assert read(tmp_path / name)[2] in {"FMP4", "mp4v"}
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == ["a.mp4", "b.mp4"]
+    assert f"{tmp_path / 'ffmpeg'} has no libx264" in caplog.text
+    assert (tmp_path / "asked").read_text() == "x"  # once
+
+
+@pytest.mark.parametrize("content", ["#!/nowhere\n", "not a program\n"])
+def test_broken_ffmpeg_has_no_h264(tmp_path, content):
+    (tmp_path / "ffmpeg").write_text(content)
+    (tmp_path / "ffmpeg").chmod(0o755)
+    assert not video.encodes_h264(str(tmp_path / "ffmpeg"))
 
 
 def test_pyav_is_imported_with_the_first_frame_only():

@@ -1,0 +1,92 @@
+"""Training, evaluation and detection on a GPU, in half-size numbers too; skipped where there is none."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import detect
+import train
+import val
+from models.experimental import attempt_load
+from utils.checkpoint import load_checkpoint
+from utils.general import ROOT
+from utils.shapes import ShapesSettings, generate
+from utils.torch_utils import select_device
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The yaml of a few drawn pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder / "shapes", ShapesSettings(train=12, val=6, test=6))
+    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module", params=["fp16", "bf16"])
+def finished(request, data, tmp_path_factory):
+    """The folder of a run of two epochs, with the checkpoint of the second one whole."""
+    options = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": "", "cfg": "yolov5n-NAM.yaml", "noplots": True}
+    project = str(tmp_path_factory.mktemp("runs"))
+    return train.run(**options, data=str(data), project=project, device="0", amp=request.param, epochs=2, save_period=1)
+
+
+def losses(folder):
+    """The numbers of results.csv, a row per epoch."""
+    with (folder / "results.csv").open(newline="") as file:
+        return np.array([*csv.reader(file)][1:], float)
+
+
+def test_training(finished):
+    assert losses(finished).shape == (2, 14)
+    assert np.isfinite(losses(finished)).all()
+    kept = load_checkpoint(finished / "weights" / "epoch1.pt")
+    assert all(value.isfinite().all() for value in kept.state.values())
+    momentum = [state["momentum_buffer"] for state in kept.training["optimizer"]["state"].values()]
+    assert all(value.isfinite().all() for value in momentum)
+
+
+def test_resume(finished, data, tmp_path):
+    """A run of three epochs, cut off after the second, goes on with the third."""
+    options = yaml.safe_load((finished / "opt.yaml").read_text(encoding="utf-8"))
+    common = {key: options[key] for key in ("imgsz", "batch_size", "workers", "weights", "cfg", "noplots", "amp")}
+    folder = train.run(**common, data=str(data), project=str(tmp_path), device="0", epochs=3, save_period=1, patience=0)
+    whole = losses(folder)
+    torch.cuda.synchronize()
+    kept = folder / "weights" / "epoch1.pt"
+    assert load_checkpoint(kept).epoch == 1
+    again = train.run(resume=str(kept))
+    resumed = losses(again)
+    assert len(resumed) == len(whole) == 3
+    np.testing.assert_allclose(resumed[2, 1:4], whole[2, 1:4], rtol=0.05)
+
+
+def test_half_finds_what_full_finds(finished, data, tmp_path):
+    best = str(finished / "weights" / "best.pt")
+    full, half = (
+        val.run(weights=best, data=str(data), imgsz=64, device="0", workers=0, project=str(tmp_path), half=half)
+        for half in (False, True)
+    )
+    assert half.map50 == pytest.approx(full.map50, abs=0.02)
+    source = str(data.parent / "shapes" / "images" / "val")
+    folder = detect.run(weights=best, source=source, imgsz=64, device="0", half=True, project=str(tmp_path / "detect"))
+    assert len(list(folder.glob("*.jpg"))) == 6
+
+
+def test_the_last_gpu_becomes_the_current_one(finished):
+    before, last = torch.cuda.current_device(), torch.cuda.device_count() - 1
+    try:
+        device = select_device(str(last))
+        assert torch.cuda.current_device() == last
+        model = attempt_load(finished / "weights" / "best.pt", device)
+        decoded, _ = model(torch.rand(1, 3, 64, 64, device=device))
+        assert decoded.device == torch.device("cuda", last)
+    finally:
+        torch.cuda.set_device(before)
