@@ -1,6 +1,5 @@
 """Fixtures that tests of several folders use."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from utils.general import ROOT
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 
 
 @pytest.fixture(scope="session")
