@@ -41,10 +41,10 @@ from utils.general import (
 from utils.labels import LabelRecord, cache_path, find_images, label_path, scan
 from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
-from utils.optim import Schedule, build_optimizer
+from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
-from utils.resume import check_same_data, find_run, load_run, merged_options
-from utils.run_files import RunFiles
+from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
+from utils.run_files import RunFiles, telling_how_to_go_on
 from utils.runs import DEFAULT_WEIGHTS, normalized
 from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 
@@ -54,6 +54,8 @@ PLOTTED_BATCHES = 3
 CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
 )
+
+LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,16 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch."""
     device = select_device(opt.device)
     init_seeds(opt.seed)
-    data = DataConfig.from_yaml(opt.data)
-    data.prepare()
     state = checkpoint.training if checkpoint else None
     hyp = Hyp.from_dict(state["hyp"], str(opt.resume)) if state else Hyp.from_yaml(opt.hyp)
-
-    model = build_model(opt, data, hyp, checkpoint).to(device, memory_format=torch.channels_last)
-    freeze_layers(model, opt.freeze)
+    source = checkpoint or load_initial(opt)
+    data = DataConfig.from_yaml(opt.data)
+    data.prepare()
+    train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
+    model = build_model(opt, data, hyp, source).to(device, memory_format=torch.channels_last)
+    freeze_layers(model.model, opt.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
-    train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
     start_epoch = checkpoint.epoch + 1 if checkpoint else 0
     batches, val_batches = build_loaders(opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device)
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
@@ -195,8 +197,10 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
         trainer.load_state_dict(state, checkpoint.state)
         stopper.load_state_dict(state["stopper"])
 
-    run = open_run(replace(opt, data=str(data.file.resolve())), hyp)
-    if not checkpoint and run.is_plotted:
+    run = open_run(replace(opt, data=str(data.file.resolve())), hyp, len(train_set))
+    if state:
+        check_same_images(state.get("images"), len(train_set))
+    elif run.is_plotted:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
         f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; {batches.workers} loading "
@@ -204,7 +208,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     )
     how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
     began = time.time()
-    with RunLogger(run.folder, start_epoch) as logger, closing(batches):
+    with RunLogger(run.folder, start_epoch) as logger, closing(batches), telling_how_to_go_on(run):
         for epoch in range(start_epoch, opt.epochs):
             losses = train_epoch(trainer, batches, epoch, opt.epochs, run, data.names)
             is_last, result = epoch + 1 == opt.epochs, None
@@ -228,59 +232,41 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 
-def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, checkpoint: Checkpoint | None) -> Model:
-    """The model of the run that goes on, or of --cfg, or of the weights, with what --weights has for its layers."""
-    if checkpoint:
-        return named(Model(checkpoint.yaml, nc=data.nc), data)
-    weights = find_initial(opt)
-    source = load_checkpoint(weights) if weights else None
-    cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
-    model = named(Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors)), data)
-    if model.head.has_placeholder_anchors:
-        raise ValueError(f"{opt.cfg or weights}: gives a number of anchors only; write the anchors into the model yaml")
-    if source:
-        exclude = ("anchors",) if opt.cfg or hyp.anchors is not None else ()
-        report = transfer_weights(source, model, exclude)
-        LOGGER.info(f"{weights}:\n{report}")
-        if not any(entry.source.endswith(".weight") for entry in report.matched):
-            raise ValueError(f"{weights}: none of its weights fits {opt.cfg}; to train from scratch name --weights ''")
-        if report.items < report.total / 2:
-            LOGGER.warning(f"{weights}: less than half of it fits {opt.cfg}")
-    return model
-
-
-def named(model: Model, data: DataConfig) -> Model:
-    """The model, with the data set's class names."""
+def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoint | None) -> Model:
+    """The model of the run that goes on, or of --cfg, or of the source, with what the source has for its layers."""
+    if opt.resume:
+        model = Model(source.yaml)
+    else:
+        cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
+        model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
     model.names = list(data.names)
+    if model.head.has_placeholder_anchors:
+        raise ValueError(f"{opt.cfg or opt.weights}: gives only a number of anchors; write them into the model yaml")
+    if source and not opt.resume:
+        report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
+        LOGGER.info(f"{opt.weights}:\n{report}")
+        if not any(entry.source.endswith(".weight") for entry in report.matched):
+            raise ValueError(f"{opt.weights}: none of it fits {opt.cfg}; to train from scratch name --weights ''")
+        if report.items < report.total / 2:
+            LOGGER.warning(f"{opt.weights}: less than half of it fits {opt.cfg}")
     return model
 
 
-def find_initial(opt: TrainOptions) -> Path | None:
+def load_initial(opt: TrainOptions) -> Checkpoint | None:
     """The checkpoint to start from, or None to start from scratch; the default one may be absent."""
+    if opt.cfg:
+        check_file(opt.cfg, YAML_SUFFIXES)
     if not opt.weights:
         return None
     path = Path(opt.weights)
     if path.suffix != ".pt":
         raise ValueError(f"--weights {opt.weights}: a .pt file is wanted, or '' to start from scratch")
     if path.is_file():
-        return path
+        return load_checkpoint(path)
     if "weights" in opt.given:
         raise FileNotFoundError(f"--weights {opt.weights}: no such file, and nothing is downloaded")
     LOGGER.info(f"no {path.name} here: training {opt.cfg or DEFAULT_CFG} from scratch")
     return None
-
-
-def freeze_layers(model: Model, freeze: Sequence[int]) -> None:
-    """Takes the layers out of the training, the first n for a single n, those of these numbers otherwise."""
-    count = len(model.model)
-    wrong = [n for n in freeze if not 0 <= n < count + (len(freeze) == 1)]
-    if wrong:
-        raise ValueError(f"--freeze {wrong[0]}: the model's layers are 0 to {count - 1}")
-    layers = range(freeze[0]) if len(freeze) == 1 else freeze
-    for index in layers:
-        model.model[index].requires_grad_(False)
-    if len(layers):
-        LOGGER.info(f"frozen: layers {', '.join(map(str, layers))}")
 
 
 def scan_split(data: DataConfig, split: str, workers: int) -> list[LabelRecord]:
@@ -343,7 +329,7 @@ def is_kept(epoch: int, period: int) -> bool:
 def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device) -> None:
     """Strips the checkpoints, validates the best one with plots, and says where everything is."""
     run.strip()
-    weights = run.best if run.has_best else run.last
+    weights = run.best if run.best.exists() else run.last
     LOGGER.info(f"\nvalidating {weights}")
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
     model = attempt_load(weights, device).to(memory_format=torch.channels_last)
@@ -362,14 +348,14 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def open_run(opt: TrainOptions, hyp: Hyp) -> RunFiles:
+def open_run(opt: TrainOptions, hyp: Hyp, images: int) -> RunFiles:
     """The run's folder, a new one or that of the checkpoint it goes on from, with its settings written."""
     if opt.resume:
         folder = Path(str(opt.resume)).parents[1]
     else:
         folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-    run = RunFiles(folder, opt.values(), hyp.to_dict(), has_best=bool(opt.resume))
-    run.open()
+    run = RunFiles(folder, opt.values(), hyp.to_dict(), images)
+    run.open(is_new=not opt.resume)
     return run
 
 
@@ -377,7 +363,7 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     """The options of the run that --resume names, with those changed that may be, and its checkpoint."""
     path = find_run(opt.resume, Path(opt.project))
     checkpoint = load_run(path)
-    named = {name: value for name, value in opt.values().items() if name in opt.given - {"resume"}}
+    named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = merged_options(path, checkpoint.training["opt"], parse_opt([]).values(), named, CHANGEABLE)
     opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
     check_same_data(path, checkpoint, DataConfig.from_yaml(opt.data).names)

@@ -8,7 +8,7 @@ import yaml
 from utils.general import ROOT
 
 FILES = sorted(path.name for path in (ROOT / "data").glob("*.yaml"))
-HYPS = ("scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365")
+HYPS = ("scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365", "shapes")
 
 
 def read(name):

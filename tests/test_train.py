@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,10 +213,10 @@ def test_absent_default_weights(tmp_path, named, caplog):
     opt = dataclasses.replace(opt, cfg="yolov5n.yaml", given=opt.given if named else frozenset())
     if named:
         with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
-            train.find_initial(opt)
+            train.load_initial(opt)
     else:
         with caplog.at_level("INFO", "yolov5"):
-            assert train.find_initial(opt) is None
+            assert train.load_initial(opt) is None
         assert "from scratch" in caplog.text
 
 
@@ -294,9 +295,30 @@ def test_finished_run_is_not_resumed(finished):
         train.run(resume=str(finished / "weights" / "last.pt"))
 
 
+def test_a_moved_run_goes_on(finished, tmp_path):
+    """Where it now is, whatever --project says; the folder's older weights are not this run's."""
+    moved = tmp_path / "moved" / "exp"
+    shutil.copytree(finished, moved)
+    shutil.copy(moved / "weights" / "epoch1.pt", moved / "weights" / "last.pt")
+    folder = train.run(resume=True, project=tmp_path / "moved", epochs=3)
+    assert folder == moved
+    assert [row[0] for row in rows(moved)[1:]] == ["0", "1", "2"]
+
+
+def test_a_new_run_in_an_old_folder_leaves_none_of_its_weights(fit):
+    folder = fit(epochs=2, save_period=1)
+    assert fit(exist_ok=True, noval=True) == folder
+    assert not (folder / "weights" / "epoch1.pt").exists()
+
+
+def test_weights_of_another_width_are_refused(fit, finished):
+    with pytest.raises(ValueError, match="none of it fits"):
+        fit(weights=str(finished / "weights" / "best.pt"), cfg="yolov5s.yaml")
+
+
 def test_resume_with_other_options(finished):
     kept = str(finished / "weights" / "epoch1.pt")
-    with pytest.raises(ValueError, match="--imgsz cannot change when resuming"):
+    with pytest.raises(ValueError, match="--imgsz 128 cannot change when resuming"):
         train.run(resume=kept, imgsz=128)
     with pytest.raises(ValueError, match="all its 2 epochs are done"):
         train.run(resume=kept)

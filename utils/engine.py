@@ -81,7 +81,8 @@ class Trainer:
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
-        Batches without a finite loss are left out of the mean. observe(i, batch, means) is called after each batch; means, the losses so far, are given now and then only.
+        Batches without a finite loss are left out of the mean. observe(i, batch, means) is called after each batch;
+        means, the losses so far, are given now and then only.
         """
         self.train_mode()
         self.optimizer.zero_grad()

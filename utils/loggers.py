@@ -38,7 +38,9 @@ class RunLogger:
         rows = [HEADER]
         if start_epoch and self.csv.exists():
             rows += [
-                row for row in self.csv.read_text(encoding="utf-8").splitlines()[1:] if is_before(row, start_epoch)
+                row
+                for row in self.csv.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+                if is_before(row, start_epoch)
             ]
         with atomic_write(self.csv) as temporary:
             temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")

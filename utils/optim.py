@@ -1,6 +1,7 @@
 """The optimizer and its schedule: who decays, learning rates and momentum at each step, batches per step."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.config import Hyp
+from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -19,6 +21,21 @@ FLOOR_SHARE, WARMUP_SHARE = 0.1, 0.2  # of a run: the most that the floor may as
 
 
 # Optimizer ------------------------------------------------------------------------------------------------------------
+
+
+def freeze_layers(layers: Sequence[nn.Module], freeze: Sequence[int]) -> None:
+    """Takes layers out of the training: the first n for a single n, those of these numbers otherwise.
+
+    ValueError for a number that no layer has.
+    """
+    wrong = [n for n in freeze if not 0 <= n < len(layers) + (len(freeze) == 1)]
+    if wrong:
+        raise ValueError(f"--freeze {wrong[0]}: the model's layers are 0 to {len(layers) - 1}")
+    frozen = range(freeze[0]) if len(freeze) == 1 else freeze
+    for index in frozen:
+        layers[index].requires_grad_(False)
+    if len(frozen):
+        LOGGER.info(f"frozen: layers {', '.join(map(str, frozen))}")
 
 
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:

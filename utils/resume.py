@@ -58,7 +58,7 @@ def merged_options(
             continue
         flag = f"--{name.replace('_', '-')}"
         if name not in changeable:
-            raise ValueError(f"{flag} cannot change when resuming; {path} has {options[name]}")
+            raise ValueError(f"{flag} {value!r} cannot change when resuming; {path} has {options[name]!r}")
         LOGGER.info(f"{flag} {value} from here on, {options[name]} before")
         options[name] = value
     return options
@@ -71,4 +71,12 @@ def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) 
         raise ValueError(
             f"{path}: its classes were {before}, those of the data set are {now}; put the data set back, or start anew "
             "with --weights"
+        )
+
+
+def check_same_images(before: object, now: int) -> None:
+    """Warns where the training images are not as many as they were: the run is then not what it would have been."""
+    if before not in (None, now):
+        LOGGER.warning(
+            f"--resume: {now} images to train on, {before} before; the run goes on with those that are there"
         )

@@ -1,6 +1,8 @@
 """The folder of a training: its settings, its checkpoints, its pictures."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,22 +14,22 @@ from torch import nn
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
 from utils.engine import Trainer
-from utils.general import atomic_write, remove_stale
+from utils.general import LOGGER, atomic_write, remove_stale
 from utils.labels import LabelRecord
 from utils.torch_utils import EarlyStopping
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunFiles:
     """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values.
 
-    has_best: whether this run has written a best.pt; with --exist-ok an older run's may lie in the folder.
+    images: how many there are to train on.
     """
 
     folder: Path
     options: dict[str, object]
     hyp: dict[str, float]
-    has_best: bool = False
+    images: int
 
     @property
     def is_plotted(self) -> bool:
@@ -44,10 +46,15 @@ class RunFiles:
         """The weights of the best epoch."""
         return self.folder / "weights" / "best.pt"
 
-    def open(self) -> None:
-        """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written."""
+    def open(self, is_new: bool) -> None:
+        """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written.
+
+        A new run in an older one's folder (--exist-ok) takes its checkpoints away too: they are another network's.
+        """
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        self.has_best = self.has_best and self.best.exists()
+        if is_new:
+            for checkpoint in self.last.parent.glob("*.pt"):
+                checkpoint.unlink()
         remove_stale(self.last.parent, older_than_s=0)
         for name, values in (("opt", {**self.options, "save_dir": str(self.folder)}), ("hyp", self.hyp)):
             with atomic_write(self.folder / f"{name}.yaml") as temporary:
@@ -67,6 +74,7 @@ class RunFiles:
             "stopper": stopper.state_dict(),
             "opt": self.options,
             "hyp": self.hyp,
+            "images": self.images,
         }
         state = trainer.ema.ema.state_dict()
         checkpoint = Checkpoint(
@@ -74,13 +82,23 @@ class RunFiles:
         )
         if is_best:
             save_checkpoint(self.best, replace(checkpoint, training=None))
-            self.has_best = True
         if keeps:
             save_checkpoint(self.last.with_name(f"epoch{epoch}.pt"), checkpoint)
         save_checkpoint(self.last, checkpoint)
 
     def strip(self) -> None:
         """Leaves in last.pt and best.pt only what inference needs."""
-        strip_optimizer(self.last)
-        if self.has_best:
-            strip_optimizer(self.best)
+        for path in (self.last, self.best):
+            if path.exists():
+                strip_optimizer(path)
+
+
+@contextmanager
+def telling_how_to_go_on(run: RunFiles) -> Iterator[None]:
+    """Says at Ctrl-C with which command the run can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.last.exists():
+            LOGGER.info(f"\nto go on: python train.py --resume {shlex.quote(str(run.last))}")
+        raise

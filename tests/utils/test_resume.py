@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.resume import TRAINING_PARTS, check_same_data, find_run, load_run, merged_options
+from utils.resume import TRAINING_PARTS, check_same_data, check_same_images, find_run, load_run, merged_options
 
 TRAINING = {name: kind() for name, kind in TRAINING_PARTS.items()}
 YAML = {
@@ -101,7 +101,7 @@ def test_a_change_is_told(tmp_path, caplog):
 
 
 def test_what_may_not_change(tmp_path):
-    with pytest.raises(ValueError, match=r"--imgsz cannot change when resuming; .* has 64"):
+    with pytest.raises(ValueError, match=r"--imgsz 128 cannot change when resuming; .* has 64"):
         merge(tmp_path, {"imgsz": 64}, {"imgsz": 128})
 
 
@@ -109,3 +109,10 @@ def test_other_classes(tmp_path):
     check_same_data(tmp_path, CHECKPOINT, ("cell",))
     with pytest.raises(ValueError, match=r"its classes were 1 \(cell\), those of the data set are 1 \(bus\)"):
         check_same_data(tmp_path, CHECKPOINT, ("bus",))
+
+
+def test_other_images_are_told(caplog):
+    with caplog.at_level(logging.WARNING, "yolov5"):
+        for before in (None, 12, 20):
+            check_same_images(before, 12)
+    assert caplog.messages == ["--resume: 12 images to train on, 20 before; the run goes on with those that are there"]
