@@ -15,7 +15,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
@@ -28,9 +28,10 @@ from utils.augmentations import letterbox
 from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
 from utils.features import FeatureRecorder
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, run_script
+from utils.general import LOGGER, ROOT, check_img_size, colorstr, plural, run_script
 from utils.inference import check_limits, ready, warm_up
 from utils.nms import non_max_suppression
+from utils.opencv import check_display
 from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized, run_folder
@@ -78,6 +79,8 @@ class DetectOptions:
         check_limits(self.conf_thres, self.iou_thres, counts)
         if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        if self.view_img:
+            check_display()
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
@@ -266,7 +269,7 @@ def console_line(frame: Frame, net_hw: Sequence[int], counts: Counter[str], seco
 
 def enumerate_counts(counts: Counter[str]) -> str:
     """`4 persons, 1 bus`."""
-    return ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+    return ", ".join(plural(count, name) for name, count in counts.items())
 
 
 def save_and_show(opt: DetectOptions, frame: Frame, detections: Tensor, writer: ResultWriter, is_live: bool) -> bool:
@@ -307,17 +310,20 @@ def report(tally: Tally, writer: ResultWriter, skipped: int) -> None:
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
         LOGGER.info(f"Speed: {speeds} per image at shape {tally.shape}")
     found = enumerate_counts(Counter(dict(tally.objects.most_common()))) or "no objects"
-    unread = f", {skipped} unreadable file{'s' * (skipped > 1)} skipped" if skipped else ""
-    LOGGER.info(f"{tally.frames} image{'s' * (tally.frames != 1)}: {found}{unread}")
+    unread = f", {plural(skipped, 'unreadable file')} skipped" if skipped else ""
+    LOGGER.info(f"{plural(tally.frames, 'image')}: {found}{unread}")
     if writer.written:
         LOGGER.info(f"Results saved to {colorstr('bold', str(writer.folder))}: {enumerate_counts(writer.written)}")
 
 
-def run(**options: object) -> Path:
+def run(
+    weights: str | Path | Sequence[str | Path] | None = None, source: str | Path | int | None = None, **options: object
+) -> Path:
     """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    options = normalized(options, several={"weights", "imgsz", "classes"})
-    if "source" in options:
-        options["source"] = str(options["source"])  # a camera's number
+    options |= {} if weights is None else {"weights": weights}
+    options |= {} if source is None else {"source": str(source)}  # a camera's number
+    allowed = [item.name for item in fields(DetectOptions)]
+    options = normalized(options, several={"weights", "imgsz", "classes"}, allowed=allowed)
     return main(replace(parse_opt([]), **options))
 
 

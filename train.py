@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from utils.general import (
     colorstr,
     increment_path,
     init_seeds,
+    plural,
     run_script,
     set_logging,
 )
@@ -203,7 +204,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     elif run.is_plotted:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
-        f"{imgsz} px, {len(train_set)} images to train on, {len(val_set)} to validate; {batches.workers} loading "
+        f"{imgsz} px, {plural(len(train_set), 'image')} to train on, {len(val_set)} to validate; {batches.workers} loading "
         f"processes, {device}, {trainer.amp_dtype or 'torch.float32'}; results go to {run.folder}"
     )
     how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
@@ -221,9 +222,9 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, is_best=is_best, keeps=is_kept(epoch, opt.save_period))
             if stops:
-                LOGGER.info(f"no better epoch than {stopper.best_epoch} in {opt.patience} epochs: stopped")
+                LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
-        LOGGER.info(f"{epoch + 1 - start_epoch} epochs in {(time.time() - began) / 3600:.3f} hours")
+        LOGGER.info(f"{plural(epoch + 1 - start_epoch, 'epoch')} in {(time.time() - began) / 3600:.3f} hours")
         finish(run, val_batches, data.names, device)
         logger.log_end(epoch)
     return run.folder
@@ -375,7 +376,9 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
 def run(**options: object) -> Path:
     """Training from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     set_logging()
-    return main(replace(parse_opt([]), **normalized(options, several={"freeze"}), given=frozenset(options)))
+    known = [field.name for field in fields(TrainOptions) if field.name != "given"]
+    options = normalized(options, several={"freeze"}, allowed=known)
+    return main(replace(parse_opt([]), **options, given=frozenset(options)))
 
 
 if __name__ == "__main__":

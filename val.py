@@ -9,7 +9,7 @@ smoothed mean F1 is highest, which is printed.
 import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
 from utils.eval_files import EvalPlots, LabelFiles
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_speed, log_table
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, run_script
+from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
 from utils.inference import check_limits, ready, warm_up
 from utils.labels import LabelRecord, cache_path, find_images, scan
 from utils.metrics import EvalResult
@@ -147,7 +147,9 @@ def main(opt: ValOptions) -> EvalResult:
         plots.finish(result)
     if rating:
         rating.log_scores([record.image for record in records])
-    summary = f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {result.images} images of {opt.task}"
+    summary = (
+        f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {plural(result.images, 'image')} of {opt.task}"
+    )
     LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
     return result
 
@@ -208,9 +210,13 @@ def run_model(
     )
 
 
-def run(**options: object) -> EvalResult:
+def run(
+    data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
+) -> EvalResult:
     """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    return main(replace(parse_opt([]), **normalized(options, several={"weights"})))
+    options |= {name: value for name, value in {"data": data, "weights": weights}.items() if value is not None}
+    options = normalized(options, several={"weights"}, allowed=[field.name for field in fields(ValOptions)])
+    return main(replace(parse_opt([]), **options))
 
 
 if __name__ == "__main__":

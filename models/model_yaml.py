@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import YAML_SUFFIXES, read_yaml
-from utils.general import LOGGER, check_file
+from utils.config import YAML_SUFFIXES, read_yaml, report_unknown
+from utils.general import check_file
 
 PREVIOUS = -1  # in `from` and in a plan: the row before
 HEAD = "Detect"
@@ -64,9 +64,7 @@ def load_model_yaml(cfg: str | Path | dict) -> tuple[dict, str]:
     newer = [key for key in NEWER_KEYS if content.get(key) is not None]
     if newer:
         raise ValueError(f"{file}: {newer[0]}: a key of YOLOv5 after v6.1, which is not known here")
-    unknown = [str(key) for key in content if key not in (*KEYS, *OPTIONAL_KEYS, *NEWER_KEYS)]
-    if unknown:
-        LOGGER.warning(f"{file}: {', '.join(unknown)} means nothing here")
+    report_unknown(content, (*KEYS, *OPTIONAL_KEYS, *NEWER_KEYS), file)
     check_numbers(content, file)
     return content, file
 

@@ -223,8 +223,9 @@ def find_module(name: str) -> type[nn.Module]:
     """The class that a row names: `nn.X` is torch.nn's, any other a class of models/common.py or Detect."""
     found = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else BLOCKS.get(name)
     if not isinstance(found, type) or not issubclass(found, nn.Module):
-        close = difflib.get_close_matches(name, [*BLOCKS, *(f"nn.{other}" for other in dir(nn))], n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        known = {other.lower(): other for other in (*BLOCKS, *(f"nn.{other}" for other in dir(nn)))}
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+        hint = f" (did you mean {known[close[0]]}?)" if close else ""
         raise ValueError(f"unknown module {name!r}{hint}: a block is a class in models/common.py, or nn.X of torch.nn")
     return found
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -315,12 +316,35 @@ def test_no_window_is_a_clear_error(run, pictures, monkeypatch):
     def no_window(*_):
         raise cv2.error("not implemented")
 
+    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", no_window)
     with pytest.raises(ValueError, match="opencv-python"):
         run(source=pictures, view_img=True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have a display")
+def test_no_display_is_said_before_anything_starts(tmp_path):
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    without = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, str(ROOT / "detect.py"), "--view-img", "--project", str(tmp_path / "runs")]
+    done = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: --view-img: there is no display here")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("model")
+def test_v61s_positions_and_unknown_options(pictures, tmp_path):
+    (tmp_path / "best.pt").touch()
+    folder = detect.run(tmp_path / "best.pt", pictures, project=tmp_path / "runs")
+    assert "a.jpg" in files(folder)
+    with pytest.raises(ValueError, match="no option is called wieghts; did you mean weights"):
+        detect.run(wieghts="best.pt")
+
+
 def test_key_q_ends(run, pictures, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", lambda *_: None)
     monkeypatch.setattr(cv2, "waitKey", lambda *_: ord("q"))
     folder, _ = run(source=pictures, view_img=True)

@@ -359,3 +359,12 @@ def compare_with_pycocotools(result, data, predictions):
     rating.accumulate()
     precision = rating.eval["precision"][:, :, :, 0, 2]  # (levels, recalls, classes)
     assert (result.map, result.map50) == pytest.approx((precision.mean(), precision[0].mean()), abs=0.002)
+
+
+def test_v61s_positions_and_unknown_options():
+    with pytest.raises(ValueError, match="did you mean imgsz"):
+        val.run(img=64)
+    with pytest.raises(FileNotFoundError, match=r"--weights absent\.pt: no such file"):
+        val.run("shapes.yaml", "absent.pt")
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml: no such file"):
+        val.run("absent.yaml", "absent.pt")

@@ -3,7 +3,10 @@
 Files of YOLOv5 v6.x and v7.0 are read too (utils/legacy.py). A file is written whole or not at all.
 """
 
+import errno
+import io
 import pickletools
+import re
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -20,7 +23,11 @@ from utils.legacy import StandIn, interpret, stand_ins
 FORMAT, VERSION = "yolov5-nam checkpoint", 1
 SCALARS = (bool, int, float, str, type(None))
 MAX_DEPTH = 8  # of lists within lists in a model yaml
+TENSOR_NAMES = re.compile(r"torch\.\w+Storage|torch\._utils\._rebuild_\w+|torch\.Size|collections\.OrderedDict")
 ZIP_START = b"PK\x03\x04"
+WRITER_ERROR = "inline_container"  # torch's source file, which its writer's errors name
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of files by torch before 1.6: a pickled magic number
 SHOWN_PICKLE_BYTES = 2**24  # of a file that is refused anyway, searched for names to show
 
 
@@ -45,7 +52,10 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint, its tensors as they are; a crash leaves the file that was there before, or the new one."""
+    """Writes the checkpoint, its tensors as they are; a crash leaves the file that was there before, or the new one.
+
+    OSError where it cannot be written.
+    """
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -59,8 +69,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "training": checkpoint.training,
     }
     _assert_plain(content, "checkpoint")
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+    except (RuntimeError, OSError) as error:
+        # torch's writer turns whatever the file system says into a RuntimeError of its own.
+        is_writers = isinstance(error, RuntimeError) and WRITER_ERROR in str(error)
+        if not is_writers and getattr(error, "errno", None) not in NO_SPACE:
+            raise
+        kept = "; the file that was there stays as it was" if Path(path).exists() else ""
+        raise OSError(f"{path}: cannot be written, there may be no space left on the disk{kept}") from error
 
 
 def _assert_plain(value: object, where: str) -> None:
@@ -137,10 +155,17 @@ def _check_archive(path: Path) -> None:
     """ValueError where the file is no whole zip archive such as torch writes."""
     with path.open("rb") as file:
         head = file.read(len(ZIP_START))
-        named = _pickled_names(head + file.read(SHOWN_PICKLE_BYTES)) if head != ZIP_START else []
+        data = head + file.read(SHOWN_PICKLE_BYTES) if head != ZIP_START else b""
+    named = _pickled_names(data)
     if not head:
         raise ValueError("the file is empty")
     if head != ZIP_START:
+        if data.startswith(LEGACY_START):
+            stand_ins(name for name in named if not TENSOR_NAMES.fullmatch(name))  # refuses harm by its name
+            raise ValueError(
+                "in the format of torch before 1.6, which is not read; where you trust it, load it with the program "
+                "that made it and save it with a newer torch: torch.save(torch.load(file), file)"
+            )
         if named:
             raise ValueError(f"refused, a bare pickle that names {', '.join(named[:5])}; nothing in it was run")
         raise ValueError("not a checkpoint: torch writes a zip file")
@@ -175,17 +200,19 @@ def _unsafe_names(path: Path) -> set[str]:
 
 
 def _pickled_names(data: bytes) -> list[str]:
-    """The names in a pickle of any protocol, as far as it can be followed; it is taken apart, never run."""
+    """The names in pickles of any protocol, one after another, as far as they can be followed; none is ever run."""
     found: list[str] = []
     texts: list[str] = []
+    stream = io.BytesIO(data)
     try:
-        for operation, value, _ in pickletools.genops(data):
-            if operation.name in ("GLOBAL", "INST"):
-                found.append(str(value).replace(" ", ".", 1))
-            elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
-                found.append(".".join(texts[-2:]))
-            elif isinstance(value, str):
-                texts.append(value)
+        while stream.tell() < len(data):
+            for operation, value, _ in pickletools.genops(stream):
+                if operation.name in ("GLOBAL", "INST"):
+                    found.append(str(value).replace(" ", ".", 1))
+                elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+                    found.append(".".join(texts[-2:]))
+                elif isinstance(value, str):
+                    texts.append(value)
     except (ValueError, IndexError, OverflowError):  # no pickle, or cut off; UnicodeDecodeError is a ValueError
         return sorted(set(found))
     return sorted(set(found))

@@ -1,5 +1,6 @@
 """The two YAML files of a training as checked values: hyper-parameters and the description of a data set."""
 
+import difflib
 import math
 import os
 from collections.abc import Hashable, Sequence
@@ -53,9 +54,24 @@ def read_yaml(path: str | Path) -> dict:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
+    if content is None:
+        raise ValueError(f"{path}: is empty; it must hold `key: value` rows")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold `key: value` rows, not {type(content).__name__}")
     return content
+
+
+def report_unknown(content: dict, known: Sequence[str], source: str) -> None:
+    """Says in the log which keys are not used, as a warning where one may be a known key misspelt."""
+    unknown = [str(key) for key in content if key not in known]
+    near = {key: difflib.get_close_matches(key, known, n=1, cutoff=0.75) for key in unknown}
+    for key, close in near.items():
+        if close:
+            LOGGER.warning(f"{source}: unknown key {key} is not used; is {close[0]} meant?")
+    others = [key for key in unknown if not near[key]]
+    if others:
+        s, verb = ("s", "are") if len(others) > 1 else ("", "is")
+        LOGGER.info(f"{source}: unknown key{s} {', '.join(others)} {verb} not used")
 
 
 # Hyper-parameters -----------------------------------------------------------------------------------------------------
@@ -193,9 +209,7 @@ class DataConfig:
             raise ValueError(f"{path}: generate: {generator!r} is unknown; the one generator is 'shapes'")
         if content.get("download"):
             LOGGER.warning(f"{path}: its `download` is not run; get the data set yourself where it is missing")
-        unknown = [str(key) for key in content if key not in DATA_KEYS]
-        if unknown:
-            LOGGER.warning(f"{path}: {', '.join(unknown)} means nothing here")
+        report_unknown(content, DATA_KEYS, str(path))
         roots = _find_roots(content.get("path"), path)
         splits = [_sources(content.get(name), roots, f"{path}: {name}") for name in SPLITS]
         return cls(path, roots[0], *splits, names, generator)

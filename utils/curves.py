@@ -47,14 +47,23 @@ def plot_pr_curve(
 
 
 def plot_metric_curve(
-    confidence: np.ndarray, values: np.ndarray, names: Sequence[str], path: Path, ylabel: str = "F1"
+    confidence: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    ylabel: str = "F1",
+    threshold: float | None = None,
 ) -> None:
-    """A metric over the confidence threshold: confidence (P,), values (K, P), names of the same K classes."""
+    """A metric over the confidence threshold: confidence (P,), values (K, P), names of the same K classes.
+
+    The legend gives the mean at `threshold`, without one at its peak.
+    """
     legend = [str(name) for name in names]
     mean = f"all classes {ylabel}"
     if len(values):
-        peak = values.mean(0).argmax()
-        mean = f"all classes {values.mean(0)[peak]:.2f} at {confidence[peak]:.3f}"
+        means = values.mean(0)  # (P,)
+        place = confidence[means.argmax()] if threshold is None else threshold
+        mean = f"all classes {np.interp(place, confidence, means):.2f} at {place:.3f}"
     draw_curves(confidence, values, legend, mean, ("Confidence", ylabel), path)
 
 
@@ -147,9 +156,11 @@ def plot_results(csv_path: Path, path: Path | None = None) -> None:
         if "mAP" in name and np.isfinite(values).any():
             best = int(np.nanargmax(values))
             axes.plot(table["epoch"][best], values[best], "*", color="#FFB000", ms=13, mec=INK, clip_on=False, zorder=3)
-            axes.set_xlabel(f"best {values[best]:.3f} in epoch {table['epoch'][best]:.0f}", fontsize=9, color=INK)
+            axes.set_xlabel(f"best {values[best]:.3g} in epoch {table['epoch'][best]:.0f}", fontsize=9, color=INK)
         axes.set_title(name, fontsize=11, color=INK)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        if len(values) == 1:
+            axes.set_xticks(table["epoch"])
         tidy(axes, grid=True)
     figure.savefig(path or csv_path.with_suffix(".png"), dpi=150)
 
@@ -207,6 +218,8 @@ def plot_label_correlogram(boxes: np.ndarray, path: Path) -> None:
             axes.set(yticks=[], xlim=(0, 1))
         else:
             draw_density(axes, boxes[:, column], boxes[:, row], ("", ""))
+            if variables[row] == "y":  # downwards, as in the images and in labels.jpg
+                axes.invert_yaxis()
         axes.set_xlabel(variables[column] if row == 3 else "")
         axes.set_ylabel(variables[row] if column == 0 else "")
         axes.label_outer()

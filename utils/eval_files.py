@@ -46,8 +46,9 @@ class EvalPlots:
         plot_pr_curve(stats.points, stats.pr_curve, stats.ap[:, 0], names, self.folder / "PR_curve.png")
         curves = {"F1": stats.f1_curve, "P": stats.precision_curve, "R": stats.recall_curve}
         for letter, curve in curves.items():
+            threshold = result.threshold if letter == "F1" else None  # where P and R of the log were taken
             ylabel = {"P": "Precision", "R": "Recall"}.get(letter, letter)
-            plot_metric_curve(stats.points, curve, names, self.folder / f"{letter}_curve.png", ylabel)
+            plot_metric_curve(stats.points, curve, names, self.folder / f"{letter}_curve.png", ylabel, threshold)
         plot_confusion_matrix(self.confusion.matrix, self.names, self.folder / "confusion_matrix.png")
 
 

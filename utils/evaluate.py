@@ -19,7 +19,7 @@ from utils.boxes import scale_coords, xywhn2xyxy
 from utils.datasets import Batch, ImageShape
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
-from utils.nms import non_max_suppression
+from utils.nms import load_nms, non_max_suppression
 from utils.torch_utils import time_sync
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
@@ -69,6 +69,7 @@ def evaluate(
         model.eval()
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
     dtype, options = torch.float16 if half else torch.float32, {"augment": True} if augment else {}
+    load_nms(device.type)
     tally = Tally(names)
     losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.

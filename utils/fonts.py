@@ -23,6 +23,7 @@ FONT_SUFFIXES = frozenset({".ttf", ".ttc", ".otf"})
 # Families made to cover many scripts in one plain sans-serif face: tried before all others, in this order.
 BROAD_FAMILIES = ("dejavusans.", "notosanscjk-regular", "notosanssc", "msyh.", "pingfang", "arialuni", "wqy", "malgun")
 UNASSIGNED = "\U0010ffff"  # no font has it: it shows what a font draws for a missing glyph
+TOLD: set[str] = set()  # what the log was told that no font has: once in a process is enough
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -45,6 +46,9 @@ def find_font(characters: str) -> str | None:
         if has_glyphs(font, characters):
             return str(path)
     special = "".join(c for c in characters if not c.isascii())
+    if TOLD:
+        return None
+    TOLD.add(special)
     LOGGER.warning(f"no installed font has all of {special!r}: boxes stand for them. Install one, e.g. Noto Sans CJK")
     return None
 

@@ -3,6 +3,7 @@
 The names that v6.1's users import from here and that live elsewhere now are passed on at the foot of the imports.
 """
 
+import difflib
 import glob
 import logging
 import math
@@ -40,6 +41,7 @@ __all__ = [
     "make_divisible",
     "non_max_suppression",
     "one_line",
+    "plural",
     "progress",
     "remove_stale",
     "run_script",
@@ -58,6 +60,7 @@ STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
+SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
 UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
 Options = TypeVar("Options")
 Item = TypeVar("Item")
@@ -137,14 +140,30 @@ def resource_advice(error: BaseException) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without the traceback that a worker process puts in front."""
+    """What an error says, without the traceback that a worker process puts in front; the system's own path first."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        files = [
+            os.fsdecode(file) for file in (error.filename, error.filename2) if isinstance(file, str | bytes | Path)
+        ]
+        return f"{' -> '.join(files)}{': ' if files else ''}{error.strerror[:1].lower()}{error.strerror[1:]}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     tracebacks = [i for i, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
     if lines[0].startswith("Caught ") and tracebacks:  # torch: 'Caught ValueError in ... worker', traceback, message
         lines = lines[tracebacks[-1] + 1 :]
         lines = lines[next((i for i, line in enumerate(lines) if not line.startswith(" ")), -1) :]
         lines[0] = lines[0].partition(": ")[2] or lines[0]
-    return " ".join(line.strip() for line in lines)
+    text = " ".join(line.strip() for line in lines)
+    system = SYSTEM_ERROR.fullmatch(text)  # a worker's has lost its parts
+    return f"{system[2]}: {system[1][:1].lower()}{system[1][1:]}" if system else text
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 bus`, `2 buses`, `4 persons`; a noun that ends in s as plurals do (scissors) stays as it is."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith(("us", "ss", "x", "z", "ch", "sh")):
+        return f"{count} {noun}es"
+    return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
 
 
 def init_seeds(seed: int, deterministic: bool = False) -> None:
@@ -178,7 +197,17 @@ def check_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
         if found:
             return found[0]
     where = f", nor one of this name below {', '.join(SEARCHED)}" if path.parent == Path() else ""
-    raise FileNotFoundError(f"{file}: no such file{where}")
+    raise FileNotFoundError(f"{file}: no such file{where}{_nearest(path)}")
+
+
+def _nearest(path: Path) -> str:
+    """The names of files in this place that are most like it, for an error; empty where none is."""
+    places = [ROOT / folder for folder in SEARCHED] if path.parent == Path() else []
+    found = {file.name for place in places for file in place.rglob(f"*{glob.escape(path.suffix)}") if file.is_file()}
+    if path.parent.is_dir():
+        found |= {file.name for file in path.parent.iterdir() if file.suffix == path.suffix and file.is_file()}
+    close = difflib.get_close_matches(path.name, sorted(found), n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
@@ -192,6 +221,9 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         free = path.with_name(f"{path.name}{sep}{_next_number(path, sep)}") if taken and not exist_ok else path
         if not mkdir:
             return free
+        for place in (free.parent, *free.parent.parents):
+            if place.is_file():
+                raise NotADirectoryError(f"{place}: a file, where a folder for the results is wanted")
         free.parent.mkdir(parents=True, exist_ok=True)
         try:
             free.mkdir(exist_ok=exist_ok)
@@ -217,14 +249,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # what the caller has heard of
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from utils.general import LOGGER
+from utils.nms import load_nms
 
 
 def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
@@ -29,7 +30,8 @@ def ready(model: nn.Module, half: bool) -> nn.Module:
 
 @torch.no_grad()
 def warm_up(model: nn.Module, hw: tuple[int, int]) -> None:
-    """Runs a model on a GPU once at this size: the first pass chooses algorithms, and is not to be timed."""
+    """Does what is not to be timed: loads the NMS, and on a GPU runs the model once, which chooses algorithms."""
     parameter = next(model.parameters())
+    load_nms(parameter.device.type)
     if parameter.device.type == "cuda":
         model(torch.zeros(1, 3, *hw, device=parameter.device, dtype=parameter.dtype))

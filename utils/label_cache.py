@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.general import LOGGER, atomic_write
+from utils.general import LOGGER, atomic_write, one_line
 
 FORMAT = "yolov5 label cache 1"  # a cache that says anything else is not read
 
@@ -58,7 +58,7 @@ def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> N
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
     except OSError as error:
-        LOGGER.warning(f"{path}: scan not kept, the next start reads all labels again ({error})")
+        LOGGER.warning(f"{path}: scan not kept, the next start reads all labels again ({one_line(error)})")
 
 
 def load_cache(path: Path) -> dict[str, Entry]:

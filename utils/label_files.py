@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.general import plural
+
 TOLERANCE = 1e-3  # a coordinate this far outside 0..1 is a rounding error of the tool that wrote it, and is clipped
 MAX_LABEL_BYTES = 64 << 20  # a larger label file is none
 MAX_CLASS = 1 << 24  # float32 counts exactly up to here
@@ -72,14 +74,14 @@ def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False
             objects[box] = polygon
     if problems and not (objects or flat):
         raise ValueError(f"{problems[0]}; no other row can be used either")
-    for count, what in (
-        (clipped, f"values up to {TOLERANCE} outside 0..1 clipped"),
-        (confidences, "rows of 6 values taken as boxes with a confidence, which is not used"),
-        (flat, "boxes without area left out"),
-        (copies, "copies of other rows left out"),
+    for count, noun, what in (
+        (clipped, "value", f"up to {TOLERANCE} outside 0..1 clipped"),
+        (confidences, "row", "of 6 values: taken for boxes with a confidence, which is not used"),
+        (flat, "box", "without area left out"),
+        (copies, "repeated row", "left out"),
     ):
         if count:
-            problems.append(f"{name}: {count} {what}")
+            problems.append(f"{name}: {plural(count, noun)} {what}")
     boxes = np.array(list(objects), dtype=np.float32).reshape(-1, 5)
     polygons = tuple(objects.values())
     return Labels(boxes, polygons if any(p is not None for p in polygons) else (), tuple(problems))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.general import LOGGER, progress
+from utils.general import LOGGER, one_line, plural, progress
 from utils.images import BROKEN, IMAGE_SUFFIXES, read_image
 from utils.label_cache import Entry, load_cache, save_cache
 from utils.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
@@ -123,7 +123,7 @@ def _suffixes() -> str:
 
 
 def _tell(error: OSError) -> None:
-    LOGGER.warning(f"{error}; folder passed over")
+    LOGGER.warning(f"{one_line(error)}; folder passed over")
 
 
 def _walk(folder: Path) -> Iterable[str]:
@@ -156,7 +156,9 @@ def _read_list(path: Path) -> list[str]:
         elsewhere = not line.startswith("./") and not os.path.exists(beside) and os.path.exists(line)
         images.append(line if elsewhere else beside)
     if images and not any(map(os.path.exists, images)):
-        raise FileNotFoundError(f"{path}: none of its {len(images)} images is there, e.g. line 1: {images[0]}")
+        raise FileNotFoundError(
+            f"{path}: none of its {plural(len(images), 'image')} is there, e.g. line 1: {images[0]}"
+        )
     return images
 
 
@@ -164,7 +166,7 @@ def _check_image(path: str) -> tuple[int, int]:
     """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
 
     JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
-    hold are whole. That is twenty times faster.
+    hold are taken for whole. That is twenty times faster.
     """
     with open(path, "rb") as file:
         if not file.read(1):
@@ -228,7 +230,7 @@ def scan(
     empty = found - sum(len(entry.boxes) > 0 for entry in usable)
     notes += _layout_notes(images, paths, found)
     report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
-    LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if cache else ""))
+    LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if known else ""))
     for note in notes[:MAX_NOTES]:
         LOGGER.warning(f"{desc}: {note}")
     if len(notes) > MAX_NOTES:
@@ -242,12 +244,14 @@ def _layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> li
     beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
     if beside:
         i = beside[0]
-        notes.append(f"{len(beside)} images are in no folder `images`: labels looked for beside them, e.g. {paths[i]}")
+        lone = plural(len(beside), "image")
+        notes.append(f"{lone} in no folder `images`: labels looked for beside them, e.g. {paths[i]}")
     if images and not found:
-        notes.append(f"none of {len(images)} images has a label file: looked for e.g. {paths[0]} for {images[0]}")
+        given = plural(len(images), "image")
+        notes.append(f"none of {given} has a label file: looked for e.g. {paths[0]} for {images[0]}")
     if len(set(paths)) < len(paths):
-        shared = len(paths) - len(set(paths))
-        notes.append(f"{shared} images share their label file with another that differs in its suffix only")
+        shared = plural(len(paths) - len(set(paths)), "image")
+        notes.append(f"{shared} with the label file of another that differs in its suffix only")
     return notes
 
 
@@ -275,7 +279,8 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
         info = os.stat(image)
         data = read_bytes(path) if os.path.exists(path) else None
     except (OSError, ValueError) as error:
-        return nothing._replace(corrupt=str(error))  # a stamp that fits no file: looked at again the next time
+        # Its stamp fits no file: it is looked at again the next time.
+        return nothing._replace(corrupt=one_line(error).removeprefix(f"{image}: "))
     stamp = (info.st_mtime_ns, info.st_size)
     # Content, not mtime: a label file edited twice within the clock's grain, or copied with its old time, is noticed.
     digest = b"" if data is None else hashlib.blake2b(data, digest_size=16).digest()
@@ -287,7 +292,7 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
         return entry._replace(hw=_check_image(image), **labels._asdict())
     except (*BROKEN, Image.DecompressionBombError) as error:
-        return entry._replace(corrupt=str(error).removeprefix(f"{image}: ") or type(error).__name__)
+        return entry._replace(corrupt=one_line(error).removeprefix(f"{image}: "))
 
 
 def _check_classes(boxes: np.ndarray, path: str, nc: int | None) -> None:

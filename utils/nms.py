@@ -133,6 +133,11 @@ def _suppress(detections: Tensor, iou_thres: float, agnostic: bool, max_det: int
         size *= 4
 
 
+def load_nms(device_type: str) -> None:
+    """Gets what suppresses on such a device; its import takes a second, which is not to be the first image's."""
+    _backend("cpu" if device_type in WITHOUT_FLOAT64 else device_type)
+
+
 @cache
 def _backend(device_type: str) -> Suppress:
     """torchvision's NMS if it works on such a device, else OpenCV's."""

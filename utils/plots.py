@@ -20,6 +20,7 @@ from utils.images import write_image
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALL_TILE = 320  # pixels; a smaller image of a grid is enlarged to it, lest its labels cover it
+UNUSED = 114  # the gray that images are padded with
 PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's font at scale 1
 
 
@@ -195,7 +196,7 @@ def draw_batch(
     scale = min(max_side / (columns * side), max(SMALL_TILE / side, 1.0))
     interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     h, w = max(round(height * scale), 1), max(round(width * scale), 1)
-    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), 255, np.uint8)
+    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), UNUSED, np.uint8)
     for i, image in enumerate(images):
         bgr = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3)
         tile = cv2.resize(bgr, (w, h), interpolation=interpolation)
@@ -216,9 +217,10 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
         index = int(row[1])
         name = names[index] if 0 <= index < len(names) else str(index)
         annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
-    if caption:
+    drawn = annotator.result()
+    if caption:  # above all labels
         annotator.text((5, 5), caption[-40:], (70, 70, 70))
-    return annotator.result()
+    return drawn
 
 
 def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: float = 0.25) -> Tensor:

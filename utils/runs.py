@@ -3,6 +3,7 @@
 Legend: n detections of an image.
 """
 
+import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +18,19 @@ from utils.general import LOGGER, ROOT, increment_path
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
 
 
-def normalized(options: dict[str, object], several: Collection[str] = ()) -> dict[str, object]:
+def normalized(
+    options: dict[str, object], several: Collection[str] = (), allowed: Collection[str] = ()
+) -> dict[str, object]:
     """The options as the command line would give them: a Path is a str, and of the options `several` each is a list.
 
-    One value will do where the command line takes several; None stays None.
+    One value will do where the command line takes several; None stays None. ValueError for a name that is not among
+    those `allowed`, where they are given.
     """
+    unknown = [name for name in options if allowed and name not in allowed]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(allowed), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(allowed))}"
+        raise ValueError(f"no option is called {unknown[0]}; {hint}")
 
     def plain(value: object) -> object:
         if isinstance(value, list | tuple):
@@ -47,6 +56,8 @@ def find_weights(
     missing = [file for file in files if not file.is_file()]
     if not missing:
         return files
+    if missing[0].is_dir():
+        raise ValueError(f"--weights {missing[0]}: is a folder; name a .pt file, as in its weights/best.pt")
     best = newest(runs, "best.pt")
     if files != [default]:
         hint = f"the newest training's are {best}" if best else "train.py makes some"

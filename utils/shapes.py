@@ -35,8 +35,9 @@ class ShapesSettings:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
-        if min(self.train, self.val, self.test, self.seed) < 0:
-            raise ValueError(f"{self}: no number may be below 0")
+        for name, value in asdict(self).items():
+            if value < 0:
+                raise ValueError(f"{name} {value}: 0 or more")
 
 
 def generate(root: Path, settings: ShapesSettings | None = None) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import cv2
 import numpy as np
 
-from utils.general import LOGGER
+from utils.general import LOGGER, one_line
 from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from utils.runs import UniqueNames, safe_name
 from utils.streams import (
@@ -99,11 +99,11 @@ class FileSource:
                 self.skipped += 1
                 last_error = error
                 if len(self.files) > 1:
-                    LOGGER.warning(f"skipped: {error}")
+                    LOGGER.warning(f"skipped: {one_line(error)}")
         if self.skipped == len(self.files) and last_error is not None:
             if self.skipped == 1:
-                raise ValueError(last_error) from last_error
-            raise ValueError(f"none of the {self.skipped} files could be read; the last: {last_error}")
+                raise ValueError(one_line(last_error)) from last_error
+            raise ValueError(f"none of the {self.skipped} files could be read; the last: {one_line(last_error)}")
 
 
 class LiveSource:
@@ -137,6 +137,8 @@ def open_source(source: str) -> FileSource | LiveSource:
     FileNotFoundError or ValueError says what is wrong with it.
     """
     source = source.strip()
+    if not source:
+        raise ValueError("--source is empty: name a file, folder, glob, camera number, URL or .txt of streams")
     if source.isdecimal():
         return LiveSource([source])
     if is_url(source):
@@ -164,6 +166,13 @@ def find_media(path: Path) -> list[str]:
         raise FileNotFoundError(f"--source {path}: no such file or folder")
     files = sorted(file for file in candidates if suffix_of(file) in READABLE and not Path(file).is_dir())
     if not files:
+        below = glob.iglob(f"{glob.escape(str(path))}/**", recursive=True) if path.is_dir() else ()
+        deeper = next((file for file in below if suffix_of(file) in READABLE and not Path(file).is_dir()), None)
+        if deeper is not None:
+            glob_text = Path(glob.escape(str(path))) / "**" / f"*{Path(deeper).suffix}"
+            raise FileNotFoundError(
+                f'--source {path}: only its subfolders hold images or videos, e.g. {deeper}; name "{glob_text}"'
+            )
         raise FileNotFoundError(f"--source {path}: no image or video there; known suffixes are {known}")
     return sorted(files, key=lambda file: suffix_of(file) in VIDEO_SUFFIXES)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from utils.general import LOGGER
 from utils.images import VIDEO_SUFFIXES
+from utils.opencv import silence
 from utils.runs import safe_name
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
@@ -85,6 +86,7 @@ def check_url(url: str) -> None:
 
 def open_capture(address: str) -> Capture:
     """OpenCV's reader for a camera number, a URL or a file; it may turn out not to be opened."""
+    silence()
     if address.isdecimal():
         return cv2.VideoCapture(int(address))
     if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):

@@ -39,6 +39,8 @@ def test_find_module(name: str) -> None:
     [
         ("NAMAtention", " (did you mean NAMAttention?)"),
         ("Convv", " (did you mean Conv?)"),
+        ("nn.silu", " (did you mean nn.SiLU?)"),
+        ("nn.Nothing", "'nn.Nothing': a block is"),
         ("nn.Upsampel", " (did you mean nn.Upsample?)"),
         ("qqqq", ""),
         ("__import__('os').system('true')", ""),
@@ -176,9 +178,9 @@ def test_missing_and_unknown_keys(tiny: Tiny, caplog: pytest.LogCaptureFixture) 
         build({key: value for key, value in tiny().items() if key not in ("anchors", "head")})
     with pytest.raises(ValueError, match="this is a data set's yaml, for --data"):
         build("coco128.yaml")
-    with caplog.at_level(logging.WARNING, "yolov5"):
+    with caplog.at_level(logging.INFO, "yolov5"):
         build(tiny(colour=1, inplace=True))
-    assert "colour means nothing here" in caplog.text
+    assert "unknown key colour is not used" in caplog.text
     assert "inplace" not in caplog.text
 
 

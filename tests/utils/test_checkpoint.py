@@ -1,6 +1,8 @@
 """Our own checkpoint files: round trips, stripping, writing whole or not at all, and one-line errors."""
 
 import logging
+import os
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -115,6 +117,35 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, checkpoint, monke
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits files as POSIX does")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_full_disk_is_said(tmp_path, checkpoint, is_there):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.pt"
+    if is_there:
+        path.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # fails a write as a full disk does
+    try:
+        with pytest.raises(OSError, match=r"last\.pt: cannot be written, there may be no space left") as error:
+            save_checkpoint(path, replace(checkpoint, state={"w": torch.zeros(100_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ("stays as it was" in str(error.value)) == is_there
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"] * is_there
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of order"), PermissionError(13, "Permission denied")])
+def test_other_errors_while_writing_stay_what_they_are(tmp_path, checkpoint, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(type(error)) as raised:
+        save_checkpoint(tmp_path / "last.pt", checkpoint)
+    assert raised.value is error
+
+
 # Stripping ------------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +258,28 @@ def test_no_file(tmp_path):
     (tmp_path / "empty.pt").touch()
     with pytest.raises(ValueError, match=r"empty\.pt: the file is empty"):
         load_checkpoint(tmp_path / "empty.pt")
+
+
+class Harm:
+    """Would make a folder if it were unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_the_format_of_old_torch_is_explained_and_harm_in_it_named(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save({"state": {"w": torch.zeros(3)}}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"old\.pt: in the format of torch before 1\.6.*save it with a newer torch"):
+        load_checkpoint(path)
+    harm = {"w": torch.zeros(3), "harm": Harm(tmp_path / "harm")}
+    torch.save(harm, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=rf"refused, for it names {os.mkdir.__module__}\.mkdir"):
+        load_checkpoint(path)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_other_zip_files(tmp_path):

@@ -1,5 +1,6 @@
 """The two kinds of yaml: what is taken, where data sets are looked for, and what each mistake is answered with."""
 
+import logging
 import math
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -33,7 +34,7 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "must hold `key: value` rows, not NoneType"),
+        ("", "is empty; it must hold `key: value` rows"),
         ("- a\n- b\n", "must hold `key: value` rows, not list"),
         ("lr0", "must hold `key: value` rows, not str"),
         ("a: 1\nb: [1, 2\nc: 3\n", ":3:2: not valid YAML: "),
@@ -308,9 +309,13 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_unknown_keys_and_downloads_are_said_and_not_run(tmp_path, repository, caplog):
-    load(tmp_path / "a.yaml", download=f"touch {tmp_path}/ran", roboflow={"license": "MIT"}, colour=1)
+    caplog.set_level(logging.INFO, "yolov5")
+    unknown = {"roboflow": {"license": "MIT"}, "colour": 1, "nmaes": 2}
+    load(tmp_path / "a.yaml", download=f"touch {tmp_path}/ran", **unknown)
     assert "its `download` is not run" in caplog.text
-    assert "roboflow, colour means nothing here" in caplog.text
+    said = {record.getMessage().partition(": ")[2]: record.levelname for record in caplog.records}
+    assert said["unknown keys roboflow, colour are not used"] == "INFO"
+    assert said["unknown key nmaes is not used; is names meant?"] == "WARNING"
     assert not (tmp_path / "ran").exists()
 
 

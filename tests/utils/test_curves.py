@@ -95,15 +95,35 @@ def test_results_in_ten_panels_of_the_usual_order(tmp_path, figure):
         *("val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
     ]
     np.testing.assert_allclose(figure[0].axes[4].lines[0].get_ydata(), [0.4, 1.4, 2.4])
-    assert figure[0].axes[9].get_xlabel() == "best 2.900 in epoch 2"
+    assert figure[0].axes[9].get_xlabel() == "best 2.9 in epoch 2"
     assert (tmp_path / "results.png").is_file()
 
 
 @pytest.mark.parametrize("rows", [[], [[0, *[0.5] * 11]], [[0, *["nan"] * 11]]], ids=["no epoch", "one epoch", "nan"])
-@pytest.mark.usefixtures("figure")
-def test_results_of_short_runs(tmp_path, rows):
+def test_results_of_short_runs(tmp_path, rows, figure):
     curves.plot_results(write_csv(tmp_path / "results.csv", rows), tmp_path / "other.png")
     assert (tmp_path / "other.png").is_file()
+    if rows:
+        assert [tick.tolist() for tick in (axes.get_xticks() for axes in figure[0].axes)] == [[0]] * 10
+
+
+def test_a_small_best_value_keeps_its_digits(tmp_path, figure):
+    curves.plot_results(write_csv(tmp_path / "results.csv", [[0, *[0.000167] * 11]]))
+    assert figure[0].axes[9].get_xlabel() == "best 0.000167 in epoch 0"
+
+
+def test_the_legend_gives_the_threshold_it_is_told(tmp_path, figure):
+    values = np.stack((X, X))
+    curves.plot_metric_curve(X, values, ["a", "b"], tmp_path / "F1_curve.png", threshold=0.25)
+    assert legend_texts(figure[0])[-1] == "all classes 0.25 at 0.250"
+
+
+def test_y_of_the_correlogram_is_downwards_as_in_images(tmp_path, figure):
+    boxes = np.random.default_rng(0).uniform(0.2, 0.8, (50, 4))
+    curves.plot_label_correlogram(boxes, tmp_path / "labels_correlogram.jpg")
+    grid = np.array(figure[0].axes).reshape(4, 4)
+    assert grid[1, 0].yaxis_inverted()
+    assert not grid[2, 0].yaxis_inverted()
 
 
 def test_results_of_a_killed_run(tmp_path):

@@ -27,6 +27,7 @@ from utils.general import (
     init_seeds,
     make_divisible,
     one_line,
+    plural,
     progress,
     remove_stale,
     run_script,
@@ -108,7 +109,7 @@ def fail(error):
         (ImportError("pip install onnx"), "ERROR: pip install onnx"),
         (ValueError("two\n\n   lines"), "ERROR: two lines"),
         (ValueError(), "ERROR: ValueError"),
-        (OSError(28, "No space left on device", "best.pt"), "ERROR: [Errno 28] No space left on device: 'best.pt'"),
+        (OSError(28, "No space left on device", "best.pt"), "ERROR: best.pt: no space left on device"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsys):
@@ -116,6 +117,58 @@ def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsy
         run_script(fail, error)
     assert exit_.value.code == 1
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/ro/exp"), "/ro/exp: permission denied"),
+        (PermissionError(13, "Permission denied", b"/ro"), "/ro: permission denied"),
+        (OSError(18, "Invalid cross-device link", "a", None, "b"), "a -> b: invalid cross-device link"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (OSError("a.pt: cannot be written"), "a.pt: cannot be written"),
+    ],
+)
+def test_an_error_of_the_system_names_its_path_first(error, line):
+    assert one_line(error) == line
+
+
+def test_a_failed_write_names_the_file_and_not_its_temporary_name(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, atomic_write(tmp_path / "a.csv"):
+        raise OSError(28, "No space left on device")
+    assert one_line(error.value) == f"{tmp_path / 'a.csv'}: no space left on device"
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "absent" / "a.csv"):
+        pass
+    assert one_line(error.value) == f"{tmp_path / 'absent' / 'a.csv'}: no such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("bus", "buses"), ("person", "persons"), ("box", "boxes"), ("wine glass", "wine glasses"), ("skis", "skis")],
+)
+def test_plural(noun, expected):
+    assert [plural(count, noun) for count in (0, 1, 2)] == [f"0 {expected}", f"1 {noun}", f"2 {expected}"]
+
+
+def test_a_file_where_the_results_are_to_go_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file: a file, where a folder"):
+        increment_path(tmp_path / "file" / "exp", mkdir=True)
+    assert (tmp_path / "file").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("yolov5q.yaml", "yolov5"),
+        ("shape.yaml", "did you mean shapes.yaml or hyp.shapes.yaml?"),
+        (str(ROOT / "data" / "shape.yaml"), "did you mean shapes.yaml?"),
+    ],
+)
+def test_a_missing_files_nearest_names_are_said(file, hint):
+    with pytest.raises(FileNotFoundError, match=r"no such file.*; did you mean") as error:
+        check_file(file)
+    assert hint in str(error.value).partition(";")[2]
 
 
 def test_ctrl_c_is_exit_130(quiet_logger, capsys):
@@ -183,7 +236,7 @@ def test_error_of_a_loaders_worker_is_one_line(quiet_logger, capfd):
     ("error", "line"),
     [
         (ValueError("a.jpg: first line\n  second line: more"), "a.jpg: first line second line: more"),
-        (FileNotFoundError(2, "No such file", "a.jpg"), "[Errno 2] No such file: 'a.jpg'"),
+        (FileNotFoundError(2, "No such file", "a.jpg"), "a.jpg: no such file"),
         (ValueError(), "ValueError"),
     ],
 )

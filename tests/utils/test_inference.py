@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils import nms
 from utils.inference import check_limits, ready, warm_up
 
 
@@ -48,3 +49,11 @@ def test_no_first_pass_on_the_cpu():
     model = nn.Conv2d(3, 4, 3)
     model.register_forward_hook(lambda *_: pytest.fail("the CPU needs none"))
     warm_up(model, (32, 64))
+
+
+def test_the_suppression_is_loaded_before_the_first_image():
+    nms._backend.cache_clear()
+    warm_up(nn.Conv2d(3, 4, 3), (8, 8))
+    assert nms._backend.cache_info().misses == 1
+    nms.non_max_suppression(torch.tensor([[[8.0, 8, 4, 4, 1, 1]]]))
+    assert nms._backend.cache_info().misses == 1

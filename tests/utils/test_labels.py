@@ -1,5 +1,6 @@
 """Bad rows, bad files, odd names, EXIF rotations, lists and the cache of utils/labels.py and its two helpers."""
 
+import logging
 import os
 import pickle
 import shutil
@@ -41,12 +42,16 @@ def write(path, text):
         ("0 .5 .5 .2 .2", [[0, 0.5, 0.5, 0.2, 0.2]], None),
         ("\ufeff0 .5 .5 .2 .2\r\n1 .5 .5 .2 .2\r\n", [[0, 0.5, 0.5, 0.2, 0.2], [1, 0.5, 0.5, 0.2, 0.2]], None),
         ("1.0\t.5 .5   .2 2e-1", [[1, 0.5, 0.5, 0.2, 0.2]], None),
-        ("0 .5 .5 1.0000001 .2", [[0, 0.5, 0.5, 1, 0.2]], "1 values"),  # v6.1 loses the image
+        ("0 .5 .5 1.0000001 .2", [[0, 0.5, 0.5, 1, 0.2]], "1 value up to"),  # v6.1 loses the image
         ("0 -1e-9 .5 .2 1.0005", [[0, 0, 0.5, 0.2, 1]], "2 values"),
         ("0 .5 .5 .2 .2 .93", [[0, 0.5, 0.5, 0.2, 0.2]], "confidence"),
-        ("0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 .5 .5 .2 .2", [[0, 0.5, 0.5, 0.2, 0.2], [1, 0.5, 0.5, 0.2, 0.2]], "1 copies"),
-        ("0 .5 .5 0 .2\n1 .5 .5 .2 .2", [[1, 0.5, 0.5, 0.2, 0.2]], "1 boxes without area"),
-        ("0 .5 .5 0 0", [], "1 boxes without area"),
+        (
+            "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 .5 .5 .2 .2",
+            [[0, 0.5, 0.5, 0.2, 0.2], [1, 0.5, 0.5, 0.2, 0.2]],
+            "1 repeated row",
+        ),
+        ("0 .5 .5 0 .2\n1 .5 .5 .2 .2", [[1, 0.5, 0.5, 0.2, 0.2]], "1 box without area"),
+        ("0 .5 .5 0 0", [], "1 box without area"),
         ("1 .5 .5 .2 .2\n0 .5 .5 .2", [[1, 0.5, 0.5, 0.2, 0.2]], ":2: row left out: 4 values"),
         ("1 .5 .5 .2 .2\n0 .1 .1 .2 .2 .3 .3 .4", [[1, 0.5, 0.5, 0.2, 0.2]], ":2: row left out: 8 values"),
         ("1 .5 .5 .2 .2\n\n0 .5 .5 nan .2", [[1, 0.5, 0.5, 0.2, 0.2]], ":3: row left out: a value is not finite"),
@@ -209,7 +214,7 @@ def broken_png(path):
         ("a.png", lambda path: path.write_bytes(path.read_bytes()[:60]), "a.png"),
         ("a.bmp", lambda path: path.write_bytes(path.read_bytes()[:60]), "a.bmp"),
         ("a.jpg", lambda path: Image.new("RGB", (9, 40)).save(path), "9x40 pixels"),
-        ("a.jpg", lambda path: path.unlink(), "No such file"),
+        ("a.jpg", lambda path: path.unlink(), "a.jpg: no such file"),
     ],
 )
 def test_corrupt_images_are_named_survived_and_left_alone(tmp_path, name, damage, reason):
@@ -219,7 +224,7 @@ def test_corrupt_images_are_named_survived_and_left_alone(tmp_path, name, damage
     records, report = scan([str(bad), str(good)], nc=1)
     assert [record.image for record in records] == [str(good)]
     assert (report.found, report.missing, report.empty, report.corrupt) == (1, 0, 0, 1)
-    assert any(reason in note and str(bad) in note for note in report.notes)
+    assert any(reason in note and note.count(str(bad)) == 1 for note in report.notes)
     assert (bad.read_bytes() if bad.exists() else None) == before
 
 
@@ -247,7 +252,7 @@ def test_background_is_counted_and_layout_explained(tmp_path):
 
 def test_two_images_with_one_label_file_are_reported(tmp_path):
     images = [make(tmp_path, "a.jpg"), make(tmp_path, "a.png")]
-    assert "share their label file" in scan(list(map(str, images)), nc=1)[1].notes[0]
+    assert "1 image with the label file of another" in scan(list(map(str, images)), nc=1)[1].notes[0]
 
 
 def test_scan_names_the_line_of_a_bad_class_from_cache_as_well(tmp_path):
@@ -408,3 +413,11 @@ def test_bccd(shared, tmp_path):
     records, report = scan(images, 3, tmp_path / "bccd.cache.npz")
     assert (len(records), report.found, report.corrupt) == (364, 364, 0)
     assert all(record.hw == (480, 640) for record in records)
+
+
+def test_only_a_cache_that_was_there_is_spoken_of(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    images, cache = [str(make(tmp_path))], tmp_path / "labels.cache.npz"
+    scan(images, 1, cache)
+    scan(images, 1, cache)
+    assert ["known from" in record.getMessage() for record in caplog.records] == [False, True]

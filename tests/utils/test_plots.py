@@ -143,10 +143,11 @@ def test_font_has_the_glyphs():
     assert not fonts.has_glyphs(fonts.load_font("a", 16), "\U0010fffe")
 
 
-def test_missing_glyphs_are_named(caplog):
+def test_missing_glyphs_are_named_once(caplog, monkeypatch):
+    monkeypatch.setattr(fonts, "TOLD", set())
     with caplog.at_level(logging.WARNING, "yolov5"):
         assert fonts.find_font("\U0010fffd") is None
-        assert fonts.find_font("\U0010fffd") is None
+        assert fonts.find_font("\U0010fffc") is None
     assert len(caplog.records) == 1
     assert "\\U0010fffd" in caplog.text
 
@@ -191,6 +192,20 @@ def test_small_images_are_enlarged(count, hw, max_side, expected):
     grid = draw_batch(images, torch.zeros(0, 6), [], max_side=max_side)
     assert grid.shape == (*expected, 3)
     assert np.unique(grid).tolist() == [90, 255]
+
+
+def test_an_unused_tile_is_gray():
+    grid = draw_batch(torch.zeros(3, 3, 320, 320, dtype=torch.uint8), torch.zeros(0, 6), [])
+    assert (grid[320:, 320:] == 114).all()
+
+
+def test_the_files_name_lies_above_labels():
+    targets = torch.tensor([[0, 0, 0.5, 0.5, 1, 1]])
+    images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
+    plain, labelled = (draw_batch(images, rows, ["a long label"], ["name.jpg"]) for rows in (targets[:0], targets))
+    caption = (plain == 70).all(2)
+    assert caption.sum() > 100
+    assert (labelled[caption] == 70).all()
 
 
 def test_labels_leave_most_of_a_small_image_to_be_seen():

@@ -26,6 +26,16 @@ def test_normalized(given, expected):
     assert given == before
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("wieghts", "did you mean weights"), ("img", "did you mean imgsz"), ("zzz", "there are data, ")]
+)
+def test_an_unknown_option_is_said_with_the_nearest(name, hint):
+    allowed = {"weights", "imgsz", "data"}
+    with pytest.raises(ValueError, match=f"no option is called {name}; {hint}"):
+        normalized({"weights": "a.pt", name: 1}, several={"weights"}, allowed=allowed)
+    assert normalized({"data": 1}, allowed=allowed) == {"data": 1}
+
+
 def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):
     with run_folder(tmp_path / "exp") as first, run_folder(tmp_path / "exp") as second:
         assert (first, second) == (tmp_path / "exp", tmp_path / "exp2")  # two runs at a time share nothing
@@ -127,3 +137,8 @@ def test_unique_names():
 )
 def test_safe_name(text, expected):
     assert safe_name(text) == expected
+
+
+def test_a_folder_is_no_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; name a \.pt file"):
+        find_weights(tmp_path)

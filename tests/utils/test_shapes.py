@@ -159,7 +159,7 @@ def test_set_of_an_older_version_is_made_anew_with_its_numbers(tmp_path, monkeyp
 
 
 def test_negative_numbers_are_refused():
-    with pytest.raises(ValueError, match="below 0"):
+    with pytest.raises(ValueError, match="train -1: 0 or more"):
         ShapesSettings(train=-1)
 
 

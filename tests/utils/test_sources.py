@@ -310,3 +310,26 @@ def test_files_are_no_live_sources(folder, source):
     opened = open_source(str(folder / source))
     assert isinstance(opened, FileSource)
     assert not opened.is_live
+
+
+def test_an_empty_source_is_said():
+    with pytest.raises(ValueError, match="--source is empty"):
+        open_source(" ")
+
+
+def test_a_skipped_file_is_named_once(tmp_path, caplog):
+    write_image(tmp_path / "a.jpg", picture())
+    source = FileSource([str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg")])
+    assert len(list(source)) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"skipped: {tmp_path / 'gone.jpg'}: no such file or directory"
+    ]
+
+
+def test_images_in_subfolders_only_are_said_with_the_glob_that_finds_them(tmp_path):
+    (tmp_path / "[outer]/inner").mkdir(parents=True)
+    write_image(tmp_path / "[outer]/inner/b.jpg", picture())
+    with pytest.raises(FileNotFoundError, match=r"only its subfolders hold images or videos, e\.g\. .*b\.jpg") as error:
+        find_media(tmp_path / "[outer]")
+    pattern = str(error.value).rpartition(" name ")[2].strip('"')
+    assert names(find_media(sources.Path(pattern)), tmp_path) == ["[outer]/inner/b.jpg"]
