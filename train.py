@@ -204,8 +204,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     elif run.is_plotted:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
-        f"{imgsz} px, {plural(len(train_set), 'image')} to train on, {len(val_set)} to validate; {batches.workers} loading "
-        f"processes, {device}, {trainer.amp_dtype or 'torch.float32'}; results go to {run.folder}"
+        f"{imgsz} px, {plural(len(train_set), 'image')} to train on, {len(val_set)} to validate; {batches.workers} "
+        f"loading processes, {device}, {trainer.amp_dtype or 'torch.float32'}; results go to {run.folder}"
     )
     how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
     began = time.time()
