@@ -300,9 +300,10 @@ def train_loader(
 ) -> TrainLoader:
     """Training batches of `batch_size` samples per rank, prepared from start_epoch on until `epochs`.
 
-    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py. quad: a
-    quarter as many samples of twice the size, see utils/quads.py. weights: how often each image is drawn in the first
-    epoch (`TrainLoader.set_weights`). close_mosaic: so many of the last epochs are without mosaic and mixup.
+    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py; "val"
+    keeps none of these. quad: a quarter as many samples of twice the size, see utils/quads.py. weights: how often each
+    image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last epochs are
+    without mosaic and mixup.
     """
     assert not quad or batch_size % QUAD == 0
     assert not rect or weights is None, "rectangular batches have a fixed order"
@@ -314,7 +315,7 @@ def train_loader(
     options = {
         "shapes": shapes,
         "mosaic_epochs": epochs - close_mosaic if close_mosaic and epochs is not None else None,
-        "cache": cache,
+        "cache": None if cache == "val" else cache,
         "buffer_bytes": buffer_share(workers * world_size),
     }
     dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, **options)
@@ -336,13 +337,16 @@ def val_loader(
     cache: str | None = None,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie."""
+    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
+
+    cache: see utils/image_store.py; "val", which is for these alone, is "ram".
+    """
     order, shapes = np.arange(len(records)), None
     if rect and len(records):
         hw = np.array([record.hw for record in records])
         order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride, pad)
     return DataLoader(
-        DetectionDataset(records, imgsz, shapes=shapes, cache=cache),
+        DetectionDataset(records, imgsz, shapes=shapes, cache="ram" if cache == "val" else cache),
         batch_size,
         sampler=order.tolist(),
         num_workers=worker_count(workers, batch_size),
