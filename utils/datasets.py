@@ -97,7 +97,8 @@ class RecordTable:
 class DetectionDataset(Dataset[Sample]):
     """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
 
-    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/quads.py.
+    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/quads.py. An augmented sample of
+    an index beyond the images is another one of image index % N.
     shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
     mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
     pictures of augmented samples in. Where `partners`, indices (N,), is set, mosaics and mixup take theirs from it.
@@ -134,7 +135,8 @@ class DetectionDataset(Dataset[Sample]):
         epoch, index, *others = key if isinstance(key, tuple) else (0, key)
         if others:
             return self._quad(epoch, (index, *others))
-        image, labels, shape = self._augmented(epoch, index, self.hyp) if self.hyp else self._plain(index)
+        number, index = index, index % len(self)
+        image, labels, shape = self._augmented(epoch, number, self.hyp) if self.hyp else self._plain(index)
         h, w = image.shape[:2]
         targets = torch.zeros(len(labels), 6)
         targets[:, 1] = torch.from_numpy(labels[:, 0])
@@ -173,9 +175,9 @@ class DetectionDataset(Dataset[Sample]):
         ratio = placement.hw[0] / native_h, placement.hw[1] / native_w
         return image, labels, ImageShape((native_h, native_w), (ratio, placement.origin))
 
-    def _augmented(self, epoch: int, index: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
+    def _augmented(self, epoch: int, number: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
         """Augmented image, labels (n, 5) class, xyxy in its pixels; nothing leads back."""
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng, index = np.random.default_rng((self.seed, epoch, number)), number % len(self)
         is_closed = self.shapes is not None or (self.mosaic_epochs is not None and epoch >= self.mosaic_epochs)
         if rng.random() < (0.0 if is_closed else hyp.mosaic):
             image, labels = self._mosaic(index, hyp, rng)
@@ -264,7 +266,7 @@ class TrainLoader:
         batches = replace(self.batches, start_epoch=epoch)
         if batches.weights is not None:
             batches = replace(batches, epochs=epoch + 1)
-            self.dataset.partners = batches.order(epoch)
+            self.dataset.partners = batches.order(epoch) % batches.n
         loader = DataLoader(
             self.dataset,
             batch_sampler=batches,

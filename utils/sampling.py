@@ -60,13 +60,23 @@ class ImageWeights:
         return weights / total if total > 0 else np.full(self.n, 1 / self.n)  # all classes are found perfectly
 
 
+def numbered_repeats(indices: np.ndarray) -> np.ndarray:
+    """The indices (N,), each below N, with N added to what comes for the second time, 2N for the third, and so on."""
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    repeats = np.empty_like(indices)
+    repeats[order] = np.arange(len(indices)) - np.searchsorted(ordered, ordered)
+    return indices + len(indices) * repeats
+
+
 @dataclass(frozen=True, eq=False)
 class EpochBatches:
     """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
 
     Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
     be smaller. Ranks get equally many samples, for which up to world_size - 1 are taken twice. With `weights` (n,) an
-    epoch's n images are drawn by them, with repetition. With `quad` keys are (epoch, four indices), a quarter as many;
+    epoch's n images are drawn by them, with repetition; image i is then i, n + i, 2n + i, ..., which are samples of it
+    that differ. With `quad` keys are (epoch, four indices), a quarter as many;
     the last images are taken several times where they do not make a four.
     """
 
@@ -87,7 +97,7 @@ class EpochBatches:
             return self.fixed_order
         if self.weights is not None:
             rng = np.random.default_rng((self.seed, epoch, 0, DRAW_WEIGHTED))
-            return rng.choice(self.n, self.n, p=self.weights)
+            return numbered_repeats(rng.choice(self.n, self.n, p=self.weights))
         return np.random.default_rng((self.seed, epoch)).permutation(self.n)
 
     def __len__(self) -> int:

@@ -244,6 +244,13 @@ def test_weighted_images_alone_are_seen(records, workers):
     loader.close()
 
 
+def test_an_image_that_is_drawn_twice_gives_two_samples(records):
+    weights = np.eye(len(records))[1]
+    made = batches(train_loader(records, 64, 9, RICH, workers=0, epochs=1, weights=weights), (0,))[0]
+    assert made.paths == (records[1].image,) * 9
+    assert len({image.numpy().tobytes() for image in made.images}) == 9
+
+
 def test_weighted_epochs_resume_exactly(records):
     weights = np.arange(1.0, 10) / 45
     options = {"workers": 0, "epochs": 3, "weights": weights}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.labels import LabelRecord
-from utils.sampling import EpochBatches, ImageWeights, rectangular_shapes
+from utils.sampling import EpochBatches, ImageWeights, numbered_repeats, rectangular_shapes
 
 
 def test_rectangular_shapes_by_hand():
@@ -87,11 +87,19 @@ def test_image_weights_by_hand(maps, expected):
 def test_weighted_order():
     weights = np.array([0.7, 0.1, 0.0, 0.2])
     batches = EpochBatches(4, 2, seed=1, weights=weights)
-    orders = np.array([batches.order(epoch) for epoch in range(2000)])
+    orders = np.array([batches.order(epoch) % 4 for epoch in range(2000)])
     np.testing.assert_allclose(np.bincount(orders.ravel(), minlength=4) / orders.size, weights, atol=0.02)
     again = EpochBatches(4, 2, seed=1, start_epoch=3, weights=weights)
-    np.testing.assert_array_equal(orders[7], again.order(7))
-    assert (orders != [EpochBatches(4, 2, seed=2, weights=weights).order(epoch) for epoch in range(2000)]).any()
+    np.testing.assert_array_equal(batches.order(7), again.order(7))
+    assert any((batches.order(e) != EpochBatches(4, 2, seed=2, weights=weights).order(e)).any() for e in range(20))
+
+
+def test_repeats_are_told_apart():
+    assert numbered_repeats(np.array([2, 0, 2, 2, 0])).tolist() == [2, 0, 7, 12, 5]
+    indices = np.random.default_rng(0).integers(50, size=50)
+    numbered = numbered_repeats(indices)
+    assert len(set(numbered.tolist())) == 50
+    np.testing.assert_array_equal(numbered % 50, indices)
 
 
 def test_a_fixed_order_stays():
