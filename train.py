@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,7 +25,7 @@ from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import YAML_SUFFIXES, DataConfig, Hyp
 from utils.curves import plot_results
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
-from utils.engine import AMP_CHOICES, Trainer, memory_text, select_amp
+from utils.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
 from utils.eval_files import EvalPlots
 from utils.evaluate import evaluate, log_speed, log_table
 from utils.general import (
@@ -39,14 +40,15 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.labels import LabelRecord, cache_path, find_images, label_path, scan
+from utils.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, scan
 from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
 from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
 from utils.run_files import RunFiles, telling_how_to_go_on
-from utils.runs import DEFAULT_WEIGHTS, normalized
+from utils.runs import DEFAULT_WEIGHTS, check_training, normalized
+from utils.sampling import QUAD, ImageWeights
 from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
@@ -55,7 +57,6 @@ PLOTTED_BATCHES = 3
 CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
 )
-
 LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
 
@@ -89,6 +90,12 @@ class TrainOptions:
     seed: int
     amp: str
     noplots: bool
+    single_cls: bool
+    multi_scale: bool
+    quad: bool
+    image_weights: bool
+    close_mosaic: int
+    deterministic: bool
     given: frozenset[str] = frozenset()
 
     def values(self) -> dict[str, object]:
@@ -96,21 +103,8 @@ class TrainOptions:
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
     def check(self) -> None:
-        """ValueError where a number is out of its range."""
-        for flag, value, least in (
-            ("--epochs", self.epochs, 1),
-            ("--batch-size", self.batch_size, 1),
-            ("--imgsz", self.imgsz, 1),
-            ("--workers", self.workers, 0),
-            ("--patience", self.patience, 0),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{flag} {value}: {least} or more")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"--label-smoothing {self.label_smoothing}: from 0 to below 1")
-        if self.cache not in (None, "ram", "disk"):
-            raise ValueError(f"--cache {self.cache}: ram or disk")
+        """ValueError where a value is out of its range, or two exclude each other."""
+        check_training(self.values())
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -140,7 +134,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
     add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
     add("--noval", action="store_true", help="validate after the last epoch only")
-    add("--cache", nargs="?", const="ram", help="keep decoded images: --cache or --cache ram, or --cache disk")
+    add("--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)")
     add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
@@ -160,6 +154,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
     )
     add("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
+    add("--single-cls", action="store_true", help="take all classes as one, called item")
+    add("--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half")
+    add("--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them")
+    add("--image-weights", action="store_true", help="show images with rare and badly found classes more often")
+    add("--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup")
+    add("--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower")
     values = vars(parser.parse_args(arguments))
     unset = object()
     marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset)))
@@ -180,19 +180,22 @@ def main(opt: TrainOptions) -> Path:
 def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch."""
     device = select_device(opt.device)
-    init_seeds(opt.seed)
+    init_seeds(opt.seed, opt.deterministic)
     state = checkpoint.training if checkpoint else None
     hyp = Hyp.from_dict(state["hyp"], str(opt.resume)) if state else Hyp.from_yaml(opt.hyp)
     source = checkpoint or load_initial(opt)
-    data = DataConfig.from_yaml(opt.data)
+    data = load_data(opt)
     data.prepare()
-    train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
+    train_set, val_set = (scan_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
     model = build_model(opt, data, hyp, source).to(device, memory_format=torch.channels_last)
     freeze_layers(model.model, opt.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     start_epoch = checkpoint.epoch + 1 if checkpoint else 0
-    batches, val_batches = build_loaders(opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device)
+    weigh, maps = ImageWeights(train_set, data.nc) if opt.image_weights else None, state.get("maps") if state else None
+    batches, val_batches = build_loaders(
+        opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device, weights=weigh(maps) if weigh else None
+    )
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
     if checkpoint and state:
         trainer.load_state_dict(state, checkpoint.state)
@@ -216,11 +219,14 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
             if is_last or not opt.noval:
                 result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
                 log_table(result)
+                maps = result.maps.tolist()
+                if weigh:
+                    batches.set_weights(weigh(maps))
             stops = result is not None and stopper(epoch, result.fitness)
             logger.log_epoch(epoch, losses, result, trainer.learning_rates)
             if stops or is_last or not opt.nosave:
                 is_best = result is not None and stopper.best_epoch == epoch
-                run.save(epoch, trainer, stopper, model, is_best=is_best, keeps=is_kept(epoch, opt.save_period))
+                run.save(epoch, trainer, stopper, model, maps, is_best=is_best, keeps=is_kept(epoch, opt.save_period))
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
@@ -270,16 +276,22 @@ def load_initial(opt: TrainOptions) -> Checkpoint | None:
     return None
 
 
-def scan_split(data: DataConfig, split: str, workers: int) -> list[LabelRecord]:
+def load_data(opt: TrainOptions) -> DataConfig:
+    """The data set's description, its classes as they are trained."""
+    data = DataConfig.from_yaml(opt.data)
+    return data.as_one_class() if opt.single_cls else data
+
+
+def scan_split(data: DataConfig, split: str, workers: int, single_cls: bool) -> list[LabelRecord]:
     """The usable images of a split with their labels; ValueError where there is nothing to train or validate on."""
     sources = data.split(split)
     images = find_images(sources)
-    records, report = scan(images, data.nc, cache_path(sources), max(workers, 1), split)
+    records, report = scan(images, None if single_cls else data.nc, cache_path(sources), max(workers, 1), split)
     if not any(len(record.boxes) for record in records):
         raise ValueError(
             f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
         )
-    return records
+    return [as_one_class(record) for record in records] if single_cls else records
 
 
 def build_loaders(
@@ -291,11 +303,14 @@ def build_loaders(
     stride: int,
     start_epoch: int,
     device: torch.device,
+    *,
+    weights: np.ndarray | None,
 ) -> tuple[TrainLoader, DataLoader]:
-    """Batches for training from start_epoch on, and for validation."""
+    """Batches for training from start_epoch on, whose images are drawn by `weights` (N,), and for validation."""
     common = {"workers": opt.workers, "cache": opt.cache, "stride": stride, "pin_memory": device.type == "cuda"}
-    epochs = {"start_epoch": start_epoch, "epochs": opt.epochs}
-    batches = train_loader(train_set, imgsz, opt.batch_size, hyp, seed=opt.seed, rect=opt.rect, **epochs, **common)
+    epochs = {"start_epoch": start_epoch, "epochs": opt.epochs, "close_mosaic": opt.close_mosaic}
+    chosen = {"seed": opt.seed, "rect": opt.rect, "quad": opt.quad, "weights": weights}
+    batches = train_loader(train_set, imgsz, opt.batch_size, hyp, **epochs, **chosen, **common)
     return batches, val_loader(val_set, imgsz, opt.batch_size * 2, **common)
 
 
@@ -305,7 +320,9 @@ def build_trainer(opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, i
     schedule = Schedule(hyp, opt.epochs, batch_count, opt.batch_size, cosine=opt.cos_lr)
     criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, model.nc, imgsz), opt.label_smoothing)
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
-    return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype)
+    resize = MultiScale(opt.seed, max(int(model.stride.max()), 32)) if opt.multi_scale else None
+    changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1}
+    return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype, **changes)
 
 
 def train_epoch(
@@ -367,7 +384,7 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = merged_options(path, checkpoint.training["opt"], parse_opt([]).values(), named, CHANGEABLE)
     opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
-    check_same_data(path, checkpoint, DataConfig.from_yaml(opt.data).names)
+    check_same_data(path, checkpoint, load_data(opt).names)
     if checkpoint.epoch + 1 >= opt.epochs:
         raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
     return opt, checkpoint

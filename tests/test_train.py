@@ -17,8 +17,10 @@ import yaml
 import detect
 import train
 import val
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.datasets import DetectionDataset
 from utils.general import ROOT
+from utils.image_store import ImageStore
 from utils.shapes import ShapesSettings, generate
 
 HEADER = (
@@ -153,6 +155,7 @@ def test_core_defaults_are_those_of_v61():
         "save_period": -1,
         "seed": 0,
         "amp": "auto",
+        "close_mosaic": 0,
         "given": frozenset(),
     }
     options = dataclasses.asdict(train.parse_opt([]))
@@ -175,6 +178,9 @@ def test_flags_can_be_shortened_and_given_ones_are_known():
         ({"patience": -1}, "--patience -1"),
         ({"label_smoothing": 1.0}, "--label-smoothing"),
         ({"cache": "foo"}, "--cache foo"),
+        ({"close_mosaic": -1}, "--close-mosaic -1"),
+        ({"quad": True, "batch_size": 6}, "--quad: a multiple of 4"),
+        ({"rect": True, "image_weights": True}, "--rect has a fixed order, --image-weights"),
         ({"amp": "fp16"}, "--amp fp16 needs a GPU"),
         ({"freeze": [99]}, "--freeze 99: the model's layers are 0 to 25"),
         ({"freeze": [3, -1]}, "--freeze -1"),
@@ -249,10 +255,116 @@ def test_nosave_and_noval_do_so_at_the_end(fit):
     assert not [path.name for path in folder.iterdir() if path.suffix in {".jpg", ".png"}]
 
 
-@pytest.mark.parametrize("options", [{"rect": True}, {"optimizer": "AdamW", "cos_lr": True, "label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rect": True},
+        {"optimizer": "AdamW", "cos_lr": True, "label_smoothing": 0.1},
+        {"quad": True, "rect": True},
+        {"quad": True, "multi_scale": True, "image_weights": True, "close_mosaic": 1, "single_cls": True},
+    ],
+    ids=str,
+)
 def test_other_ways_to_train(fit, options):
     _, row = rows(fit(**options))
     assert np.isfinite(np.array(row, float)).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"single_cls": True},
+        {"multi_scale": True},
+        {"quad": True},
+        {"image_weights": True},
+        {"close_mosaic": 1},
+        {"label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_each_flag_makes_another_run(fit, plain_run, options):
+    first, other = plain_run, weights(fit(**options) / "weights" / "last.pt")
+    assert any(first[name].shape != other[name].shape or not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def plain_run(data, tmp_path_factory):
+    """The weights of one epoch without further flags."""
+    folder = train.run(**BARE, data=data, project=str(tmp_path_factory.mktemp("plain")), epochs=1)
+    return weights(folder / "weights" / "last.pt")
+
+
+def test_single_cls(fit, data, tmp_path):
+    """The network has one class, item, and all labels are of it; so it is in val.py, and after a resume."""
+    folder = fit(single_cls=True, epochs=2, save_period=1)
+    best = load_checkpoint(folder / "weights" / "best.pt")
+    assert (best.names, best.yaml["nc"]) == (("item",), 1)
+    assert [row[10] for row in rows(folder)[1:]] == ["0", "0"]  # val/cls_loss: of one class there is none
+    result = val.run(
+        **{"weights": str(folder / "weights" / "best.pt"), "data": data, "imgsz": 64, "device": "cpu", "workers": 0},
+        **{"single_cls": True, "project": str(tmp_path / "val"), "noplots": True},
+    )
+    assert result.counts.tolist() == [result.counts.sum()]
+    shutil.copy(folder / "weights" / "epoch1.pt", folder / "weights" / "last.pt")
+    train.run(resume=str(folder / "weights" / "last.pt"), epochs=3)
+    assert len(rows(folder)) == 4
+
+
+def test_multi_scale_and_quad_change_the_networks_images(fit, monkeypatch):
+    """Sides of 64 and 96 pixels at --imgsz 64; two of 128 make a quad batch of eight, whose loss counts fourfold."""
+    seen, factors, forward, backward = [], set(), train.Model.forward, train.Trainer.backward
+
+    def watched(model, x, *others, **named):
+        if model.training and torch.is_grad_enabled():
+            seen.append(tuple(x.shape))
+        return forward(model, x, *others, **named)
+
+    def noted(trainer, *arguments):
+        factors.add(trainer.loss_factor)
+        return backward(trainer, *arguments)
+
+    monkeypatch.setattr(train.Model, "forward", watched)
+    monkeypatch.setattr(train.Trainer, "backward", noted)
+    fit(multi_scale=True, epochs=3, nosave=True, noval=True)
+    assert {shape[2:] for shape in seen} == {(64, 64), (96, 96)}
+    assert factors == {1}
+    seen.clear()
+    factors.clear()
+    fit(quad=True, batch_size=8, nosave=True)
+    assert seen == [(2, 3, 128, 128), (1, 3, 128, 128)]
+    assert factors == {4}
+
+
+def test_close_mosaic_ends_mosaics(fit, monkeypatch):
+    calls, make = [], DetectionDataset._mosaic
+    monkeypatch.setattr(DetectionDataset, "_mosaic", lambda *args: (calls.append(1), make(*args))[1])
+    fit(epochs=2, close_mosaic=1, nosave=True, noval=True)
+    assert len(calls) == 12
+    calls.clear()
+    fit(close_mosaic=3)
+    assert not calls
+
+
+@pytest.mark.parametrize(("cache", "expected"), [("val", [None, "ram"]), ("ram", ["ram", "ram"]), (None, [None, None])])
+def test_cache_val_keeps_validation_images_only(fit, monkeypatch, cache, expected):
+    kept, make = [], ImageStore.__init__
+
+    def noted(store, *args, cache, **named):
+        kept.append(cache)
+        make(store, *args, cache=cache, **named)
+
+    monkeypatch.setattr(ImageStore, "__init__", noted)
+    fit(cache=cache, nosave=True)
+    assert kept == expected
+
+
+def test_deterministic(fit):
+    try:
+        first, second = (weights(fit(deterministic=True) / "weights" / "last.pt") for _ in range(2))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        train.init_seeds(0)
+    assert_same(first, second)
 
 
 def test_diverging_run_says_so_and_keeps_the_epoch_before(fit, tmp_path):
@@ -288,6 +400,43 @@ def test_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     assert rows(tmp_path / "cut" / "exp") == rows(tmp_path / "whole" / "exp")
     for name in ("last", "best"):
         assert_same(*(weights(tmp_path / run / "exp" / "weights" / f"{name}.pt") for run in ("whole", "cut")))
+
+
+@pytest.fixture
+def rated(monkeypatch):
+    """Validations that find each class differently well, as the weights have it; a tiny run finds nothing at all."""
+    evaluate = train.evaluate
+
+    def rate(model, *args, **named):
+        result = evaluate(model, *args, **named)
+        seed = int(sum(p.detach().abs().double().sum() for p in model.parameters()) * 1e6)
+        ap = np.random.default_rng(seed).random(result.stats.ap.shape)
+        return dataclasses.replace(result, stats=dataclasses.replace(result.stats, ap=ap))
+
+    monkeypatch.setattr(train, "evaluate", rate)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_drawn_sizes_quads_and_image_weights_go_on_exactly(fit, rated, workers):
+    """An epoch's images depend on the validation before it, whose maps a resume takes from the checkpoint."""
+    drawn = {"image_weights": True, "multi_scale": True, "quad": True, "close_mosaic": 1}
+    whole = fit(epochs=3, save_period=1, workers=workers, **drawn)
+    cut, forgetful = (whole.with_name(name) for name in ("cut", "forgetful"))
+    ends = []
+    for folder in (cut, forgetful):
+        shutil.copytree(whole, folder)
+        last = folder / "weights" / "last.pt"
+        kept = load_checkpoint(folder / "weights" / "epoch1.pt")
+        assert len(kept.training["maps"]) == 10
+        if folder is forgetful:
+            kept.training["maps"] = None
+        save_checkpoint(last, kept)
+        train.run(resume=str(last))
+        ends.append(weights(last))
+    expected = weights(whole / "weights" / "last.pt")
+    assert_same(expected, ends[0])
+    assert rows(whole) == rows(cut)
+    assert any(not torch.equal(expected[name], ends[1][name]) for name in expected)
 
 
 def test_finished_run_is_not_resumed(finished):

@@ -214,6 +214,10 @@ class DataConfig:
         splits = [_sources(content.get(name), roots, f"{path}: {name}") for name in SPLITS]
         return cls(path, roots[0], *splits, names, generator)
 
+    def as_one_class(self) -> Self:
+        """The same with all classes as one, `item`; what has but one keeps its name."""
+        return self if self.nc == 1 else replace(self, names=("item",))
+
     def prepare(self) -> None:
         """Draws the data set where it is a generated one that is missing; downloads nothing."""
         if self.generator:

@@ -1,16 +1,16 @@
-"""Batches for training and validation: records to samples, seeded order, endless workers, rectangular shapes.
+"""Batches for training and validation: records to samples, endless workers, rectangular shapes.
 
 A training sample is a function of (seed, epoch, index) alone: neither the number of workers nor what was loaded before,
-cached or resumed changes it. Pictures come from utils/image_store.py, what is done to them from utils/augmentations.py.
+cached or resumed changes it. Pictures come from utils/image_store.py, what is done to them from utils/augmentations.py,
+the order from utils/sampling.py.
 
 Legend: N images, B batch, T targets of a batch, n labels of an image, H and W of the network's image.
 """
 
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
@@ -37,6 +37,8 @@ from utils.boxes import xyxy2xywhn
 from utils.config import Hyp
 from utils.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.labels import LabelRecord
+from utils.quads import join_quad
+from utils.sampling import DRAW_QUAD, QUAD, EpochBatches, Key, rectangular_shapes
 
 
 class ImageShape(NamedTuple):
@@ -95,8 +97,11 @@ class RecordTable:
 class DetectionDataset(Dataset[Sample]):
     """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
 
+    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/quads.py. An augmented sample of
+    an index beyond the images is another one of image index % N.
     shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
-    buffer_bytes: what each process may keep the pictures of augmented samples in.
+    mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
+    pictures of augmented samples in. Where `partners`, indices (N,), is set, mosaics and mixup take theirs from it.
     A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
     """
 
@@ -108,11 +113,13 @@ class DetectionDataset(Dataset[Sample]):
         hyp: Hyp | None = None,
         seed: int = 0,
         shapes: np.ndarray | None = None,
+        mosaic_epochs: int | None = None,
         cache: str | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         if not len(records):
             raise ValueError("the data set has no images")
+        self.mosaic_epochs, self.partners = mosaic_epochs, None
         self.table, self.imgsz, self.hyp, self.seed, self.shapes = RecordTable(records), imgsz, hyp, seed, shapes
         buffer = buffer_bytes if hyp else 0  # without mosaics each image is needed but once an epoch
         self.store = ImageStore(
@@ -123,10 +130,13 @@ class DetectionDataset(Dataset[Sample]):
         """Images."""
         return len(self.table)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The sample of an index, or of an (epoch, index)."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, labels, shape = self._augmented(epoch, index, self.hyp) if self.hyp else self._plain(index)
+    def __getitem__(self, key: int | Key) -> Sample:
+        """The sample of an index, of an (epoch, index), or of an epoch and four indices."""
+        epoch, index, *others = key if isinstance(key, tuple) else (0, key)
+        if others:
+            return self._quad(epoch, (index, *others))
+        number, index = index, index % len(self)
+        image, labels, shape = self._augmented(epoch, number, self.hyp) if self.hyp else self._plain(index)
         h, w = image.shape[:2]
         targets = torch.zeros(len(labels), 6)
         targets[:, 1] = torch.from_numpy(labels[:, 0])
@@ -135,6 +145,14 @@ class DetectionDataset(Dataset[Sample]):
         red, green, blue = pixels.numpy()
         cv2.split(image, [blue, green, red])  # into the tensor: no other copy is made
         return Sample(pixels, targets, self.store.path(index), shape)
+
+    def _quad(self, epoch: int, indices: Sequence[int]) -> Sample:
+        """The first sample twice as large, or all four side by side, the one as likely as the other."""
+        rng = np.random.default_rng((self.seed, epoch, indices[0], DRAW_QUAD))
+        chosen = indices if rng.random() < 0.5 else indices[:1]
+        samples = [self[epoch, index] for index in chosen]
+        image, targets = join_quad([sample.image for sample in samples], [sample.targets for sample in samples])
+        return samples[0]._replace(image=image, targets=targets)
 
     def _out_hw(self, index: int) -> tuple[int, int]:
         h, w = (self.imgsz, self.imgsz) if self.shapes is None else self.shapes[index].tolist()
@@ -157,14 +175,14 @@ class DetectionDataset(Dataset[Sample]):
         ratio = placement.hw[0] / native_h, placement.hw[1] / native_w
         return image, labels, ImageShape((native_h, native_w), (ratio, placement.origin))
 
-    def _augmented(self, epoch: int, index: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
+    def _augmented(self, epoch: int, number: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
         """Augmented image, labels (n, 5) class, xyxy in its pixels; nothing leads back."""
-        rng = np.random.default_rng((self.seed, epoch, index))
-        mosaic_probability = hyp.mosaic if self.shapes is None else 0.0  # the place to end mosaics at an epoch
-        if rng.random() < mosaic_probability:
+        rng, index = np.random.default_rng((self.seed, epoch, number)), number % len(self)
+        is_closed = self.shapes is not None or (self.mosaic_epochs is not None and epoch >= self.mosaic_epochs)
+        if rng.random() < (0.0 if is_closed else hyp.mosaic):
             image, labels = self._mosaic(index, hyp, rng)
             if rng.random() < hyp.mixup:
-                image, labels = mixup(image, labels, *self._mosaic(int(rng.integers(len(self))), hyp, rng), rng)
+                image, labels = mixup(image, labels, *self._mosaic(self._drawn(1, rng)[0], hyp, rng), rng)
         else:
             scene = letterbox_scene(self._source(index), self._out_hw(index))
             image, labels = random_perspective(scene, scene.hw, **warp_ranges(hyp), rng=rng)
@@ -177,10 +195,15 @@ class DetectionDataset(Dataset[Sample]):
         return image, labels, ImageShape((h, w), None)
 
     def _mosaic(self, index: int, hyp: Hyp, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        chosen = rng.permutation([index, *rng.integers(len(self), size=3)])
+        chosen = rng.permutation([index, *self._drawn(3, rng)])
         scene = mosaic([self._source(i) for i in chosen.tolist()], self.imgsz, rng)
         scene = copy_paste(scene, hyp.copy_paste, rng)
         return random_perspective(scene, (self.imgsz, self.imgsz), **warp_ranges(hyp), rng=rng)
+
+    def _drawn(self, count: int, rng: np.random.Generator) -> list[int]:
+        """Indices of so many images, by chance; where an epoch's images are weighted, so are these."""
+        drawn = rng.integers(len(self), size=count)
+        return (drawn if self.partners is None else self.partners[drawn]).tolist()
 
 
 def warp_ranges(hyp: Hyp) -> dict[str, float]:
@@ -196,68 +219,14 @@ def collate_fn(samples: Sequence[Sample]) -> Batch:
     return Batch(torch.stack(images), torch.cat(targets), paths, shapes)
 
 
-def rectangular_shapes(
-    hw: np.ndarray, batch_size: int, imgsz: int, stride: int = 32, pad: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Order of images by aspect and, per image in its native order, the (h, w) of its batch: (N,), (N, 2).
-
-    A batch is as flat, or as narrow, as its least flat or narrow image allows; `pad` adds that many strides.
-    """
-    aspect = hw[:, 0] / hw[:, 1]
-    order = np.argsort(aspect, kind="stable")
-    shapes = np.empty((len(hw), 2), np.int64)
-    for start in range(0, len(hw), batch_size):
-        members = order[start : start + batch_size]
-        low, high = aspect[members].min(), aspect[members].max()
-        shape = (high, 1) if high < 1 else (1, 1 / low) if low > 1 else (1, 1)
-        shapes[members] = np.ceil(np.array(shape) * imgsz / stride + pad) * stride
-    return order, shapes
-
-
-@dataclass(frozen=True, eq=False)
-class EpochBatches:
-    """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
-
-    Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
-    be smaller. Ranks get equally many samples, for which up to world_size - 1 are taken twice.
-    """
-
-    n: int
-    batch_size: int
-    seed: int = 0
-    start_epoch: int = 0
-    epochs: int | None = None  # the first one not to make; None: go on for ever
-    fixed_order: np.ndarray | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch over all ranks, (n,). Image weights would belong here."""
-        if self.fixed_order is not None:
-            return self.fixed_order
-        return np.random.default_rng((self.seed, epoch)).permutation(self.n)
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        per_rank = math.ceil(self.n / self.world_size)
-        return math.ceil(per_rank / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """From start_epoch on, until `epochs`."""
-        for epoch in itertools.count(self.start_epoch):
-            if self.epochs is not None and epoch >= self.epochs:
-                return
-            order = np.pad(self.order(epoch), (0, -self.n % self.world_size), mode="edge")
-            share = order[self.rank :: self.world_size].tolist()
-            for start in range(0, len(share), self.batch_size):
-                yield [(epoch, index) for index in share[start : start + self.batch_size]]
-
-
 class TrainLoader:
     """Batches of one epoch after another from workers that live on: while one validates, they prepare the next epoch.
 
     `epoch(n)` iterates over the batches of epoch n, which may be any; only if it is not the one that follows the last,
     or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once.
+
+    With image weights every epoch has workers of its own: which images the next one takes is known only after the
+    validation of this one, which `set_weights` tells.
     """
 
     def __init__(
@@ -281,7 +250,12 @@ class TrainLoader:
         assert self._iterator is not None
         for _ in range(len(self)):
             yield next(self._iterator)
-        self._next_epoch = epoch + 1
+        self._next_epoch = epoch + 1 if self.batches.weights is None else None
+
+    def set_weights(self, weights: np.ndarray) -> None:
+        """Draws the images of the epochs to come, and their partners in mosaics, by these weights (N,), sum 1."""
+        self.close()
+        self.batches = replace(self.batches, weights=weights)
 
     def close(self) -> None:
         """Ends the workers; a later `epoch` starts new ones."""
@@ -289,9 +263,13 @@ class TrainLoader:
 
     def _start(self, epoch: int) -> None:
         self.close()
+        batches = replace(self.batches, start_epoch=epoch)
+        if batches.weights is not None:
+            batches = replace(batches, epochs=epoch + 1)
+            self.dataset.partners = batches.order(epoch) % batches.n
         loader = DataLoader(
             self.dataset,
-            batch_sampler=replace(self.batches, start_epoch=epoch),
+            batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=collate_fn,
             pin_memory=self.pin_memory,
@@ -318,19 +296,34 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    quad: bool = False,
+    weights: np.ndarray | None = None,
+    close_mosaic: int = 0,
 ) -> TrainLoader:
     """Training batches of `batch_size` samples per rank, prepared from start_epoch on until `epochs`.
 
-    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py.
+    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py; "val"
+    keeps none of these. quad: a quarter as many samples of twice the size, see utils/quads.py. weights: how often each
+    image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last epochs are
+    without mosaic and mixup.
     """
+    assert not quad or batch_size % QUAD == 0
+    assert not rect or weights is None, "rectangular batches have a fixed order"
     order, shapes = None, None
     if rect:
         hw = np.array([record.hw for record in records])
         order, shapes = rectangular_shapes(hw, batch_size * world_size, imgsz, stride)
     workers = worker_count(workers, batch_size, world_size)
-    kept = {"cache": cache, "buffer_bytes": buffer_share(workers * world_size)}
-    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, shapes=shapes, **kept)
-    batches = EpochBatches(len(records), batch_size, seed, start_epoch, epochs, order, rank, world_size)
+    options = {
+        "shapes": shapes,
+        "mosaic_epochs": epochs - close_mosaic if close_mosaic and epochs is not None else None,
+        "cache": None if cache == "val" else cache,
+        "buffer_bytes": buffer_share(workers * world_size),
+    }
+    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, **options)
+    batches = EpochBatches(
+        len(records), batch_size, seed, start_epoch, epochs, order, rank, world_size, weights=weights, quad=quad
+    )
     return TrainLoader(dataset, batches, workers, pin_memory)
 
 
@@ -346,13 +339,16 @@ def val_loader(
     cache: str | None = None,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie."""
+    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
+
+    cache: see utils/image_store.py; "val", which is for these alone, is "ram".
+    """
     order, shapes = np.arange(len(records)), None
     if rect and len(records):
         hw = np.array([record.hw for record in records])
         order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride, pad)
     return DataLoader(
-        DetectionDataset(records, imgsz, shapes=shapes, cache=cache),
+        DetectionDataset(records, imgsz, shapes=shapes, cache="ram" if cache == "val" else cache),
         batch_size,
         sampler=order.tolist(),
         num_workers=worker_count(workers, batch_size),

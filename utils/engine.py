@@ -6,15 +6,19 @@ Legend: B images of a batch, H and W of the network's image, T targets of a batc
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from utils.datasets import Batch
-from utils.general import LOGGER
+from utils.general import LOGGER, make_divisible
 from utils.optim import Schedule
+from utils.sampling import DRAW_SCALE
 from utils.torch_utils import ModelEMA
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
@@ -47,9 +51,37 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+@dataclass(frozen=True)
+class MultiScale:
+    """Gives each batch a size between a half and one and a half of its own, in multiples of the stride.
+
+    It is drawn from the seed and the batch's number, so that a run that goes on draws the same, and no less than two
+    strides, the least size of a training: below that a level of the network has but one cell.
+    """
+
+    seed: int
+    stride: int
+
+    def size(self, imgsz: int, number: int) -> int:
+        """The longest side of the images of a batch that was loaded at imgsz."""
+        rng = np.random.default_rng((self.seed, number, 0, DRAW_SCALE))
+        least = max(imgsz // 2, 2 * self.stride)
+        return int(rng.integers(least, imgsz * 3 // 2 + self.stride)) // self.stride * self.stride
+
+    def __call__(self, images: Tensor, number: int) -> Tensor:
+        """Images (B, 3, H, W) at the batch's size, bilinear, each side rounded up to a multiple of the stride."""
+        h, w = images.shape[2:]
+        longest = max(h, w)
+        size = self.size(longest, number)
+        hw = [make_divisible(side * size / longest, self.stride) for side in (h, w)]
+        return images if hw == [h, w] else F.interpolate(images, hw, mode="bilinear", align_corners=False)
+
+
 class Trainer:
     """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
 
+    resize(images, number) changes the size of a batch's images; a batch's number counts from the run's start.
+    `loss_factor` is for the gradients alone, not for the losses that are logged: 4 where an image stands for four.
     A step whose gradients are not finite is skipped and counted in `skipped`; an epoch without any other, or weights
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
@@ -63,9 +95,13 @@ class Trainer:
         schedule: Schedule,
         ema: ModelEMA,
         amp_dtype: torch.dtype | None = None,
+        *,
+        resize: Callable[[Tensor, int], Tensor] | None = None,
+        loss_factor: float = 1.0,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
+        self.resize, self.loss_factor = resize, loss_factor
         self.device = next(model.parameters()).device
         # On a GPU the scaler skips steps with gradients that are not finite without making the host wait. Only fp16
         # needs its scale, which is one otherwise.
@@ -90,8 +126,9 @@ class Trainer:
         total, counted = torch.zeros(3, device=self.device), torch.zeros((), device=self.device)
         pending = steps = 0
         for i, batch in enumerate(batches):
-            accumulate = self.schedule.apply(self.optimizer, epoch, epoch * batch_count + i)
-            items = self.backward(batch)
+            number = epoch * batch_count + i
+            accumulate = self.schedule.apply(self.optimizer, epoch, number)
+            items = self.backward(batch, number)
             is_finite = items.isfinite().all()
             total += torch.where(is_finite, items, 0)
             counted += is_finite
@@ -114,15 +151,17 @@ class Trainer:
             if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
                 module.eval()
 
-    def backward(self, batch: Batch) -> Tensor:
-        """Adds a batch's gradients; its box, obj and cls loss, (3,) on the device."""
+    def backward(self, batch: Batch, number: int) -> Tensor:
+        """Adds the gradients of a batch of this number; its box, obj and cls loss, (3,) on the device."""
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
         targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        if self.resize is not None:
+            images = self.resize(images, number)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             raw = self.model(images)
         loss, items = self.criterion(raw, targets)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * self.loss_factor).backward()
         return items
 
     def step(self) -> None:

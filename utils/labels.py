@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -66,6 +66,13 @@ class ScanReport:
     def __str__(self) -> str:
         """v6.1's four counts as one line."""
         return f"{self.found} found, {self.missing} missing, {self.empty} empty, {self.corrupt} corrupt"
+
+
+def as_one_class(record: LabelRecord) -> LabelRecord:
+    """The record with all objects of class 0."""
+    boxes = record.boxes.copy()
+    boxes[:, 0] = 0
+    return replace(record, boxes=boxes)
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

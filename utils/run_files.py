@@ -65,9 +65,20 @@ class RunFiles:
         plot_labels(np.concatenate([record.boxes for record in records]), names, self.folder)
 
     def save(
-        self, epoch: int, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, *, is_best: bool, keeps: bool
+        self,
+        epoch: int,
+        trainer: Trainer,
+        stopper: EarlyStopping,
+        model: nn.Module,
+        maps: list[float] | None = None,
+        *,
+        is_best: bool,
+        keeps: bool,
     ) -> None:
-        """Writes last.pt, and before it best.pt if this epoch is the best, and epoch<N>.pt if it is to be kept."""
+        """Writes last.pt, and before it best.pt if this epoch is the best, and epoch<N>.pt if it is to be kept.
+
+        maps: the classes' mAPs at the latest validation, of which a run with image weights makes the next epoch's.
+        """
         best = None if stopper.best_epoch is None else float(stopper.best_fitness)
         training = {
             **trainer.state_dict(),
@@ -75,6 +86,7 @@ class RunFiles:
             "opt": self.options,
             "hyp": self.hyp,
             "images": self.images,
+            "maps": maps,
         }
         state = trainer.ema.ema.state_dict()
         checkpoint = Checkpoint(

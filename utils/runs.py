@@ -5,16 +5,19 @@ Legend: n detections of an image.
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.boxes import xyxy2xywhn
 from utils.general import LOGGER, ROOT, increment_path
+from utils.sampling import QUAD
 
+LEAST = {"epochs": 1, "batch_size": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
 
 
@@ -40,6 +43,21 @@ def normalized(
     found = {name: plain(value) for name, value in options.items()}
     lone = [name for name in several if name in found and not isinstance(found[name], list | None)]
     return found | {name: [found[name]] for name in lone}
+
+
+def check_training(options: Mapping[str, Any]) -> None:
+    """ValueError where an option of train.py, by its name, is out of its range, or two exclude each other."""
+    for name, least in LEAST.items():
+        if options[name] < least:
+            raise ValueError(f"--{name.replace('_', '-')} {options[name]}: {least} or more")
+    if not 0 <= options["label_smoothing"] < 1:
+        raise ValueError(f"--label-smoothing {options['label_smoothing']}: from 0 to below 1")
+    if options["cache"] not in (None, "ram", "disk", "val"):
+        raise ValueError(f"--cache {options['cache']}: ram, disk or val")
+    if options["quad"] and options["batch_size"] % QUAD:
+        raise ValueError(f"--quad: a multiple of {QUAD} is needed, not --batch-size {options['batch_size']}")
+    if options["rect"] and options["image_weights"]:
+        raise ValueError("--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out")
 
 
 def find_weights(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import common, experimental_blocks
 from models.common import (
     C3,
     C3SPP,
@@ -62,6 +63,12 @@ BLOCKS = [  # block, channels and size out of (2, 16, 8, 12)
     (NAMAttention(16), (16, 8, 12)),
 ]
 NAMES = [f"{type(block).__name__}-{i}" for i, (block, _) in enumerate(BLOCKS)]
+MORE_BLOCKS = [
+    *(block for block, _ in BLOCKS),
+    *(Contract(2), Expand(2), Concat(), Sum(2), Sum(2, True), Classify(32, 5)),
+    *(nn.Upsample(None, 2, "nearest"), nn.Upsample(None, 2, "bilinear"), nn.ConvTranspose2d(16, 8, 2, 2)),
+]
+MORE_NAMES = [f"{type(block).__name__}-{i}" for i, block in enumerate(MORE_BLOCKS)]
 
 
 def settle(block: nn.Module) -> nn.Module:
@@ -100,6 +107,35 @@ def test_shape_and_gradients(block: nn.Module, shape: tuple[int, ...]) -> None:
     assert x.grad.abs().sum() > 0
     lacking = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert lacking == []
+
+
+def test_all_blocks_are_looked_at() -> None:
+    """What the next test holds for; ChannelSwish, the gate for inference, has nothing to train."""
+    seen = {type(module) for block in MORE_BLOCKS for module in block.modules()} | {ChannelSwish}
+    for file in (common, experimental_blocks):
+        own = {value for value in vars(file).values() if isinstance(value, type) and value.__module__ == file.__name__}
+        assert {block for block in own if issubclass(block, nn.Module)} <= seen
+
+
+@pytest.mark.parametrize("block", MORE_BLOCKS, ids=MORE_NAMES)
+def test_deterministic_mode_is_served(block: nn.Module) -> None:
+    """No block refuses, and a second time gives the same to the last bit, gradients too."""
+
+    def gradients() -> list[Tensor]:
+        block.zero_grad()
+        x = torch.linspace(-1, 1, 2 * 16 * 8 * 12).sin().view(2, 16, 8, 12).requires_grad_()
+        y = block([x, x * 2] if isinstance(block, Concat | Sum | Classify) else x)
+        (y * torch.arange(y.numel()).cos().view(y.shape)).sum().backward()
+        return [y.detach(), x.grad, *(p.grad for p in block.parameters())]
+
+    initialize_weights(block)
+    block.train()
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = gradients(), gradients()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(("block", "shape"), BLOCKS, ids=NAMES)

@@ -319,6 +319,13 @@ def test_unknown_keys_and_downloads_are_said_and_not_run(tmp_path, repository, c
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(("names", "expected"), [(["a", "b"], ("item",)), (["a"], ("a",))])
+def test_all_classes_as_one(tmp_path, names, expected):
+    one = DataConfig.from_yaml(write(tmp_path / "a.yaml", {"names": names, "train": "x"})).as_one_class()
+    assert (one.names, one.nc) == (expected, 1)
+    assert one.train == (tmp_path / "x",)
+
+
 def test_prepare_draws_only_what_is_generated(tmp_path, repository, monkeypatch):
     drawn = []
     monkeypatch.setattr(config, "generate", drawn.append)

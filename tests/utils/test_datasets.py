@@ -15,13 +15,11 @@ from utils.config import Hyp
 from utils.datasets import (
     Batch,
     DetectionDataset,
-    EpochBatches,
     ImageShape,
     RecordTable,
     Sample,
     TrainLoader,
     collate_fn,
-    rectangular_shapes,
     train_loader,
     val_loader,
     worker_count,
@@ -189,6 +187,94 @@ def test_a_bad_file_is_gray_in_training_and_an_error_in_validation(records, capl
         DetectionDataset(records, 64, cache=cache)[0]
 
 
+# Quads, weights, the last epochs -------------------------------------------------------------------------------------
+
+
+def test_a_quad_is_one_sample_enlarged_or_four(records):
+    dataset = DetectionDataset(records, 64, hyp=RICH, seed=1)
+    kinds = set()
+    for epoch in range(8):
+        quad, singles = dataset[epoch, 0, 3, 4, 6], [dataset[epoch, i] for i in (0, 3, 4, 6)]
+        assert quad.image.shape == (3, 128, 128)
+        assert quad.path == records[0].image
+        is_enlarged = torch.equal(quad.targets, singles[0].targets)
+        kinds.add(is_enlarged)
+        if not is_enlarged:
+            assert torch.equal(quad.image[:, :64, :64], singles[0].image)
+            assert torch.equal(quad.image[:, 64:, 64:], singles[3].image)
+            assert len(quad.targets) == sum(len(single.targets) for single in singles)
+        assert same(collate_fn([quad]), collate_fn([dataset[epoch, 0, 3, 4, 6]]))
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_quad_batches(records, rect, monkeypatch):
+    monkeypatch.setattr("utils.datasets.cpu_count", lambda: 4)
+    loader = train_loader(records, 64, 8, HYP, rect=rect, workers=0, epochs=2, quad=True)
+    assert len(loader) == 2
+    made = batches(loader, (0, 1))
+    assert [len(batch.images) for batch in made] == [2, 1] * 2
+    assert max(side for batch in made for side in batch.images.shape[2:]) == 128
+    helped = batches(train_loader(records, 64, 8, HYP, rect=rect, workers=2, epochs=2, quad=True), (0, 1))
+    assert all(same(a, b) for a, b in zip(made, helped, strict=True))
+
+
+def used(dataset, make):
+    """The images that are looked at while a sample is made."""
+    seen, source = set(), dataset._source
+    dataset._source = lambda index: (seen.add(index), source(index))[1]
+    make()
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_weighted_images_alone_are_seen(records, workers):
+    """As centres of mosaics, as partners in them and in mixup, from the epoch on that the weights are set for."""
+
+    def seen(epoch):
+        return {path for batch in loader.epoch(epoch) for path in batch.paths}
+
+    first, second = (np.eye(len(records))[i] for i in (0, 3))
+    loader = train_loader(records, 64, 4, replace(HYP, mixup=1.0), workers=workers, epochs=3, weights=first)
+    assert seen(0) == seen(1) == {records[0].image}
+    loader.set_weights(second)
+    assert seen(2) == {records[3].image}
+    assert set(loader.dataset.partners) == {3}
+    assert used(loader.dataset, lambda: loader.dataset[2, 3]) == {3}
+    loader.close()
+
+
+def test_an_image_that_is_drawn_twice_gives_two_samples(records):
+    weights = np.eye(len(records))[1]
+    made = batches(train_loader(records, 64, 9, RICH, workers=0, epochs=1, weights=weights), (0,))[0]
+    assert made.paths == (records[1].image,) * 9
+    assert len({image.numpy().tobytes() for image in made.images}) == 9
+
+
+def test_weighted_epochs_resume_exactly(records):
+    weights = np.arange(1.0, 10) / 45
+    options = {"workers": 0, "epochs": 3, "weights": weights}
+    whole = batches(train_loader(records, 64, 4, RICH, **options), range(3))
+    rest = batches(train_loader(records, 64, 4, RICH, start_epoch=2, **options), (2,))
+    assert all(same(a, b) for a, b in zip(whole[6:], rest, strict=True))
+    assert not same(whole[0], whole[3])
+
+
+@pytest.mark.parametrize(("close_mosaic", "first_without"), [(0, 4), (2, 2), (9, 0)])
+def test_the_last_epochs_have_no_mosaics(records, close_mosaic, first_without):
+    hyp = replace(RICH, mosaic=1.0, mixup=1.0)
+    loader = train_loader(records, 64, 4, hyp, workers=0, epochs=4, close_mosaic=close_mosaic)
+    without = DetectionDataset(records, 64, hyp=replace(hyp, mosaic=0.0))
+    for epoch in range(4):
+        equal = [torch.equal(loader.dataset[epoch, i].image, without[epoch, i].image) for i in range(len(records))]
+        assert equal == [epoch >= first_without] * len(records)
+
+
+def test_cache_val_is_for_validation_alone(records):
+    assert train_loader(records, 64, 4, HYP, workers=0, cache="val").dataset.store.cache is None
+    assert val_loader(records, 64, 4, workers=0, cache="val").dataset.store._pool is not None
+
+
 def test_no_images_is_an_error():
     with pytest.raises(ValueError, match="no images"):
         val_loader([], 64, 2, workers=0)
@@ -285,17 +371,6 @@ def test_validation_shrinks_by_area_from_the_full_image(records):
 # Order and shapes -----------------------------------------------------------------------------------------------------
 
 
-def test_rectangular_shapes_by_hand():
-    hw = np.array([[480, 640], [640, 480], [500, 500], [240, 640], [640, 320], [600, 640]])
-    order, shapes = rectangular_shapes(hw, 2, 320, 32, 0.5)
-    assert order.tolist() == [3, 0, 5, 2, 1, 4]
-    # 3 with 0: 0.75 * 10 + 0.5 = 8 strides high; 5 with 2: square; 1 with 4: 10 / 1.3333 + 0.5 = 8 strides wide
-    flat, square, narrow = [256, 352], [352, 352], [352, 256]
-    assert shapes.tolist() == [flat, narrow, square, flat, narrow, square]
-    assert rectangular_shapes(hw, 6, 320, 32)[1].tolist() == [[320, 320]] * 6
-    assert rectangular_shapes(hw[:1], 4, 320, 32)[1].tolist() == [[256, 320]]
-
-
 def test_collate(records):
     dataset = DetectionDataset(records, 64)
     batch = collate_fn([dataset[i] for i in (0, 2, 1)])
@@ -304,26 +379,6 @@ def test_collate(records):
     assert batch.paths == tuple(records[i].image for i in (0, 2, 1))
     assert len(batch.shapes) == 3
     assert collate_fn([dataset[2]]).targets.shape == (0, 6)
-
-
-@pytest.mark.parametrize("n", [1, 7, 12])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_an_epoch(n, world_size):
-    shards = [EpochBatches(n, 2, seed=3, rank=rank, world_size=world_size, epochs=1) for rank in range(world_size)]
-    made = [list(shard) for shard in shards]
-    assert {len(one) for one in made} == {len(shards[0])}
-    indices = [index for one in made for batch in one for _, index in batch]
-    assert set(indices) == set(range(n))
-    assert len(indices) == n + -n % world_size
-
-
-def test_epochs_have_orders_of_their_own():
-    keys = [key for batch in EpochBatches(20, 8, seed=1, start_epoch=4, epochs=7) for key in batch]
-    assert [epoch for epoch, _ in keys] == [4] * 20 + [5] * 20 + [6] * 20
-    orders = [tuple(index for epoch, index in keys if epoch == e) for e in (4, 5, 6)]
-    assert len(set(orders)) == 3
-    assert all(sorted(order) == list(range(20)) for order in orders)
-    assert keys == [key for batch in EpochBatches(20, 8, seed=1, start_epoch=4, epochs=7) for key in batch]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from utils.datasets import Batch
-from utils.engine import Trainer, memory_text, select_amp
+from utils.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.torch_utils import ModelEMA
 
 CPU = torch.device("cpu")
@@ -165,6 +166,47 @@ def test_goes_on_exactly():
     for first, second in ((whole.model, resumed.model), (whole.ema.ema, resumed.ema.ema)):
         for name, value in first.state_dict().items():
             torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=0)
+
+
+def test_sizes_are_drawn_from_a_half_to_one_and_a_half():
+    resize = MultiScale(seed=1, stride=32)
+    sizes = [resize.size(640, number) for number in range(2000)]
+    assert set(sizes) == set(range(320, 961, 32))
+    assert np.bincount(sizes)[320::32].min() > 50  # of 95 expected
+    assert sizes[7:] == [MultiScale(1, 32).size(640, number) for number in range(7, 2000)]
+    assert sizes != [MultiScale(2, 32).size(640, number) for number in range(2000)]
+    assert {resize.size(64, number) for number in range(100)} == {64, 96}  # never a single cell
+
+
+@pytest.mark.parametrize("hw", [(128, 128), (96, 128), (160, 64)])
+def test_resized_images(hw):
+    images = torch.linspace(0, 1, hw[1]).expand(2, 3, *hw)
+    for number in range(20):
+        resized = MultiScale(0, 32)(images, number)
+        size = MultiScale(0, 32).size(max(hw), number)
+        assert max(resized.shape[2:]) == size
+        assert all(0 <= side - other * size / max(hw) < 32 for side, other in zip(resized.shape[2:], hw, strict=True))
+        w = resized.shape[3]
+        places = ((torch.arange(w) + 0.5) / w * hw[1] - 0.5).clamp(0, hw[1] - 1) / (hw[1] - 1)
+        torch.testing.assert_close(resized[1, 2, 3], places, rtol=0, atol=1e-5)
+
+
+def test_the_trainer_resizes_by_the_batchs_number():
+    trainer, seen = make_trainer(resize=lambda images, number: images[..., : 8 + number]), []
+    trainer.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0].shape[3]))
+    for epoch in range(2):
+        trainer.run_epoch(make_batches(3), epoch, 3)
+    assert seen == [8, 9, 10, 11, 12, 13]
+
+
+def test_a_loss_factor_is_for_gradients_alone():
+    gradients, losses = [], []
+    for factor in (1, 4):
+        trainer = make_trainer(lr=0.0, loss_factor=factor)
+        trainer.optimizer.step = lambda trainer=trainer: gradients.append(trainer.model.conv.weight.grad.clone())
+        losses.append(trainer.run_epoch(make_batches(1), 0, 1))
+    torch.testing.assert_close(gradients[1], gradients[0] * 4)
+    assert torch.equal(*losses)
 
 
 def test_bf16_autocast_keeps_weights_in_fp32():

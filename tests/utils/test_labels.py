@@ -11,7 +11,7 @@ from PIL import Image
 
 from utils.images import read_image
 from utils.label_cache import load_cache
-from utils.labels import cache_path, find_images, label_path, read_labels, scan
+from utils.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, read_labels, scan
 
 
 def make(root, name="a.jpg", text="0 .5 .5 .2 .2\n", size=(40, 20), **save):
@@ -98,6 +98,17 @@ def test_class_out_of_range_is_one_line_with_file_and_line(tmp_path, row, what):
     with pytest.raises(ValueError, match=rf"a\.txt:3: label class {what}.* nc 3 and 3 names") as error:
         read_labels(path, nc=3)
     assert "\n" not in str(error.value)
+
+
+def test_all_classes_as_one():
+    boxes = np.array([[3, 0.1, 0.2, 0.3, 0.4], [0, 0.5, 0.6, 0.7, 0.8]], np.float32)
+    record = LabelRecord("a.jpg", (20, 30), boxes, (None, np.zeros((3, 2), np.float32)))
+    one = as_one_class(record)
+    assert one.boxes[:, 0].tolist() == [0, 0]
+    np.testing.assert_array_equal(one.boxes[:, 1:], boxes[:, 1:])
+    assert record.boxes[0, 0] == 3
+    assert one.polygons is record.polygons
+    assert as_one_class(LabelRecord("b.jpg", (9, 9), boxes[:0])).boxes.shape == (0, 5)
 
 
 def test_any_class_without_nc_but_no_negative_one(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.runs import UniqueNames, find_weights, label_rows, newest, normalized, run_folder, safe_name
+from utils.runs import UniqueNames, check_training, find_weights, label_rows, newest, normalized, run_folder, safe_name
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,35 @@ def test_an_unknown_option_is_said_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"no option is called {name}; {hint}"):
         normalized({"weights": "a.pt", name: 1}, several={"weights"}, allowed=allowed)
     assert normalized({"data": 1}, allowed=allowed) == {"data": 1}
+
+
+GOOD = {
+    **{"epochs": 1, "batch_size": 8, "imgsz": 64, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0},
+    **{"label_smoothing": 0.0, "cache": None, "quad": False, "rect": False, "image_weights": False},
+}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"cache": "val"}, {"quad": True}, {"quad": True, "rect": True}, {"close_mosaic": 400}], ids=str
+)
+def test_training_options_that_are_taken(changes):
+    check_training(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"close_mosaic": -1}, "--close-mosaic -1: 0 or more"),
+        ({"cache": "foo"}, "--cache foo: ram, disk or val"),
+        ({"label_smoothing": -0.1}, "--label-smoothing -0.1: from 0"),
+        ({"quad": True, "batch_size": 6}, "--quad: a multiple of 4 is needed, not --batch-size 6"),
+        ({"rect": True, "image_weights": True}, "leave one of them out"),
+    ],
+    ids=str,
+)
+def test_training_options_that_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_training(GOOD | changes)
 
 
 def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):

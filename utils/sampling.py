@@ -1,0 +1,118 @@
+"""Which images make an epoch's batches, in which order: shuffled, by aspect, or rare classes more often than others.
+
+What is drawn is a function of the seed, the epoch and, with image weights, those weights: a resume draws the same.
+
+Legend: N images, n labels of an image, T labels of all.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.labels import LabelRecord
+
+Key = tuple[int, ...]  # epoch and index of a sample, or epoch and four indices of a quad
+
+QUAD = 4
+# Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
+DRAW_WEIGHTED, DRAW_QUAD, DRAW_SCALE = 1, 2, 3
+
+
+def rectangular_shapes(
+    hw: np.ndarray, batch_size: int, imgsz: int, stride: int = 32, pad: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order of images by aspect and, per image in its native order, the (h, w) of its batch: (N,), (N, 2).
+
+    A batch is as flat, or as narrow, as its least flat or narrow image allows; `pad` adds that many strides.
+    """
+    aspect = hw[:, 0] / hw[:, 1]
+    order = np.argsort(aspect, kind="stable")
+    shapes = np.empty((len(hw), 2), np.int64)
+    for start in range(0, len(hw), batch_size):
+        members = order[start : start + batch_size]
+        low, high = aspect[members].min(), aspect[members].max()
+        shape = (high, 1) if high < 1 else (1, 1 / low) if low > 1 else (1, 1)
+        shapes[members] = np.ceil(np.array(shape) * imgsz / stride + pad) * stride
+    return order, shapes
+
+
+class ImageWeights:
+    """How often each image should be drawn: the more, the more labels it has of rare and of badly found classes."""
+
+    def __init__(self, records: Sequence[LabelRecord], nc: int) -> None:
+        self.n, self.nc = len(records), nc
+        self._image = np.repeat(np.arange(self.n), [len(record.boxes) for record in records])  # (T,)
+        self._class = np.concatenate([record.boxes[:, 0] for record in records]).astype(np.int64)  # (T,)
+
+    def __call__(self, maps: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
+        """Weights (N,) that sum up to 1, for the mAP (nc,) of each class in 0..1; without them all classes count 0.
+
+        A label weighs (1 - mAP)^2 / (labels of its class); an image without labels has the weight 0.
+        """
+        found = np.zeros(self.nc) if maps is None else np.asarray(maps, np.float64)
+        assert found.shape == (self.nc,)
+        of_class = (1 - found) ** 2 / np.bincount(self._class, minlength=self.nc).clip(1)  # (nc,)
+        weights = np.bincount(self._image, of_class[self._class], self.n)
+        total = weights.sum()
+        return weights / total if total > 0 else np.full(self.n, 1 / self.n)  # all classes are found perfectly
+
+
+def numbered_repeats(indices: np.ndarray) -> np.ndarray:
+    """The indices (N,), each below N, with N added to what comes for the second time, 2N for the third, and so on."""
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    repeats = np.empty_like(indices)
+    repeats[order] = np.arange(len(indices)) - np.searchsorted(ordered, ordered)
+    return indices + len(indices) * repeats
+
+
+@dataclass(frozen=True, eq=False)
+class EpochBatches:
+    """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
+
+    Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
+    be smaller. Ranks get equally many samples, for which up to world_size - 1 are taken twice. With `weights` (n,) an
+    epoch's n images are drawn by them, with repetition; image i is then i, n + i, 2n + i, ..., which are samples of it
+    that differ. With `quad` keys are (epoch, four indices), a quarter as many;
+    the last images are taken several times where they do not make a four.
+    """
+
+    n: int
+    batch_size: int
+    seed: int = 0
+    start_epoch: int = 0
+    epochs: int | None = None  # the first one not to make; None: go on for ever
+    fixed_order: np.ndarray | None = None
+    rank: int = 0
+    world_size: int = 1
+    weights: np.ndarray | None = None
+    quad: bool = False
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of an epoch over all ranks, (n,)."""
+        if self.fixed_order is not None:
+            return self.fixed_order
+        if self.weights is not None:
+            rng = np.random.default_rng((self.seed, epoch, 0, DRAW_WEIGHTED))
+            return numbered_repeats(rng.choice(self.n, self.n, p=self.weights))
+        return np.random.default_rng((self.seed, epoch)).permutation(self.n)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        per_rank = math.ceil(self.n / self.world_size)
+        return math.ceil(per_rank / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """From start_epoch on, until `epochs`."""
+        group = QUAD if self.quad else 1
+        for epoch in itertools.count(self.start_epoch):
+            if self.epochs is not None and epoch >= self.epochs:
+                return
+            order = np.pad(self.order(epoch), (0, -self.n % self.world_size), mode="edge")
+            share = order[self.rank :: self.world_size]
+            groups = np.pad(share, (0, -len(share) % group), mode="edge").reshape(-1, group).tolist()
+            for start in range(0, len(groups), self.batch_size // group):
+                yield [(epoch, *indices) for indices in groups[start : start + self.batch_size // group]]
