@@ -40,7 +40,7 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, scan
+from utils.labels import LabelRecord, load_split
 from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer, freeze_layers
@@ -186,7 +186,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     source = checkpoint or load_initial(opt)
     data = load_data(opt)
     data.prepare()
-    train_set, val_set = (scan_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
+    train_set, val_set = (load_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
     model = build_model(opt, data, hyp, source).to(device, memory_format=torch.channels_last)
     freeze_layers(model.model, opt.freeze)
     stride = max(int(model.stride.max()), 32)
@@ -280,18 +280,6 @@ def load_data(opt: TrainOptions) -> DataConfig:
     """The data set's description, its classes as they are trained."""
     data = DataConfig.from_yaml(opt.data)
     return data.as_one_class() if opt.single_cls else data
-
-
-def scan_split(data: DataConfig, split: str, workers: int, single_cls: bool) -> list[LabelRecord]:
-    """The usable images of a split with their labels; ValueError where there is nothing to train or validate on."""
-    sources = data.split(split)
-    images = find_images(sources)
-    records, report = scan(images, None if single_cls else data.nc, cache_path(sources), max(workers, 1), split)
-    if not any(len(record.boxes) for record in records):
-        raise ValueError(
-            f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
-        )
-    return [as_one_class(record) for record in records] if single_cls else records
 
 
 def build_loaders(

@@ -23,7 +23,7 @@ from utils.eval_files import EvalPlots, LabelFiles
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_speed, log_table
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
 from utils.inference import check_limits, ready, warm_up
-from utils.labels import LabelRecord, cache_path, find_images, scan
+from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.torch_utils import select_device
@@ -127,7 +127,7 @@ def main(opt: ValOptions) -> EvalResult:
     check_names(model.names, data, opt.single_cls)
     data.prepare()
     sources = data.split(opt.task)
-    records = load_records(sources, None if opt.single_cls else data.nc, opt)
+    records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
 
@@ -163,17 +163,6 @@ def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> Non
     if others:
         model_name, data_name = names[others[0]], data.names[others[0]]
         LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
-
-
-def load_records(sources: Sequence[Path], nc: int | None, opt: ValOptions) -> list[LabelRecord]:
-    """The split's images and labels."""
-    images = find_images(sources)
-    records, report = scan(images, nc, cache_path(sources), workers=opt.workers, desc=opt.task)
-    if not records:
-        raise ValueError(f"{opt.data}: {opt.task}: no image of {len(images)} can be used ({report})")
-    if not any(len(record.boxes) for record in records):
-        LOGGER.warning(f"{opt.data}: {opt.task}: no image has labels, so there is nothing to compare with")
-    return records
 
 
 def run_model(

@@ -34,7 +34,7 @@ import train
 from utils.config import DataConfig, Hyp
 from utils.engine import Trainer, select_amp
 from utils.general import LOGGER, ROOT, check_img_size, init_seeds, run_script
-from utils.labels import find_images, label_path
+from utils.labels import find_images, label_path, load_split
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer
 from utils.torch_utils import ModelEMA, select_device
@@ -236,7 +236,7 @@ def bound(opt: BenchmarkOptions, data_file: Path, run: Path) -> str:
     model = train.build_model(options, data, hyp, None).to(device, memory_format=torch.channels_last)
     stride = int(model.stride.max())
     imgsz = check_img_size(options.imgsz, stride, floor=2 * stride)
-    sets = (train.scan_split(data, split, options.workers) for split in ("train", "val"))
+    sets = (load_split(data, split, options.workers) for split in ("train", "val"))
     batches, _ = train.build_loaders(options, hyp, *sets, imgsz, stride, 0, device)
     optimizer = build_optimizer(model, options.optimizer, hyp, options.batch_size)
     schedule = Schedule(hyp, options.epochs, len(batches), options.batch_size)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.config import DataConfig
 from utils.general import LOGGER, one_line, plural, progress
 from utils.images import BROKEN, IMAGE_SUFFIXES, read_image
 from utils.label_cache import Entry, load_cache, save_cache
@@ -73,6 +74,30 @@ def as_one_class(record: LabelRecord) -> LabelRecord:
     boxes = record.boxes.copy()
     boxes[:, 0] = 0
     return replace(record, boxes=boxes)
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def load_split(
+    data: DataConfig, split: str, workers: int, single_cls: bool = False, needs_labels: bool = True
+) -> list[LabelRecord]:
+    """The usable images of a split with their labels, with single_cls all as class 0.
+
+    ValueError where no image can be used or, if labels are needed, none has any; else that is warned of.
+    """
+    sources = data.split(split)
+    images = find_images(sources)
+    records, report = scan(images, None if single_cls else data.nc, cache_path(sources), max(workers, 1), split)
+    where = f"{data.file}: {split}"
+    if not records:
+        raise ValueError(f"{where}: no image of {len(images)} can be used ({report})")
+    if not any(len(record.boxes) for record in records):
+        missing = f"{where}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
+        if needs_labels:
+            raise ValueError(missing)
+        LOGGER.warning(missing)
+    return [as_one_class(record) for record in records] if single_cls else records
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
