@@ -7,6 +7,7 @@ python train.py --resume                                                # the ne
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader
 from models.experimental import attempt_load
 from models.transfer import transfer_weights
 from models.yolo import Model
+from utils.autoanchor import check_anchors
+from utils.autobatch import auto_batch
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import YAML_SUFFIXES, DataConfig, Hyp
 from utils.curves import plot_results
@@ -39,7 +42,7 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.labels import LabelRecord, cache_path, find_images, label_path, scan
+from utils.labels import LabelRecord, scan_split
 from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer, freeze_layers
@@ -51,6 +54,7 @@ from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3
+AUTO_BATCH = -1
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
@@ -74,6 +78,7 @@ class TrainOptions:
     resume: str | bool
     nosave: bool
     noval: bool
+    noautoanchor: bool
     cache: str | None
     device: str
     optimizer: str
@@ -99,7 +104,6 @@ class TrainOptions:
         """ValueError where a number is out of its range."""
         for flag, value, least in (
             ("--epochs", self.epochs, 1),
-            ("--batch-size", self.batch_size, 1),
             ("--imgsz", self.imgsz, 1),
             ("--workers", self.workers, 0),
             ("--patience", self.patience, 0),
@@ -107,6 +111,8 @@ class TrainOptions:
         ):
             if value < least:
                 raise ValueError(f"{flag} {value}: {least} or more")
+        if self.batch_size < 1 and self.batch_size != AUTO_BATCH:
+            raise ValueError(f"--batch-size {self.batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing {self.label_smoothing}: from 0 to below 1")
         if self.cache not in (None, "ram", "disk"):
@@ -134,12 +140,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="hyper-parameter yaml: learning rate, loss gains, augmentation",
     )
     add("--epochs", type=int, default=300, help="passes over the training images")
-    add("--batch-size", type=int, default=16, help="images of a step, over all devices")
+    add("--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
     add("--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
     add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
     add("--noval", action="store_true", help="validate after the last epoch only")
+    add("--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels")
     add("--cache", nargs="?", const="ram", help="keep decoded images: --cache or --cache ram, or --cache disk")
     add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
@@ -187,10 +194,15 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     data = DataConfig.from_yaml(opt.data)
     data.prepare()
     train_set, val_set = (scan_split(data, split, opt.workers) for split in ("train", "val"))
-    model = build_model(opt, data, hyp, source).to(device, memory_format=torch.channels_last)
+    model = build_model(opt, data, hyp, source)
     freeze_layers(model.model, opt.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    if not (opt.resume or opt.noautoanchor):
+        check_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
+    if opt.batch_size == AUTO_BATCH:
+        opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, train_set, imgsz, device))
+    model = model.to(device, memory_format=torch.channels_last)
     start_epoch = checkpoint.epoch + 1 if checkpoint else 0
     batches, val_batches = build_loaders(opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device)
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
@@ -241,8 +253,6 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
         cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
         model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
     model.names = list(data.names)
-    if model.head.has_placeholder_anchors:
-        raise ValueError(f"{opt.cfg or opt.weights}: gives only a number of anchors; write them into the model yaml")
     if source and not opt.resume:
         report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
         LOGGER.info(f"{opt.weights}:\n{report}")
@@ -250,6 +260,11 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
             raise ValueError(f"{opt.weights}: none of it fits {opt.cfg}; to train from scratch name --weights ''")
         if report.items < report.total / 2:
             LOGGER.warning(f"{opt.weights}: less than half of it fits {opt.cfg}")
+    if opt.noautoanchor and model.head.has_placeholder_anchors:
+        what = opt.hyp if hyp.anchors is not None else opt.cfg or opt.weights
+        raise ValueError(
+            f"{what}: gives only a number of anchors; leave --noautoanchor out, or write them into the yaml"
+        )
     return model
 
 
@@ -268,18 +283,6 @@ def load_initial(opt: TrainOptions) -> Checkpoint | None:
         raise FileNotFoundError(f"--weights {opt.weights}: no such file, and nothing is downloaded")
     LOGGER.info(f"no {path.name} here: training {opt.cfg or DEFAULT_CFG} from scratch")
     return None
-
-
-def scan_split(data: DataConfig, split: str, workers: int) -> list[LabelRecord]:
-    """The usable images of a split with their labels; ValueError where there is nothing to train or validate on."""
-    sources = data.split(split)
-    images = find_images(sources)
-    records, report = scan(images, data.nc, cache_path(sources), max(workers, 1), split)
-    if not any(len(record.boxes) for record in records):
-        raise ValueError(
-            f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
-        )
-    return records
 
 
 def build_loaders(
@@ -306,6 +309,18 @@ def build_trainer(opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, i
     criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, model.nc, imgsz), opt.label_smoothing)
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
     return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype)
+
+
+def find_batch_size(
+    opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[LabelRecord], imgsz: int, device: torch.device
+) -> int:
+    """The largest batch that fits the device, found with copies of the model."""
+
+    def make_trainer(batch_size: int) -> Trainer:
+        trained = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+        return build_trainer(replace(opt, batch_size=batch_size), hyp, trained, 1, imgsz)
+
+    return auto_batch(make_trainer, device, imgsz, train_set)
 
 
 def train_epoch(

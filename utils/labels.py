@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.config import DataConfig
 from utils.general import LOGGER, one_line, plural, progress
 from utils.images import BROKEN, IMAGE_SUFFIXES, read_image
 from utils.label_cache import Entry, load_cache, save_cache
@@ -236,6 +237,18 @@ def scan(
     if len(notes) > MAX_NOTES:
         LOGGER.warning(f"{desc}: ... and {len(notes) - MAX_NOTES} more findings of this kind")
     return records, report
+
+
+def scan_split(data: DataConfig, split: str, workers: int = 8) -> list[LabelRecord]:
+    """The usable images of a split with their labels; ValueError where none has any."""
+    sources = data.split(split)
+    images = find_images(sources)
+    records, report = scan(images, data.nc, cache_path(sources), max(workers, 1), split)
+    if not any(len(record.boxes) for record in records):
+        raise ValueError(
+            f"{data.file}: {split}: no image with labels ({report}); looked for e.g. {label_path(images[0])}"
+        )
+    return records
 
 
 def _layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> list[str]:
