@@ -255,6 +255,13 @@ def test_other_ways_to_train(fit, options):
     assert np.isfinite(np.array(row, float)).all()
 
 
+def test_automatic_batch_is_kept_as_the_number_found(fit):
+    folder = fit(batch_size=-1, save_period=1, epochs=2)
+    assert yaml.safe_load((folder / "opt.yaml").read_text())["batch_size"] == 16  # what a CPU takes
+    with pytest.raises(ValueError, match=r"--batch-size -1 cannot change when resuming; .* has 16"):
+        train.run(resume=str(folder / "weights" / "epoch1.pt"), batch_size=-1)
+
+
 def test_diverging_run_says_so_and_keeps_the_epoch_before(fit, tmp_path):
     hyp = yaml.safe_load((ROOT / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
     wild = {**hyp, "lr0": 1e30, "warmup_epochs": 0, "warmup_bias_lr": 1e30}

@@ -122,9 +122,10 @@ def run_steps(trainer: Trainer, batch: Batch) -> None:
 
 
 def random_batch(batch_size: int, imgsz: int, objects: int) -> Batch:
-    """Images of noise (B, 3, imgsz, imgsz) with so many objects of class 0 in all, always the same."""
+    """The same image of noise B times (B, 3, imgsz, imgsz), with so many objects of class 0 in all; always the same."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch_size, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    image = torch.randint(0, 256, (1, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    images = image.repeat(batch_size, 1, 1, 1)
     targets = torch.rand(objects, 6, generator=generator) * 0.5 + 0.25  # (T, 6)
     targets[:, 0] = torch.arange(objects) % batch_size
     targets[:, 1] = 0
