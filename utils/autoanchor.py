@@ -162,9 +162,7 @@ def refine(
 # A model's anchors ----------------------------------------------------------------------------------------------------
 
 
-def check_anchors(
-    model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0
-) -> Fit | None:
+def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
     """Says how well the model's anchors fit the labels and replaces them where they do not; their fit in the end.
 
     New ones are taken only if they reach more labels, and always where the yaml gives but a number of anchors.
