@@ -7,6 +7,7 @@ python train.py --resume                                                # the ne
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,6 +22,8 @@ from torch.utils.data import DataLoader
 from models.experimental import attempt_load
 from models.transfer import transfer_weights
 from models.yolo import Model
+from utils.autoanchor import check_anchors
+from utils.autobatch import auto_batch
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import YAML_SUFFIXES, DataConfig, Hyp
 from utils.curves import plot_results
@@ -34,8 +37,8 @@ from utils.general import (
     check_file,
     check_img_size,
     colorstr,
-    increment_path,
     init_seeds,
+    make_divisible,
     plural,
     run_script,
     set_logging,
@@ -47,7 +50,7 @@ from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
 from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
 from utils.run_files import RunFiles, telling_how_to_go_on
-from utils.runs import DEFAULT_WEIGHTS, check_training, normalized
+from utils.runs import AUTO_BATCH, DEFAULT_WEIGHTS, check_training, initial_weights, normalized
 from utils.sampling import QUAD, ImageWeights
 from utils.torch_utils import EarlyStopping, ModelEMA, select_device
 
@@ -75,6 +78,7 @@ class TrainOptions:
     resume: str | bool
     nosave: bool
     noval: bool
+    noautoanchor: bool
     cache: str | None
     device: str
     optimizer: str
@@ -128,12 +132,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="hyper-parameter yaml: learning rate, loss gains, augmentation",
     )
     add("--epochs", type=int, default=300, help="passes over the training images")
-    add("--batch-size", type=int, default=16, help="images of a step, over all devices")
+    add("--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
     add("--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
     add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
     add("--noval", action="store_true", help="validate after the last epoch only")
+    add("--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels")
     add("--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)")
     add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
@@ -181,28 +186,27 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
     """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch."""
     device = select_device(opt.device)
     init_seeds(opt.seed, opt.deterministic)
-    state = checkpoint.training if checkpoint else None
+    state = checkpoint.training if checkpoint else {}
     hyp = Hyp.from_dict(state["hyp"], str(opt.resume)) if state else Hyp.from_yaml(opt.hyp)
-    source = checkpoint or load_initial(opt)
+    weights = None if state else initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
+    source = load_checkpoint(weights) if weights else checkpoint
     data = load_data(opt)
     data.prepare()
     train_set, val_set = (load_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
-    model = build_model(opt, data, hyp, source).to(device, memory_format=torch.channels_last)
-    freeze_layers(model.model, opt.freeze)
-    stride = max(int(model.stride.max()), 32)
-    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
-    start_epoch = checkpoint.epoch + 1 if checkpoint else 0
-    weigh, maps = ImageWeights(train_set, data.nc) if opt.image_weights else None, state.get("maps") if state else None
+    model = build_model(opt, data, hyp, source)
+    imgsz = fit_model(opt, hyp, model, train_set)
+    opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, train_set, imgsz, device))
+    model = model.to(device, memory_format=torch.channels_last)
+    start_epoch, maps = checkpoint.epoch + 1 if checkpoint else 0, state.get("maps")
+    weigh = ImageWeights(train_set, data.nc) if opt.image_weights else None
     batches, val_batches = build_loaders(
-        opt, hyp, train_set, val_set, imgsz, stride, start_epoch, device, weights=weigh(maps) if weigh else None
+        opt, hyp, train_set, val_set, imgsz, model, start_epoch, weights=weigh(maps) if weigh else None
     )
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
-    if checkpoint and state:
+    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), len(train_set))
+    if checkpoint:
         trainer.load_state_dict(state, checkpoint.state)
         stopper.load_state_dict(state["stopper"])
-
-    run = open_run(replace(opt, data=str(data.file.resolve())), hyp, len(train_set))
-    if state:
         check_same_images(state.get("images"), len(train_set))
     elif run.is_plotted:
         run.plot_labels(train_set, data.names)
@@ -226,7 +230,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
             logger.log_epoch(epoch, losses, result, trainer.learning_rates)
             if stops or is_last or not opt.nosave:
                 is_best = result is not None and stopper.best_epoch == epoch
-                run.save(epoch, trainer, stopper, model, maps, is_best=is_best, keeps=is_kept(epoch, opt.save_period))
+                run.save(epoch, trainer, stopper, model, maps, is_best)
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
@@ -247,8 +251,6 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
         cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
         model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
     model.names = list(data.names)
-    if model.head.has_placeholder_anchors:
-        raise ValueError(f"{opt.cfg or opt.weights}: gives only a number of anchors; write them into the model yaml")
     if source and not opt.resume:
         report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
         LOGGER.info(f"{opt.weights}:\n{report}")
@@ -256,24 +258,27 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
             raise ValueError(f"{opt.weights}: none of it fits {opt.cfg}; to train from scratch name --weights ''")
         if report.items < report.total / 2:
             LOGGER.warning(f"{opt.weights}: less than half of it fits {opt.cfg}")
+    if opt.noautoanchor and model.head.has_placeholder_anchors:
+        what = opt.hyp if hyp.anchors is not None else opt.cfg or opt.weights
+        raise ValueError(
+            f"{what}: gives only a number of anchors; leave --noautoanchor out, or write them into the yaml"
+        )
     return model
 
 
-def load_initial(opt: TrainOptions) -> Checkpoint | None:
-    """The checkpoint to start from, or None to start from scratch; the default one may be absent."""
-    if opt.cfg:
-        check_file(opt.cfg, YAML_SUFFIXES)
-    if not opt.weights:
-        return None
-    path = Path(opt.weights)
-    if path.suffix != ".pt":
-        raise ValueError(f"--weights {opt.weights}: a .pt file is wanted, or '' to start from scratch")
-    if path.is_file():
-        return load_checkpoint(path)
-    if "weights" in opt.given:
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file, and nothing is downloaded")
-    LOGGER.info(f"no {path.name} here: training {opt.cfg or DEFAULT_CFG} from scratch")
-    return None
+def fit_model(opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[LabelRecord]) -> int:
+    """Freezes the model's layers and fits its anchors to the labels; the images' size that its strides divide."""
+    freeze_layers(model.model, opt.freeze)
+    stride = largest_stride(model)
+    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    if not (opt.resume or opt.noautoanchor):
+        check_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
+    return imgsz
+
+
+def largest_stride(model: Model) -> int:
+    """Pixels that the sides of images are multiples of, 32 at least."""
+    return max(int(model.stride.max()), 32)
 
 
 def load_data(opt: TrainOptions) -> DataConfig:
@@ -288,14 +293,14 @@ def build_loaders(
     train_set: Sequence[LabelRecord],
     val_set: Sequence[LabelRecord],
     imgsz: int,
-    stride: int,
+    model: Model,
     start_epoch: int,
-    device: torch.device,
     *,
     weights: np.ndarray | None,
 ) -> tuple[TrainLoader, DataLoader]:
     """Batches for training from start_epoch on, whose images are drawn by `weights` (N,), and for validation."""
-    common = {"workers": opt.workers, "cache": opt.cache, "stride": stride, "pin_memory": device.type == "cuda"}
+    is_gpu = model.head.anchors.is_cuda
+    common = {"workers": opt.workers, "cache": opt.cache, "stride": largest_stride(model), "pin_memory": is_gpu}
     epochs = {"start_epoch": start_epoch, "epochs": opt.epochs, "close_mosaic": opt.close_mosaic}
     chosen = {"seed": opt.seed, "rect": opt.rect, "quad": opt.quad, "weights": weights}
     batches = train_loader(train_set, imgsz, opt.batch_size, hyp, **epochs, **chosen, **common)
@@ -308,9 +313,25 @@ def build_trainer(opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, i
     schedule = Schedule(hyp, opt.epochs, batch_count, opt.batch_size, cosine=opt.cos_lr)
     criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, model.nc, imgsz), opt.label_smoothing)
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
-    resize = MultiScale(opt.seed, max(int(model.stride.max()), 32)) if opt.multi_scale else None
+    resize = MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None
     changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1}
     return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype, **changes)
+
+
+def find_batch_size(
+    opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[LabelRecord], imgsz: int, device: torch.device
+) -> int:
+    """--batch-size, or where it asks for it the largest that fits the device, found with copies of the model."""
+    if opt.batch_size != AUTO_BATCH:
+        return opt.batch_size
+
+    def make_trainer(batch_size: int) -> Trainer:
+        trained = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+        return build_trainer(replace(opt, batch_size=batch_size, multi_scale=False), hyp, trained, 1, imgsz)
+
+    largest = imgsz * 3 // 2 if opt.multi_scale else imgsz  # quads have as many pixels as the images they are made of
+    found = auto_batch(make_trainer, device, make_divisible(largest, largest_stride(model)), train_set)
+    return max(found - found % QUAD, QUAD) if opt.quad else found
 
 
 def train_epoch(
@@ -325,11 +346,6 @@ def train_epoch(
             plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
 
     return trainer.run_epoch(bar, epoch, len(batches), observe)
-
-
-def is_kept(epoch: int, period: int) -> bool:
-    """Whether the epoch's checkpoint is kept for good."""
-    return period > 0 and epoch > 0 and epoch % period == 0
 
 
 def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device) -> None:
@@ -352,17 +368,6 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
-
-
-def open_run(opt: TrainOptions, hyp: Hyp, images: int) -> RunFiles:
-    """The run's folder, a new one or that of the checkpoint it goes on from, with its settings written."""
-    if opt.resume:
-        folder = Path(str(opt.resume)).parents[1]
-    else:
-        folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-    run = RunFiles(folder, opt.values(), hyp.to_dict(), images)
-    run.open(is_new=not opt.resume)
-    return run
 
 
 def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:

@@ -32,12 +32,9 @@ import yaml
 
 import train
 from utils.config import DataConfig, Hyp
-from utils.engine import Trainer, select_amp
-from utils.general import LOGGER, ROOT, check_img_size, init_seeds, run_script
+from utils.general import LOGGER, ROOT, init_seeds, run_script
 from utils.labels import find_images, label_path, load_split
-from utils.loss import ComputeLoss
-from utils.optim import Schedule, build_optimizer
-from utils.torch_utils import ModelEMA, select_device
+from utils.torch_utils import select_device
 
 PEER = "import json, sys; from ultralytics import YOLO; YOLO('yolov5n.yaml').train(**json.loads(sys.argv[1]))"
 CFG = "yolov5n.yaml"
@@ -233,16 +230,12 @@ def bound(opt: BenchmarkOptions, data_file: Path, run: Path) -> str:
     device = select_device(options.device)
     init_seeds(options.seed)
     data, hyp = DataConfig.from_yaml(options.data), Hyp.from_yaml(options.hyp)
-    model = train.build_model(options, data, hyp, None).to(device, memory_format=torch.channels_last)
-    stride = int(model.stride.max())
-    imgsz = check_img_size(options.imgsz, stride, floor=2 * stride)
-    sets = (load_split(data, split, options.workers) for split in ("train", "val"))
-    batches, _ = train.build_loaders(options, hyp, *sets, imgsz, stride, 0, device)
-    optimizer = build_optimizer(model, options.optimizer, hyp, options.batch_size)
-    schedule = Schedule(hyp, options.epochs, len(batches), options.batch_size)
-    criterion = ComputeLoss(model.head, hyp.scaled(model.head.nl, data.nc, imgsz))
-    amp = select_amp(options.amp, device)
-    trainer = Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp)
+    sets = [load_split(data, split, options.workers) for split in ("train", "val")]
+    model = train.build_model(options, data, hyp, None)
+    imgsz = train.fit_model(options, hyp, model, sets[0])
+    model = model.to(device, memory_format=torch.channels_last)
+    batches, _ = train.build_loaders(options, hyp, *sets, imgsz, model, 0, weights=None)
+    trainer = train.build_trainer(options, hyp, model, len(batches), imgsz)
     waited, passed = 0.0, 0.0
     try:
         for epoch in range(opt.epochs + 1):
@@ -255,7 +248,7 @@ def bound(opt: BenchmarkOptions, data_file: Path, run: Path) -> str:
     step = (passed - waited) / opt.epochs / len(batches)
     return (
         f"ours: {waited / passed:.0%} of an epoch is waiting for images, the rest is steps of {1000 * step:.0f} ms in "
-        f"{amp or torch.float32}; bound by {'loading' if waited > passed / 2 else 'forward and backward'}"
+        f"{trainer.amp_dtype or torch.float32}; bound by {'loading' if waited > passed / 2 else 'forward and backward'}"
     )
 
 

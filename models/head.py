@@ -93,15 +93,18 @@ class Detect(nn.Module):
 
     def set_strides(self, strides: Sequence[float]) -> None:
         """Takes the pixels of a cell of each level, puts anchors into their order and from pixels into cells."""
-        anchors, stride = self.anchors.cpu(), torch.tensor(strides, dtype=torch.float32, device="cpu")
-        area = anchors.prod(-1).mean(-1)  # (L,) square pixels
-        if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
-            LOGGER.warning("anchors: their levels are in the reverse order of the strides, and are turned round")
-            anchors = anchors.flip(0)
-        device = self.m[0].weight.device
-        self.anchors = (anchors / stride[:, None, None]).to(device)
+        stride, device = torch.tensor(strides, dtype=torch.float32, device="cpu"), self.m[0].weight.device
+        self.anchors = (in_order(self.anchors.cpu(), stride) / stride[:, None, None]).to(device)
         self.stride = stride.to(device)
         self._kept = None
+
+    def set_anchors(self, anchors: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Takes other anchors, w, h, w, h, ... in pixels for each level; the same in the order of the strides."""
+        pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(self.nl, self.na, 2)
+        stride = self.stride.cpu()
+        pixels = in_order(pixels, stride)
+        self.anchors = (pixels / stride[:, None, None]).to(self.anchors)
+        return pixels.flatten(1).tolist()
 
     @torch.no_grad()
     def initialize_biases(self, strides: Sequence[float]) -> None:
@@ -110,3 +113,12 @@ class Detect(nn.Module):
             bias = conv.bias.view(self.na, self.no)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.nc - 0.999999))
+
+
+def in_order(anchors: Tensor, stride: Tensor) -> Tensor:
+    """Anchors (L, A, 2) in pixels with their levels turned round where they run against the strides (L,), by area."""
+    area = anchors.prod(-1).mean(-1)  # (L,) square pixels
+    if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
+        LOGGER.warning("anchors: their levels are in the reverse order of the strides, and are turned round")
+        return anchors.flip(0)
+    return anchors

@@ -50,6 +50,7 @@ from models.head import Detect
 from models.model_yaml import (
     PREVIOUS,
     Row,
+    check_anchors,
     check_numbers,
     is_whole,
     load_model_yaml,
@@ -167,6 +168,15 @@ class Model(nn.Module):
         if any(size % height for height in heights):
             raise self.rows[-1].error(f"maps of {heights} cells for an image of {size} pixels: no whole strides")
         return [size / height for height in heights]
+
+    def set_anchors(self, anchors: list[list[float]]) -> None:
+        """Takes other anchors, w, h, w, h, ... in pixels for each level, into the head and the yaml.
+
+        As many as there are; numbers of up to two decimals, so that the yaml makes the very same ones.
+        """
+        check_anchors(anchors, "new anchors")
+        ordered = self.head.set_anchors(anchors)
+        self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
     def fuse(self) -> Self:
         """Itself, for inference: batch norms put into the convolutions before them, NAM's into constants."""

@@ -17,6 +17,7 @@ FROM_UTILS = {"boxes", "checkpoint", "config", "general", "metrics", "nms", "tor
 LATE_IMPORTS = {
     "av",
     "pycocotools",
+    "scipy.cluster.vq",
     "tensorboard",
     "torchvision",
     "torch.utils.tensorboard",

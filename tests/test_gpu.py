@@ -13,6 +13,7 @@ import val
 from models.experimental import attempt_load
 from utils.checkpoint import load_checkpoint
 from utils.general import ROOT
+from utils.labels import LabelRecord
 from utils.shapes import ShapesSettings, generate
 from utils.torch_utils import select_device
 
@@ -90,3 +91,29 @@ def test_the_last_gpu_becomes_the_current_one(finished):
         assert decoded.device == torch.device("cuda", last)
     finally:
         torch.cuda.set_device(before)
+
+
+def test_largest_batch(data, tmp_path, caplog):
+    """Only twelve images: all of them fit; the run is the one with that number named."""
+    options = {"imgsz": 64, "workers": 0, "weights": "", "cfg": "yolov5n-NAM.yaml", "noplots": True, "epochs": 1}
+    common = {**options, "data": str(data), "device": "0", "project": str(tmp_path)}
+    found, named = (train.run(**common, batch_size=batch_size) for batch_size in (-1, 12))
+    settings = yaml.safe_load((found / "opt.yaml").read_text(encoding="utf-8"))
+    assert settings["batch_size"] == 12
+    np.testing.assert_allclose(losses(found)[:, 1:4], losses(named)[:, 1:4], rtol=0.02)
+
+
+def test_a_batch_beyond_the_memory_is_no_failure():
+    """The search ends within the tenth of the memory that is left free, and what it tried is given back."""
+    device = select_device("0")
+    opt = train.parse_opt(["--cfg", "yolov5n.yaml"])
+    model = train.Model("yolov5n.yaml", verbose=False)
+    hyp = train.Hyp.from_yaml(opt.hyp)
+    records = [LabelRecord("", (64, 64), np.zeros((2, 5), np.float32))] * 1024
+    before = torch.cuda.memory_allocated(device)
+    filler = torch.empty(int(torch.cuda.mem_get_info(device)[0] * 0.9), dtype=torch.uint8, device=device)
+    state = torch.cuda.get_rng_state(device)
+    found = train.find_batch_size(opt, hyp, model, records, 640, device)
+    assert 1 <= found < 1024
+    assert torch.equal(torch.cuda.get_rng_state(device), state)
+    assert torch.cuda.memory_allocated(device) <= before + filler.numel() + 2**20

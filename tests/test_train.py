@@ -213,19 +213,6 @@ def test_frozen_layers_do_not_move(fit):
     assert (trained["model.4.cv1.bn.running_mean"] != 0).any()
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_absent_default_weights(tmp_path, named, caplog):
-    opt = train.parse_opt(["--weights", str(tmp_path / "yolov5s.pt")])
-    opt = dataclasses.replace(opt, cfg="yolov5n.yaml", given=opt.given if named else frozenset())
-    if named:
-        with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
-            train.load_initial(opt)
-    else:
-        with caplog.at_level("INFO", "yolov5"):
-            assert train.load_initial(opt) is None
-        assert "from scratch" in caplog.text
-
-
 def test_weights_follow_their_layers(fit, finished, caplog):
     with caplog.at_level("INFO", "yolov5"):
         fit(weights=str(finished / "weights" / "best.pt"), cfg="yolov5n.yaml", nosave=True, noval=True, epochs=2)
@@ -365,6 +352,13 @@ def test_deterministic(fit):
     finally:
         train.init_seeds(0)
     assert_same(first, second)
+
+
+def test_automatic_batch_is_kept_as_the_number_found(fit):
+    folder = fit(batch_size=-1, save_period=1, epochs=2)
+    assert yaml.safe_load((folder / "opt.yaml").read_text())["batch_size"] == 16  # what a CPU takes
+    with pytest.raises(ValueError, match=r"--batch-size -1 cannot change when resuming; .* has 16"):
+        train.run(resume=str(folder / "weights" / "epoch1.pt"), batch_size=-1)
 
 
 def test_diverging_run_says_so_and_keeps_the_epoch_before(fit, tmp_path):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import yaml
@@ -14,7 +15,7 @@ from torch import nn
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
 from utils.engine import Trainer
-from utils.general import LOGGER, atomic_write, remove_stale
+from utils.general import LOGGER, atomic_write, increment_path, remove_stale
 from utils.labels import LabelRecord
 from utils.torch_utils import EarlyStopping
 
@@ -30,6 +31,19 @@ class RunFiles:
     options: dict[str, object]
     hyp: dict[str, float]
     images: int
+
+    @classmethod
+    def create(cls, options: dict[str, object], hyp: dict[str, float], images: int) -> Self:
+        """The folder of the run that --resume names, or a new one in project/name; its settings are written."""
+        resume = options["resume"]
+        if resume:
+            folder = Path(str(resume)).parents[1]
+        else:
+            place = Path(str(options["project"])) / str(options["name"])
+            folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
+        run = cls(folder, options, hyp, images)
+        run.open(is_new=not resume)
+        return run
 
     @property
     def is_plotted(self) -> bool:
@@ -70,12 +84,10 @@ class RunFiles:
         trainer: Trainer,
         stopper: EarlyStopping,
         model: nn.Module,
-        maps: list[float] | None = None,
-        *,
+        maps: list[float] | None,
         is_best: bool,
-        keeps: bool,
     ) -> None:
-        """Writes last.pt, and before it best.pt if this epoch is the best, and epoch<N>.pt if it is to be kept.
+        """Writes last.pt, before it best.pt if this epoch is the best, and every save_period epochs epoch<N>.pt.
 
         maps: the classes' mAPs at the latest validation, of which a run with image weights makes the next epoch's.
         """
@@ -94,7 +106,8 @@ class RunFiles:
         )
         if is_best:
             save_checkpoint(self.best, replace(checkpoint, training=None))
-        if keeps:
+        period = self.options["save_period"]
+        if period > 0 and epoch > 0 and epoch % period == 0:
             save_checkpoint(self.last.with_name(f"epoch{epoch}.pt"), checkpoint)
         save_checkpoint(self.last, checkpoint)
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xyxy2xywhn
-from utils.general import LOGGER, ROOT, increment_path
+from utils.general import LOGGER, ROOT, check_file, increment_path
 from utils.sampling import QUAD
 
-LEAST = {"epochs": 1, "batch_size": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
+AUTO_BATCH = -1  # in place of a batch size: the largest that fits
+LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
 
 
@@ -50,14 +51,33 @@ def check_training(options: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if options[name] < least:
             raise ValueError(f"--{name.replace('_', '-')} {options[name]}: {least} or more")
+    batch_size = options["batch_size"]
+    if batch_size < 1 and batch_size != AUTO_BATCH:
+        raise ValueError(f"--batch-size {batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
     if not 0 <= options["label_smoothing"] < 1:
         raise ValueError(f"--label-smoothing {options['label_smoothing']}: from 0 to below 1")
     if options["cache"] not in (None, "ram", "disk", "val"):
         raise ValueError(f"--cache {options['cache']}: ram, disk or val")
-    if options["quad"] and options["batch_size"] % QUAD:
-        raise ValueError(f"--quad: a multiple of {QUAD} is needed, not --batch-size {options['batch_size']}")
+    if options["quad"] and batch_size > 0 and batch_size % QUAD:
+        raise ValueError(f"--quad: a multiple of {QUAD} is needed, not --batch-size {batch_size}")
     if options["rect"] and options["image_weights"]:
         raise ValueError("--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out")
+
+
+def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
+    """The checkpoint to start a training from, or None to start from scratch; unless it was named it may be absent."""
+    check_file(cfg, (".yaml", ".yml"))
+    if not weights:
+        return None
+    path = Path(weights)
+    if path.suffix != ".pt":
+        raise ValueError(f"--weights {weights}: a .pt file is wanted, or '' to start from scratch")
+    if path.is_file():
+        return path
+    if is_named:
+        raise FileNotFoundError(f"--weights {weights}: no such file, and nothing is downloaded")
+    LOGGER.info(f"no {path.name} here: training {cfg} from scratch")
+    return None
 
 
 def find_weights(

@@ -193,6 +193,26 @@ def test_a_number_of_anchors_gives_stand_ins(tiny: Tiny, number: float) -> None:
     assert not model.head.has_placeholder_anchors
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("before", [None, 2])
+def test_new_anchors_go_into_head_and_yaml(tiny: Tiny, before: int | None, turned: bool) -> None:
+    """In the order of the strides, whichever they come in; the yaml makes the same model again."""
+    model, levels = build(tiny(), anchors=before), [[8.13, 7.07, 30, 20.5], [60, 61, 99.99, 120]]
+    buffers = dict(model.named_buffers()).keys()
+    model.set_anchors(levels[::-1] if turned else levels)
+    assert model.yaml["anchors"] == levels
+    assert dict(model.named_buffers()).keys() == buffers
+    again = build(model.yaml)
+    assert torch.equal(again.head.anchors, model.head.anchors)
+    torch.testing.assert_close(model.head.anchors[1, 0], torch.tensor([60.0, 61]) / 16)
+
+
+@pytest.mark.parametrize("levels", [[[8, 7, -1, 20], [60, 61, 9, 9]], [[8, 7, 1], [60, 61, 9]], [[0, 0]] * 2, []])
+def test_new_anchors_are_checked(tiny: Tiny, levels: list) -> None:
+    with pytest.raises(ValueError, match="new anchors: anchors"):
+        build(tiny()).set_anchors(levels)
+
+
 @pytest.mark.parametrize("nc", [1, 2, 80])
 def test_biases_begin_at_the_expected_rates(tiny: Tiny, nc: int) -> None:
     torch.manual_seed(0)

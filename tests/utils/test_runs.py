@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.runs import UniqueNames, check_training, find_weights, label_rows, newest, normalized, run_folder, safe_name
+from utils.runs import (
+    UniqueNames,
+    check_training,
+    find_weights,
+    initial_weights,
+    label_rows,
+    newest,
+    normalized,
+    run_folder,
+    safe_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +181,19 @@ def test_safe_name(text, expected):
 def test_a_folder_is_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder; name a \.pt file"):
         find_weights(tmp_path)
+
+
+def test_weights_to_start_from(tmp_path, caplog):
+    file = tmp_path / "yolov5s.pt"
+    assert initial_weights("", True, "yolov5n.yaml") is None
+    with caplog.at_level(logging.INFO, "yolov5"):
+        assert initial_weights(str(file), False, "yolov5n.yaml") is None
+    assert caplog.messages == ["no yolov5s.pt here: training yolov5n.yaml from scratch"]
+    with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
+        initial_weights(str(file), True, "yolov5n.yaml")
+    file.touch()
+    assert initial_weights(str(file), False, "yolov5n.yaml") == file
+    with pytest.raises(ValueError, match=r"a \.pt file is wanted"):
+        initial_weights("yolov5n.onnx", True, "yolov5n.yaml")
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        initial_weights("", True, "absent.yaml")

@@ -1,0 +1,259 @@
+"""Anchors that fit a data set's labels: how well those of a model do, and better ones where they do not.
+
+python -m utils.autoanchor --data custom.yaml --n 9 --img 640   # prints anchors for a model yaml
+
+An anchor can answer for a label whose sides are within a factor of `anchor_t` of its own (utils/loss.py). BPR, the best
+possible recall, is the share of labels that some anchor can answer for; AAT is how many can, on average.
+
+Legend: N labels, A anchors of all levels, I images, L levels, K centroids.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from utils.config import DataConfig
+from utils.general import LOGGER, colorstr, run_script
+from utils.labels import LabelRecord, load_split
+
+GOOD_BPR = 0.98  # anchors that reach more labels stay
+SMALLEST = 2.0  # pixels of an anchor's side; labels with both sides below count as too small to fit anchors to
+SMALL = 3.0  # pixels of a side; labels below are told
+MOST_FITTED = 20_000  # labels that anchors are fitted to, drawn from all; more take longer and change nothing
+RESTARTS = 30  # of k-means, the best of which counts
+GENERATIONS = 1000
+MUTATED, MUTATION, LEAST_FACTOR, MOST_FACTOR = 0.9, 0.1, 0.3, 3.0  # share of sides, spread, bounds of a mutation
+PREFIX = "AutoAnchor: "
+
+
+class Head(Protocol):
+    """What is read of a detection head."""
+
+    nl: int
+    na: int
+    stride: Tensor  # (L,) pixels of a cell
+    anchors: Tensor  # (L, A / L, 2) width and height in cells
+    has_placeholder_anchors: bool
+
+
+class Anchored(Protocol):
+    """A model whose anchors can be replaced."""
+
+    @property
+    def head(self) -> Head:
+        """Its detection head."""
+
+    def set_anchors(self, anchors: list[list[float]]) -> None:
+        """Takes w, h, w, h, ... in pixels for each level."""
+
+
+class Fit(NamedTuple):
+    """How well anchors fit labels."""
+
+    bpr: float  # share of labels that an anchor can answer for, 0..1
+    aat: float  # anchors that can answer for a label, on average
+
+    def __str__(self) -> str:
+        """v6.1's two numbers."""
+        return f"{self.aat:.2f} anchors/target, {self.bpr:.3f} Best Possible Recall (BPR)"
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def label_sizes(records: Sequence[LabelRecord], imgsz: int, rng: np.random.Generator) -> np.ndarray:
+    """Widths and heights (N, 2) float32 of all labels, in pixels of images whose longer side is imgsz.
+
+    Each image is scaled by a random factor of 0.9 to 1.1, somewhat as augmentation does.
+    """
+    if not records:
+        return np.zeros((0, 2), np.float32)
+    hw = np.array([record.hw for record in records], np.float64)  # (I, 2)
+    scale = imgsz * rng.uniform(0.9, 1.1, len(hw)) / hw.max(1)  # (I,)
+    sides = hw[:, ::-1] * scale[:, None]  # (I, 2) width and height
+    shares = np.concatenate([record.boxes[:, 3:5] for record in records])  # (N, 2)
+    counts = [len(record.boxes) for record in records]
+    return (shares * sides.repeat(counts, 0)).astype(np.float32)
+
+
+def likeness(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """How alike each anchor (A, 2) and label (N, 2) are, (A, N): the ratio of their widths or heights, the worse one.
+
+    Always the smaller side over the larger one: 1 for the same size, and above 1 / anchor_t for a possible match.
+    """
+    w, h = (np.minimum(a, b) / np.maximum(a, b) for a, b in ((anchors[:, i, None], sizes[:, i]) for i in (0, 1)))
+    return np.minimum(w, h)
+
+
+def measure(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> Fit:
+    """The fit of anchors (A, 2) to labels (N, 2), both in pixels; no labels are fitted by any."""
+    if not len(sizes):
+        return Fit(1.0, 0.0)
+    matches = likeness(sizes, anchors.astype(np.float32)) > 1 / anchor_t  # (A, N)
+    return Fit(float(matches.any(0).mean()), float(matches.sum(0).mean()))
+
+
+def fitness(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
+    """The mean over labels of the best likeness, which counts as 0 where it is no match; 0..1."""
+    best = likeness(sizes, anchors.astype(np.float32)).max(0)  # (N,)
+    return float(np.where(best > 1 / anchor_t, best, 0).mean(dtype=np.float64))
+
+
+# Fitting --------------------------------------------------------------------------------------------------------------
+
+
+def kmean_anchors(
+    sizes: np.ndarray, n: int, anchor_t: float = 4.0, generations: int = GENERATIONS, seed: int = 0
+) -> np.ndarray:
+    """The n anchors (n, 2) in pixels, by area, that fit labels (N, 2) best: k-means, then random changes that help.
+
+    ValueError without any label.
+    """
+    assert n > 0
+    if not len(sizes):
+        raise ValueError("no label to fit anchors to")
+    rng = np.random.default_rng(seed)
+    large = sizes[(sizes >= SMALLEST).any(1)]
+    kept = (large if len(large) else sizes).astype(np.float32)
+    if len(kept) > MOST_FITTED:
+        kept = kept[rng.choice(len(kept), MOST_FITTED, replace=False)]
+    anchors = refine(kept, initial_anchors(kept, n, rng), anchor_t, generations, rng)
+    return anchors[anchors.prod(1).argsort(kind="stable")]
+
+
+def initial_anchors(sizes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """The centroids (n, 2) that k-means finds among labels (N, 2), no side below 2 pixels.
+
+    Where there are fewer, as with fewer different labels than n, the rest are variants of those at random.
+    """
+    from scipy.cluster.vq import kmeans
+
+    spread = sizes.std(0, dtype=np.float64)
+    unit = np.where(spread > 1e-3, spread, 1.0)  # of equal widths or heights the spread is nothing to divide by
+    found = np.unique(sizes, axis=0).astype(np.float64)  # (K, 2)
+    if len(found) > n:
+        found = kmeans(sizes / unit, n, iter=RESTARTS, rng=rng)[0] * unit
+    missing = n - len(found)
+    if missing > 0:
+        variants = found[rng.integers(len(found), size=missing)] * 2 ** rng.uniform(-1, 1, (missing, 2))
+        found = np.concatenate((found, variants))
+    return np.maximum(found, SMALLEST)
+
+
+def refine(
+    sizes: np.ndarray, anchors: np.ndarray, anchor_t: float, generations: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The anchors (A, 2) after so many random changes of their sides, of which those are kept that raise `fitness`."""
+    best = fitness(sizes, anchors, anchor_t)
+    for _ in range(generations):
+        is_changed = rng.random(anchors.shape) < MUTATED
+        change = is_changed * rng.normal(scale=MUTATION, size=anchors.shape) * rng.random()
+        changed = np.maximum(anchors * (1 + change).clip(LEAST_FACTOR, MOST_FACTOR), SMALLEST)
+        found = fitness(sizes, changed, anchor_t)
+        if found > best:
+            best, anchors = found, changed
+    return anchors
+
+
+# A model's anchors ----------------------------------------------------------------------------------------------------
+
+
+def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
+    """Says how well the model's anchors fit the labels and replaces them where they do not; their fit in the end.
+
+    New ones are taken only if they reach more labels, and always where the yaml gives but a number of anchors.
+    """
+    head, prefix = model.head, colorstr(PREFIX)
+    sizes = label_sizes(records, imgsz, np.random.default_rng(seed))
+    small = int((sizes < SMALL).any(1).sum())
+    if small:
+        LOGGER.warning(f"{prefix}{small} of {len(sizes)} labels are below {SMALL:g} pixels at --imgsz {imgsz}")
+    current = None
+    if not head.has_placeholder_anchors:
+        pixels = (head.anchors * head.stride[:, None, None]).cpu().double().numpy()  # (L, A / L, 2)
+        current = measure(sizes, pixels.reshape(-1, 2), anchor_t)
+        LOGGER.info(f"{prefix}{current}")
+        if current.bpr > GOOD_BPR:
+            return current
+    found = kmean_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
+    fit = measure(sizes, found, anchor_t)
+    if current and fit.bpr <= current.bpr:
+        LOGGER.info(f"{prefix}no others reach more labels ({fit}); they stay")
+        return current
+    order = head.stride.cpu().argsort().argsort().numpy()  # the rank of each level's stride
+    levels = found.reshape(head.nl, -1)[order].tolist()
+    model.set_anchors(levels)
+    LOGGER.info(f"{prefix}{fit} with new anchors, which the checkpoints keep:\n{yaml_text(levels)}")
+    return fit
+
+
+def yaml_text(levels: Sequence[Sequence[float]]) -> str:
+    """Anchors, w, h, w, h, ... in pixels for each level, as a model yaml has them."""
+    rows = (", ".join(f"{w:g},{h:g}" for w, h in zip(row[::2], row[1::2], strict=True)) for row in levels)
+    return "\n".join(["anchors:", *(f"  - [{row}]" for row in rows)])
+
+
+# Script ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of `parse_opt`."""
+
+    data: str
+    n: int
+    levels: int
+    imgsz: int
+    anchor_t: float
+    generations: int
+    seed: int
+
+    def check(self) -> None:
+        """ValueError where a number is out of its range."""
+        for flag, value, least in (
+            ("--n", self.n, 1),
+            ("--levels", self.levels, 1),
+            ("--imgsz", self.imgsz, 1),
+            ("--gen", self.generations, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{flag} {value}: {least} or more")
+        if self.n % self.levels:
+            raise ValueError(f"--n {self.n}: must be a multiple of --levels {self.levels}, as many for each level")
+        if not self.anchor_t > 1:
+            raise ValueError(f"--anchor-t {self.anchor_t}: a ratio of sides, must be above 1")
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> Options:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Find anchors that fit a data set, to paste into a model yaml.")
+    add = parser.add_argument
+    add("--data", required=True, help="data set yaml; its training images count")
+    add("--n", type=int, default=9, help="anchors of all levels together")
+    add("--levels", type=int, default=3, help="levels to share them out to: 3 for P3 to P5, 4 for P3 to P6")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
+    add("--anchor-t", type=float, default=4.0, help="the anchor_t of the hyper-parameters")
+    add("--generations", "--gen", type=int, default=GENERATIONS, help="random changes to try after k-means")
+    add("--seed", type=int, default=0, help="another seed, slightly other anchors")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def main(opt: Options) -> np.ndarray:
+    """Prints the anchors for the training images of --data, (n, 2) in pixels, and gives them back."""
+    opt.check()
+    data = DataConfig.from_yaml(opt.data)
+    data.prepare()
+    sizes = label_sizes(load_split(data, "train", workers=8), opt.imgsz, np.random.default_rng(opt.seed))
+    found = kmean_anchors(sizes, opt.n, opt.anchor_t, opt.generations, opt.seed).round(2)
+    LOGGER.info(f"{measure(sizes, found, opt.anchor_t)}, {len(sizes)} labels, {opt.imgsz} pixels")
+    print(yaml_text(found.reshape(opt.levels, -1).tolist()))
+    return found
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())

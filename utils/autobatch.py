@@ -1,0 +1,138 @@
+"""The largest batch that fits a GPU's memory, found by training on it.
+
+A trial is what training does: forward, backward, optimizer and moving average, with the gradients of one batch there
+while the next one's are computed. Memory is counted in bytes, as the allocator has reserved it.
+
+Legend: B images of a batch, T targets of a batch.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+
+import torch
+
+from utils.datasets import Batch
+from utils.engine import Trainer
+from utils.general import LOGGER, colorstr
+from utils.labels import LabelRecord
+
+DEFAULT_BATCH = 16  # where nothing is measured
+LARGEST_BATCH = 1024
+SHARE = 0.9  # of the free memory that a run may take; fragments and other programs need the rest
+MOSAIC_TILES = 4  # images whose labels one training image may show
+GUESSES = 4  # by the line through two batches' memory, before the range is halved instead
+TOO_LARGE = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "canUse32BitIndexMath", "32-bit")  # in errors
+PREFIX = "AutoBatch: "
+
+TrainerFactory = Callable[[int], Trainer]
+
+
+def auto_batch(make_trainer: TrainerFactory, device: torch.device, imgsz: int, records: Sequence[LabelRecord]) -> int:
+    """The largest batch of imgsz pixels, 1 to 1024 and no more than there are images, that trains on the device.
+
+    make_trainer(batch_size) gives a fresh trainer on the device, which is thrown away; random numbers go on as if
+    nothing had been tried. A CPU has no memory of its own to fill, so that 16 is taken. ValueError where not even one
+    image fits.
+    """
+    prefix = colorstr(PREFIX)
+    if device.type != "cuda":
+        LOGGER.info(f"{prefix}only a GPU's memory is measured, and this is a {device.type}: batch size {DEFAULT_BATCH}")
+        return DEFAULT_BATCH
+    objects = MOSAIC_TILES * sum(len(record.boxes) for record in records) / max(len(records), 1)
+    free_memory()
+    free, held = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)  # held: by this process
+    peaks: dict[int, int | None] = {}
+
+    def peak_of(batch_size: int) -> int | None:
+        batch = random_batch(batch_size, imgsz, round(objects * batch_size))
+        peaks[batch_size] = peak_memory(make_trainer, batch, device)
+        return peaks[batch_size]
+
+    with torch.random.fork_rng(devices=[device]):
+        found = largest_batch(peak_of, held + SHARE * free, min(LARGEST_BATCH, max(len(records), 1)))
+    free_memory()
+    if not found:
+        raise ValueError(
+            f"--batch-size -1: not even one image of {imgsz} pixels fits {free / 1e9:.2f} GB of free memory; choose a "
+            "smaller --imgsz or model"
+        )
+    taken = ((peaks[found] or 0) - held) / 1e9
+    LOGGER.info(f"{prefix}batch size {found} takes {taken:.2f} of the {free / 1e9:.2f} GB that are free on {device}")
+    return found
+
+
+def largest_batch(peak_of: Callable[[int], float | None], budget: float, most: int = LARGEST_BATCH) -> int:
+    """The largest batch, 1 to `most`, whose memory peak_of(batch) is within the budget; 0 where not even 1 is.
+
+    None for a peak means that the memory did not suffice. Batches are doubled until one does not fit; between it and
+    the one before, the line through the last two tells where to look, and halving the range where the line misleads.
+    """
+    peaks: list[tuple[int, float]] = []  # of batches that fit, growing
+    fitting, failing, guesses = 0, most + 1, 0
+    while failing - fitting > 1:
+        if failing > most:
+            batch = min(max(2 * fitting, 1), most)
+        elif guesses < GUESSES and len(peaks) > 1:
+            batch = min(max(on_line(peaks[-2], peaks[-1], budget), fitting + 1), failing - 1)
+            guesses += 1
+        else:
+            batch = (fitting + failing) // 2
+        peak = peak_of(batch)
+        if peak is not None and peak <= budget:
+            fitting = batch
+            peaks.append((batch, peak))
+        else:
+            failing = batch
+    return fitting
+
+
+def on_line(first: tuple[int, float], second: tuple[int, float], budget: float) -> int:
+    """The batch that would use the budget up, by the line through two of (batch, bytes); 0 where it does not rise."""
+    slope = (second[1] - first[1]) / (second[0] - first[0])
+    return int(second[0] + (budget - second[1]) / slope) if slope > 0 else 0
+
+
+# A trial --------------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(make_trainer: TrainerFactory, batch: Batch, device: torch.device) -> int | None:
+    """The bytes that training on the batch reserves at most, or None where there are not so many."""
+    free_memory()
+    torch.cuda.reset_peak_memory_stats(device)
+    peak: int | None = None
+    try:
+        run_steps(make_trainer(len(batch.images)), batch)
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_reserved(device)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in TOO_LARGE):
+            raise
+        LOGGER.debug(f"{PREFIX}{len(batch.images)} images do not fit: {error}")
+    return peak
+
+
+def run_steps(trainer: Trainer, batch: Batch) -> None:
+    """Two optimizer steps of two batches each: from the second batch on all that a run keeps is there."""
+    trainer.train_mode()
+    trainer.optimizer.zero_grad()
+    for number in range(2):
+        trainer.backward(batch, number)
+        trainer.backward(batch, number)
+        trainer.step()
+
+
+def random_batch(batch_size: int, imgsz: int, objects: int) -> Batch:
+    """The same image of noise B times (B, 3, imgsz, imgsz), with so many objects of class 0 in all; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    images = image.repeat(batch_size, 1, 1, 1)
+    targets = torch.rand(objects, 6, generator=generator) * 0.5 + 0.25  # (T, 6)
+    targets[:, 0] = torch.arange(objects) % batch_size
+    targets[:, 1] = 0
+    return Batch(images, targets, (), ())
+
+
+def free_memory() -> None:
+    """Gives memory that is no longer used back to the GPU, where others and other sizes can have it."""
+    gc.collect()
+    torch.cuda.empty_cache()
