@@ -214,7 +214,8 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: 
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
             imgsz = check_img_size(imgsz, stride_of(model))
-            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels")
+            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
+            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
             result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
             log_table(result, per_class=opt.verbose)
             log_speed(result)

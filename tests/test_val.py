@@ -267,6 +267,7 @@ def test_speed(run, model, tmp_path):
     assert [shape for shape, *_ in model.seen] == [(1, 3, 64, 64)] * 2  # no padding
     assert results[0].stats.recall_curve.shape == (1, 1000)
     assert sum(line.startswith("Speed: ") for line in lines) == 2
+    assert sum("at 64 pixels, confidence 0.25, IoU 0.45" in line for line in lines) == 2
     assert any("--save-txt is left out" in line for line in lines)
     assert not any("cuts the curves" in line for line in lines)
     assert not folder.exists()
