@@ -1,6 +1,7 @@
 """Says how good a model is on a labelled data set: precision, recall, AP by class, speed, curves, example pictures.
 
     python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml --imgsz 640
+    python val.py --weights a.pt b.pt --data shapes.yaml --task study --sizes 320 640
 
 Each IoU level has its own pairs of detections and labels; precision and recall are those at the confidence where the
 smoothed mean F1 is highest, which is printed.
@@ -19,17 +20,20 @@ from models.experimental import attempt_load
 from utils.coco_json import CocoRating, find_annotations
 from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
-from utils.eval_files import EvalPlots, LabelFiles
-from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_speed, log_table
+from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
+from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_sizes, log_speed, log_table
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
 from utils.inference import check_limits, ready, warm_up
 from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
+from utils.study import STUDY_SIZES, Study
 from utils.torch_utils import select_device
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
+TASKS = (*SPLITS, "speed", "study")
+SPEED_LIMITS = {"conf_thres": 0.25, "iou_thres": 0.45}  # those of detect.py
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class ValOptions:
     iou_thres: float
     max_det: int
     task: str
+    sizes: list[int]
     device: str
     workers: int
     single_cls: bool
     augment: bool
     verbose: bool
     save_txt: bool
+    save_hybrid: bool
     save_conf: bool
     save_json: bool
     project: str
@@ -64,9 +70,20 @@ class ValOptions:
         check_limits(self.conf_thres, self.iou_thres, counts)
         if self.workers < 0:
             raise ValueError(f"--workers {self.workers}: 0 or more")
-        if self.task not in SPLITS:
-            raise ValueError(f"--task {self.task}: must be one of {', '.join(SPLITS)}")
-        if self.conf_thres > LOW_CONFIDENCE:
+        if self.task not in TASKS:
+            raise ValueError(f"--task {self.task}: must be one of {', '.join(TASKS)}")
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"--sizes {self.sizes}: one or more sizes of 1 or more pixels")
+        files = ("save_txt", "save_hybrid", "save_json")
+        left_out = [f"--{name.replace('_', '-')}" for name in files if getattr(self, name) and self.task not in SPLITS]
+        if left_out:
+            LOGGER.warning(f"{left_out[0]} is left out: --task {self.task} measures only")
+        elif self.save_hybrid:
+            LOGGER.warning(
+                "--save-hybrid counts the labels as detections of confidence 1: mAP and all other numbers come out far "
+                "too high. It is for automatic labelling, not for saying how good a model is"
+            )
+        if self.conf_thres > LOW_CONFIDENCE and self.task != "speed":
             LOGGER.warning(
                 f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
             )
@@ -89,7 +106,16 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
     )
     parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
-    parser.add_argument("--task", choices=SPLITS, default="val", help="the split of the data set")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="val",
+        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
+        "and speed of each of the weights at each of --sizes, as a table and a figure",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
+    )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
     parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
@@ -99,6 +125,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
     parser.add_argument(
         "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument(
+        "--save-hybrid",
+        action="store_true",
+        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
     )
     parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
     parser.add_argument(
@@ -116,13 +147,18 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     return ValOptions(**vars(parser.parse_args(arguments)))
 
 
-def main(opt: ValOptions) -> EvalResult:
-    """Evaluates as the options say; what came out. Files go to project/name."""
+def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
+    """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights)
     device = select_device(opt.device)
+    return rate(opt, data, weights, device) if opt.task in SPLITS else compare(opt, data, weights, device)
+
+
+def rate(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device) -> EvalResult:
+    """Evaluates the weights together on a split. Files go to project/name."""
     model = ready(attempt_load(weights, device), opt.half)
     check_names(model.names, data, opt.single_cls)
     data.prepare()
@@ -133,7 +169,7 @@ def main(opt: ValOptions) -> EvalResult:
 
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
-    if opt.save_txt:
+    if opt.save_txt or opt.save_hybrid:
         observers.append(LabelFiles(folder / "labels", opt.save_conf))
     rating = None
     with ExitStack() as stack:
@@ -142,7 +178,12 @@ def main(opt: ValOptions) -> EvalResult:
             observers.append(stack.enter_context(rating.writer()))
         result = run_model(opt, model, device, records, data.names, observers)
     log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
+    if opt.verbose:
+        log_sizes(result)
     log_speed(result)
+    write_results(result, folder / "results.json")
+    if not opt.save_hybrid:
+        write_thresholds(result, folder / "thresholds.yaml")
     if plots:
         plots.finish(result)
     if rating:
@@ -152,6 +193,39 @@ def main(opt: ValOptions) -> EvalResult:
     )
     LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
     return result
+
+
+def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device) -> list[EvalResult]:
+    """Measures each of the weights for itself on the val split, at --imgsz for speed and at --sizes for a study.
+
+    FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
+    """
+    is_study = opt.task == "study"
+    opt = replace(opt, half=device.type == "cuda", **({} if is_study else SPEED_LIMITS))
+    data.prepare()
+    records = load_split(data, "val", opt.workers, opt.single_cls, needs_labels=False)
+    study = None
+    if is_study:
+        study = Study(increment_path(Path(opt.project) / opt.name, opt.exist_ok, mkdir=True), data.file.stem)
+    results = []
+    for file in weights:
+        model = ready(attempt_load([file], device), opt.half)
+        check_names(model.names, data, opt.single_cls)
+        name = study.begin(file.stem) if study else file.stem
+        for imgsz in opt.sizes if study else [opt.imgsz]:
+            imgsz = check_img_size(imgsz, stride_of(model))
+            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
+            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
+            result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
+            log_table(result, per_class=opt.verbose)
+            log_speed(result)
+            results.append(result)
+            if study:
+                study.add(name, imgsz, result)
+    if study:
+        study.finish()
+        LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
+    return results
 
 
 def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> None:
@@ -165,6 +239,11 @@ def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> Non
         LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
 
 
+def stride_of(model: nn.Module) -> int:
+    """What the sides of the network's images are multiples of."""
+    return max(int(model.stride.max()), 32)
+
+
 def run_model(
     opt: ValOptions,
     model: nn.Module,
@@ -173,12 +252,15 @@ def run_model(
     names: Sequence[str],
     observers: Sequence[Observer],
 ) -> EvalResult:
-    """The evaluation itself, on rectangular batches with half a stride of padding as v6.1 has them."""
-    stride = max(int(model.stride.max()), 32)
+    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
+    stride = stride_of(model)
     imgsz = check_img_size(opt.imgsz, stride)
     warm_up(model, (imgsz, imgsz))
     pin_memory = device.type == "cuda"
-    loader = val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pin_memory=pin_memory)
+    pad = 0.0 if opt.task == "speed" else 0.5
+    loader = val_loader(
+        records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pad=pad, pin_memory=pin_memory
+    )
 
     def observe(evaluated: EvaluatedBatch) -> None:
         for observer in observers:
@@ -194,6 +276,8 @@ def run_model(
         max_det=opt.max_det,
         single_cls=opt.single_cls,
         augment=opt.augment,
+        hybrid=opt.save_hybrid and opt.task in SPLITS,
+        by_size=opt.task in SPLITS,
         half=next(model.parameters()).dtype == torch.float16,
         on_batch=observe,
     )
@@ -201,10 +285,10 @@ def run_model(
 
 def run(
     data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
-) -> EvalResult:
+) -> EvalResult | list[EvalResult]:
     """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     options |= {name: value for name, value in {"data": data, "weights": weights}.items() if value is not None}
-    options = normalized(options, several={"weights"}, allowed=[field.name for field in fields(ValOptions)])
+    options = normalized(options, several={"weights", "sizes"}, allowed=[field.name for field in fields(ValOptions)])
     return main(replace(parse_opt([]), **options))
 
 

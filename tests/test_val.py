@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import val
@@ -19,6 +20,7 @@ from utils.images import write_image
 from utils.labels import find_images, scan
 
 NAMES = ["cell", "plate"]
+NUMBERS = {"results.json", "thresholds.yaml"}
 SQUARE = (0.5, 0.5, 0.25, 0.25)  # the label that the fake model finds
 
 
@@ -93,12 +95,17 @@ def test_flags_have_v61_names_and_defaults():
         "iou_thres": 0.6,
         "max_det": 300,
         "task": "val",
+        "sizes": list(range(256, 1537, 128)),
         "device": "",
         "workers": 8,
         "project": str(ROOT / "runs" / "val"),
         "name": "exp",
     } | dict.fromkeys(
-        ("single_cls", "augment", "verbose", "save_txt", "save_conf", "save_json", "exist_ok", "half", "noplots"), False
+        (
+            *("single_cls", "augment", "verbose", "save_txt", "save_hybrid", "save_conf", "save_json"),
+            *("exist_ok", "half", "noplots"),
+        ),
+        False,
     )
 
 
@@ -116,7 +123,10 @@ def test_names_of_the_size(flag):
         ({"imgsz": 0}, "--imgsz 0"),
         ({"max_det": 0}, "--max-det 0"),
         ({"workers": -1}, "--workers -1"),
-        ({"task": "speed"}, "--task speed: must be one of train, val, test"),
+        ({"task": "fast"}, "--task fast: must be one of train, val, test, speed, study"),
+        ({"task": "study", "sizes": []}, "--sizes"),
+        ({"task": "study", "sizes": [64, 0]}, "--sizes"),
+        ({"task": "study", "sizes": [64], "weights": ["absent.pt"]}, "absent.pt"),
         ({"task": "test"}, "has no `test`"),
         ({"weights": "absent.pt"}, "absent.pt"),
         ({"data": "absent.yaml"}, "absent.yaml"),
@@ -148,7 +158,7 @@ def test_table_and_summary(run, model, tmp_path):
     assert "on 3 images of val, P and R at confidence 0." in lines[-1]
     assert str(folder) in lines[-1]
     assert model.seen == [((3, 3, 96, 96), torch.float32, True)]
-    assert list(folder.iterdir()) == []
+    assert {path.name for path in folder.iterdir()} == NUMBERS
 
 
 def test_warns_of_high_confidence_and_other_names(run, model, tmp_path):
@@ -191,9 +201,102 @@ def test_plots(run, tmp_path):
     _, folder, _ = run(make_data(tmp_path / "set", [[(0, *SQUARE)]] * 4), noplots=False, batch_size=1)
     expected = {f"{name}_curve.png" for name in ("PR", "F1", "P", "R")} | {"confusion_matrix.png"}
     expected |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == expected | NUMBERS
     for name in expected:
         assert cv2.imread(str(folder / name)) is not None
+
+
+def test_numbers_in_files(run, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)], [(0, *SQUARE), (1, 0.1, 0.1, 0.1, 0.1)]])
+    result, folder, lines = run(data, verbose=True)
+    content = json.loads((folder / "results.json").read_text())
+    assert (content["images"], content["labels"]) == (2, 3)
+    assert (content["mAP_0.5"], content["threshold"]) == (result.map50, result.threshold)
+    assert content["sizes"] == {
+        "small": {"labels": 3, "mAP_0.5": 0.5, "mAP_0.5:0.95": 0.5},
+        "medium": {"labels": 0, "mAP_0.5": None, "mAP_0.5:0.95": None},
+        "large": {"labels": 0, "mAP_0.5": None, "mAP_0.5:0.95": None},
+    }
+    start = next(i for i, line in enumerate(lines) if line.split()[0] == "Size")
+    assert [line.split() for line in lines[start : start + 4]] == [
+        ["Size", "Labels", "mAP@.5", "mAP@.5:.95"],
+        ["small", "3", "0.5", "0.5"],
+        ["medium", "0", "-", "-"],
+        ["large", "0", "-", "-"],
+    ]
+    thresholds = yaml.safe_load((folder / "thresholds.yaml").read_text())
+    assert list(thresholds) == NAMES
+    assert thresholds["cell"] == pytest.approx(0.45, abs=0.002)  # the middle of what is right from 0 to 0.9
+    assert thresholds["plate"] is None
+
+
+def test_labels_join_what_is_found(run, tmp_path):
+    corner = (0.1, 0.1, 0.125, 0.125)
+    data = make_data(tmp_path / "set", [[(0, *SQUARE), (1, *corner)]])
+    result, folder, lines = run(data, save_hybrid=True, save_conf=True)
+    rows = np.loadtxt(folder / "labels" / "0.txt")
+    expected = [[0, *SQUARE, 1], [1, *corner, 1], [1, 0.25, 0.5, 0.125, 0.25, 0.45]]  # the found cell is the label's
+    np.testing.assert_allclose(rows[rows[:, :2].argsort(0)[:, 0]][:1], expected[:1], atol=1e-5)
+    assert sorted(map(tuple, rows.round(4).tolist())) == sorted(tuple(map(float, row)) for row in expected)
+    assert result.map == pytest.approx(0.995)
+    assert any("mAP and all other numbers come out far too high" in line for line in lines)
+    assert not (folder / "thresholds.yaml").exists()
+    result, _, lines = run(data)
+    assert result.map50 < 0.6
+    assert not any("too high" in line for line in lines)
+
+
+def test_hybrid_with_all_classes_as_one(run, tmp_path):
+    data = make_data(tmp_path / "set", [[(1, 0.1, 0.1, 0.125, 0.125)], []])
+    result, folder, _ = run(data, save_hybrid=True, single_cls=True)
+    assert result.map == pytest.approx(0.995)
+    assert len(np.loadtxt(folder / "labels" / "0.txt")) == 3
+    assert len(np.loadtxt(folder / "labels" / "1.txt")) == 2
+
+
+# Speed and study ------------------------------------------------------------------------------------------------------
+
+
+def test_speed(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    second = tmp_path / "second.pt"
+    second.touch()
+    options = {"save_txt": True, "save_json": True, "noplots": False, "conf_thres": 0.6, "iou_thres": 0.9}
+    results, folder, lines = run(data, task="speed", weights=[tmp_path / "best.pt", second], **options)
+    assert len(results) == 2
+    assert [shape for shape, *_ in model.seen] == [(1, 3, 64, 64)] * 2  # no padding
+    assert results[0].stats.recall_curve.shape == (1, 1000)
+    assert sum(line.startswith("Speed: ") for line in lines) == 2
+    assert sum("at 64 pixels, confidence 0.25, IoU 0.45" in line for line in lines) == 2
+    assert any("--save-txt is left out" in line for line in lines)
+    assert not any("cuts the curves" in line for line in lines)
+    assert not folder.exists()
+
+
+def test_speed_has_the_limits_of_detection(run, monkeypatch, tmp_path):
+    seen = []
+    evaluate = val.evaluate
+    monkeypatch.setattr(val, "evaluate", lambda *args, **named: seen.append(named) or evaluate(*args, **named))
+    run(make_data(tmp_path / "set", [[(0, *SQUARE)]]), task="speed", save_hybrid=True)
+    (named,) = seen
+    assert (named["conf_thres"], named["iou_thres"], named["half"]) == (0.25, 0.45, False)
+    assert not named["by_size"]
+    assert not named["hybrid"]
+
+
+def test_study(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)], []])
+    other = tmp_path / "other" / "best.pt"
+    other.parent.mkdir()
+    other.touch()
+    results, folder, _ = run(data, task="study", sizes=[64, 90], weights=[tmp_path / "best.pt", other])
+    assert [shape for shape, *_ in model.seen] == [(2, 3, side, side) for side in (96, 128)] * 2
+    assert {path.name for path in folder.iterdir()} == {"study_data_best.txt", "study_data_best2.txt", "study.png"}
+    for name, own in {"best": results[:2], "best2": results[2:]}.items():
+        table = np.loadtxt(folder / f"study_data_{name}.txt")
+        expected = [[one.mp, one.mr, one.map50, one.map, 0, 0, 0, *one.speed_ms] for one in own]
+        np.testing.assert_allclose(table, expected, rtol=1e-3)
+    assert cv2.imread(str(folder / "study.png")) is not None
 
 
 def test_label_files(run, model, tmp_path):
@@ -359,6 +462,10 @@ def compare_with_pycocotools(result, data, predictions):
     rating.accumulate()
     precision = rating.eval["precision"][:, :, :, 0, 2]  # (levels, recalls, classes)
     assert (result.map, result.map50) == pytest.approx((precision.mean(), precision[0].mean()), abs=0.002)
+    for size in range(3):
+        precision = rating.eval["precision"][:, :, :, size + 1, 2]
+        expected = precision[precision > -1].mean() if (precision > -1).any() else np.nan
+        assert result.sizes.map[size] == pytest.approx(expected, abs=0.005, nan_ok=True)
 
 
 def test_v61s_positions_and_unknown_options():

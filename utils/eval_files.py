@@ -1,19 +1,24 @@
-"""What an evaluation leaves on disk: curves, confusion matrix, example pictures, label files.
+"""What an evaluation leaves on disk: curves, confusion matrix, example pictures, label files, numbers.
 
 Legend: n detections of an image, t labels.
 """
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 
 from utils.confusion import ConfusionMatrix
 from utils.curves import plot_confusion_matrix, plot_metric_curve, plot_pr_curve
 from utils.evaluate import EvaluatedBatch
+from utils.general import atomic_write
 from utils.metrics import EvalResult
 from utils.plots import plot_images, targets_of
 from utils.runs import UniqueNames, label_rows
+from utils.size_ap import SIZES
 
 EXAMPLE_BATCHES = 3
 
@@ -74,3 +79,37 @@ class LabelFiles:
                 continue
             path.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
             self.written += 1
+
+
+def write_thresholds(result: EvalResult, path: Path) -> None:
+    """Writes a yaml of `class name: confidence` with the highest F1; null for a class without labels or finds."""
+    rounded = {name: None if value is None else round(value, 4) for name, value in result.class_thresholds.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_results(result: EvalResult, path: Path) -> None:
+    """Writes the means of an evaluation, and AP by object size where there is one, as JSON; what is unknown is null."""
+    content: dict[str, object] = {
+        "images": result.images,
+        "labels": int(result.counts.sum()),
+        "precision": result.mp,
+        "recall": result.mr,
+        "threshold": result.threshold,
+        "mAP_0.5": result.map50,
+        "mAP_0.5:0.95": result.map,
+        "speed_ms": dict(zip(("preprocess", "inference", "nms"), result.speed_ms, strict=True)),
+    }
+    if result.sizes is not None:
+        columns = zip(SIZES, result.sizes.counts.sum(1).tolist(), result.sizes.map50, result.sizes.map, strict=True)
+        content["sizes"] = {
+            name: {"labels": count, "mAP_0.5": known(map50), "mAP_0.5:0.95": known(mean)}
+            for name, count, map50, mean in columns
+        }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def known(value: float) -> float | None:
+    """The number, None where it is nan, which JSON does not have."""
+    return None if math.isnan(value) else float(value)

@@ -20,6 +20,7 @@ from utils.datasets import Batch, ImageShape
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.nms import load_nms, non_max_suppression
+from utils.size_ap import SIZES, SizeTally
 from utils.torch_utils import time_sync
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
@@ -52,6 +53,8 @@ def evaluate(
     single_cls: bool = False,
     agnostic: bool = False,
     augment: bool = False,
+    hybrid: bool = False,
+    by_size: bool = False,
     half: bool = False,
     amp_dtype: torch.dtype | None = None,
     compute_loss: Criterion | None = None,
@@ -62,19 +65,25 @@ def evaluate(
 
     model: gives (decoded (B, N, 5 + nc), raw maps) for images (B, 3, H, W) in 0..1 on `device`. A Module is put into
     evaluation mode and left there; with `half` it must be FP16 already. names: the data set's. single_cls: all classes
-    count as one. augment: is passed on to the model. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss,
-    its three parts (3,)). on_batch: is called after each batch. ValueError where model and data differ in classes.
+    count as one. augment: is passed on to the model. hybrid: the labels join what was found, with confidence 1.
+    by_size: AP by object size as well. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss, its three
+    parts (3,)). on_batch: is called after each batch. ValueError where model and data differ in classes.
     """
     if isinstance(model, nn.Module):
         model.eval()
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
     dtype, options = torch.float16 if half else torch.float32, {"augment": True} if augment else {}
     load_nms(device.type)
-    tally = Tally(names)
+    limits = {"agnostic": agnostic or single_cls, "multi_label": True, "max_det": max_det}
+    tally = Tally(names, SizeTally(IOU_LEVELS) if by_size else None)
     losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
     with torch.no_grad():
         for batch in progress(loader, desc="Evaluating", disable=not show_progress):
+            targets = batch.targets.clone()  # (T, 6)
+            if single_cls:
+                targets[:, 1] = 0
+            known = known_objects(targets, batch.images) if hybrid else ()
             watch = Stopwatch(device)
             images = batch.images.to(device, non_blocking=True)  # (B, 3, H, W) uint8
             images = images.to(dtype, memory_format=torch.channels_last).div_(255)
@@ -84,13 +93,8 @@ def evaluate(
             watch.lap()
             if not single_cls:
                 check_classes(decoded.shape[2] - 5, len(names))
-            found = non_max_suppression(
-                decoded, conf_thres, iou_thres, agnostic=agnostic or single_cls, multi_label=True, max_det=max_det
-            )
+            found = non_max_suppression(decoded, conf_thres, iou_thres, labels=known, **limits)
             watch.lap()
-            targets = batch.targets.clone()  # (T, 6)
-            if single_cls:
-                targets[:, 1] = 0
             if compute_loss is not None:
                 losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
             evaluated = tally.add(batch, targets, found, watch, single_cls)
@@ -141,6 +145,7 @@ class Tally:
     """What is known after some batches: of each detection whether it is right, of each label its class."""
 
     names: tuple[str, ...]
+    sizes: SizeTally | None = None
     images: int = 0
     batches: int = 0
     shape: tuple[int, ...] = ()
@@ -171,6 +176,8 @@ class Tally:
         for rows, known in zip(evaluated.native, evaluated.labels, strict=True):
             iou = box_iou(known[:, 1:], rows[:, :4]).numpy()  # (t, n)
             self.right.append(match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou))
+            if self.sizes is not None:
+                self.sizes.add(rows.numpy(), known.numpy(), iou)
         self.scores.append(native[:, 4:].numpy())
         self.classes.append(targets[:, 1].numpy())
         self.images += len(counts)
@@ -192,7 +199,15 @@ class Tally:
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,
+            sizes=None if self.sizes is None else self.sizes.result(len(self.names)),
         )
+
+
+def known_objects(targets: Tensor, images: Tensor) -> list[Tensor]:
+    """B of (t, 5), class and xywh in the network's pixels: targets (T, 6) in shares of images (B, 3, H, W)."""
+    h, w = images.shape[2:]
+    scaled = targets[:, 1:] * targets.new_tensor((1, w, h, w, h))
+    return [scaled[targets[:, 0] == i] for i in range(len(images))]
 
 
 def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], shapes: Sequence[ImageShape]) -> Tensor:
@@ -219,6 +234,17 @@ def log_table(result: EvalResult, per_class: bool = False) -> None:
     columns = zip(stats.precision, stats.recall, stats.ap[:, 0], stats.ap.mean(1), strict=True)
     for index, values in zip(stats.classes, columns, strict=True):
         LOGGER.info(table_row(result.names[index], result.images, int(result.counts[index]), values))
+
+
+def log_sizes(result: EvalResult) -> None:
+    """Says in the log the AP of small, medium and large objects, parted at 32 x 32 and 96 x 96 pixels."""
+    if result.sizes is None:
+        return
+    LOGGER.info("".join((f"{'Size':>20}", *(f"{title:>11}" for title in ("Labels", *TABLE_COLUMNS[-2:])))))
+    sizes = result.sizes
+    for name, count, *values in zip(SIZES, sizes.counts.sum(1), sizes.map50, sizes.map, strict=True):
+        cells = (f"{value:>11.3g}" if count else f"{'-':>11}" for value in values)
+        LOGGER.info("".join((f"{name:>20}{count:>11}", *cells)))
 
 
 def table_row(name: str, images: int, labels: int, values: Sequence[float]) -> str:

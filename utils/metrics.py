@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.confusion import ConfusionMatrix
 from utils.iou import bbox_iou, box_iou, first_claims
+from utils.size_ap import SizeAP
 
 __all__ = [
     "IOU_LEVELS",
@@ -142,6 +143,7 @@ class EvalResult:
     losses: tuple[float, float, float] | None  # box, obj, cls: mean of the batches; None where no loss was asked for
     speed_ms: tuple[float, float, float]  # pre-processing, inference, NMS of an image
     shape: tuple[int, ...]  # of the last batch: (B, 3, H, W)
+    sizes: SizeAP | None = None  # AP by object size, where it was asked for
 
     @property
     def mp(self) -> float:
@@ -169,6 +171,16 @@ class EvalResult:
         return self.stats.threshold
 
     @property
+    def class_thresholds(self) -> dict[str, float | None]:
+        """The confidence at which each class has its highest F1; None for a class that has no label or none found."""
+        stats = self.stats
+        best = {
+            int(index): best_threshold(stats.points, curve)
+            for index, curve in zip(stats.classes, stats.f1_curve, strict=True)
+        }
+        return {name: best.get(index) for index, name in enumerate(self.names)}
+
+    @property
     def fitness(self) -> float:
         """The number to choose the best epoch by."""
         return float(fitness((self.mp, self.mr, self.map50, self.map)))
@@ -179,6 +191,16 @@ class EvalResult:
         maps = np.full(len(self.names), self.map)
         maps[self.stats.classes] = self.stats.ap.mean(1)
         return maps
+
+
+def best_threshold(points: np.ndarray, f1: np.ndarray) -> float | None:
+    """The confidence of points (P,) where f1 (P,) is highest, the middle one of several in a row; None if all are 0."""
+    if not f1.any():
+        return None
+    first = int(f1.argmax())
+    others = np.flatnonzero(f1[first:] < f1[first])
+    last = first + int(others[0]) - 1 if len(others) else len(f1) - 1
+    return float(points[(first + last) // 2])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch, ImageShape
-from utils.evaluate import evaluate, log_speed, log_table
+from utils.evaluate import evaluate, log_sizes, log_speed, log_table
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog")
@@ -205,3 +205,30 @@ def test_table_has_v61_columns(caplog):
     assert lines[3].split()[3:] == ["0", "0", "0", "0"]
     assert {len(line) for line in lines} == {20 + 6 * 11}
     assert lines[4:] == lines[:2]
+
+
+def test_labels_join_what_is_found():
+    targets = [(1, 1, *CENTRE), (0, 0, 0.25, 0.25, 0.2, 0.2)]
+    seen = []
+    result = run(Answer([row(obj=0.0)]), batch(*targets, count=2), hybrid=True, on_batch=seen.append)
+    assert result.map == pytest.approx(0.995)
+    for native, labels in zip(seen[0].native, seen[0].labels, strict=True):
+        np.testing.assert_allclose(native[:, :4], labels[:, 1:], atol=1e-3)
+        assert native[:, 4:].tolist() == [[1, labels[0, 0]]]
+
+
+def test_sizes_are_told_when_asked_for(caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    batches = [batch((0, 0, *CENTRE)), batch((0, 1, *CENTRE))]
+    plain = run(Answer([row()]), *batches)
+    assert plain.sizes is None
+    log_sizes(plain)
+    assert not caplog.records
+    result = run(Answer([row()]), *batches, by_size=True)  # 64 x 48 pixels of the file
+    np.testing.assert_array_equal(result.sizes.counts, [[0, 0], [1, 1], [0, 0]])
+    np.testing.assert_array_equal(result.sizes.map, [np.nan, 0.5, np.nan])  # all of cat, none of dog
+    np.testing.assert_array_equal(result.stats.ap, plain.stats.ap)
+    log_sizes(result)
+    lines = [record.getMessage().split() for record in caplog.records]
+    assert lines[2:3] == [["medium", "2", "0.5", "0.5"]]
+    assert lines[1] == ["small", "0", "-", "-"]

@@ -6,7 +6,16 @@ import torch
 
 from utils.boxes import xywh2xyxy
 from utils.general import ROOT
-from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, bbox_iou, box_iou, fitness, match_predictions
+from utils.metrics import (
+    IOU_LEVELS,
+    EvalResult,
+    ap_per_class,
+    bbox_iou,
+    best_threshold,
+    box_iou,
+    fitness,
+    match_predictions,
+)
 
 GOLDEN = ROOT / "tests" / "golden"
 KINDS = {"iou": {}, "giou": {"GIoU": True}, "diou": {"DIoU": True}, "ciou": {"CIoU": True}}
@@ -166,3 +175,33 @@ def test_nothing_right(detections, labels):
 def test_fitness_weighs_the_two_aps():
     assert fitness((0.9, 0.8, 0.5, 0.3)) == pytest.approx(0.1 * 0.5 + 0.9 * 0.3)
     np.testing.assert_allclose(fitness(np.eye(4)), [0, 0, 0.1, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("f1", "expected"),
+    [
+        ([0, 0.5, 0.9, 0.2, 0], 0.5),
+        ([0.8, 0.8, 0.8, 0.1, 0.8], 0.25),  # the middle of the first stretch
+        ([0.1, 0.7, 0.7, 0.7, 0.7], 0.5),
+        ([0, 0, 0, 0, 0], None),
+    ],
+)
+def test_best_threshold(f1, expected):
+    assert best_threshold(np.linspace(0, 1, 5), np.array(f1)) == expected
+
+
+def test_each_class_has_its_own_threshold():
+    """Right detections of class 0 are above 0.6 and wrong ones below; those of class 2 change at 0.3."""
+    conf = np.array([0.9, 0.8, 0.7, 0.5, 0.45, 0.4, 0.38, 0.2, 0.15])
+    tp = np.repeat((np.array([1, 1, 1, 0, 0, 1, 1, 0, 0]) > 0)[:, None], 10, 1)
+    classes = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2])
+    stats = ap_per_class(tp, conf, classes, np.array([0, 0, 0, 2, 2]))
+    result = EvalResult(("a", "b", "c"), 1, np.array([3, 0, 2]), stats, None, (0, 0, 0), ())
+    thresholds = result.class_thresholds
+    assert list(thresholds) == ["a", "b", "c"]
+    assert thresholds["b"] is None
+    assert 0.5 < thresholds["a"] <= 0.7
+    assert 0.2 < thresholds["c"] <= 0.38
+    for row, name in enumerate("ac"):
+        curve = stats.f1_curve[row]
+        assert np.interp(thresholds[name], stats.points, curve) == pytest.approx(curve.max())
