@@ -18,7 +18,7 @@ from utils.augmentations import letterbox, letterbox_placement
 from utils.boxes import scale_coords
 from utils.general import make_divisible
 from utils.images import read_image
-from utils.nms import non_max_suppression
+from utils.nms import load_nms, non_max_suppression
 from utils.sources import fetch_image
 from utils.streams import is_url, without_credentials
 from utils.torch_utils import time_sync
@@ -79,6 +79,7 @@ class AutoShape(nn.Module):
         with torch.autocast(device.type, enabled=self.amp and device.type != "cpu"):
             if isinstance(imgs, Tensor):
                 return self.model(imgs.to(device, parameter.dtype), augment=augment)
+            load_nms(device.type)  # once, and not to be timed
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             batch = to_batch(images, size, max(int(self.stride.max()), 32)).to(device)  # (B, 3, H, W)

@@ -13,6 +13,7 @@ from models.autoshape import AutoShape
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
+from utils.images import write_image
 
 NAMES = [f"yolov5{size}{levels}" for levels in ("", "6") for size in "nsmlx"]
 QUIET = {"verbose": False, "device": "cpu"}
@@ -52,6 +53,25 @@ print(len(results), model.names, results.save())
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "2 ['cat', 'dog'] runs/detect/exp"
     assert len(list((folder / "runs/detect/exp").iterdir())) == 2
+
+
+def test_the_readmes_snippet(folder):
+    """It runs as written, in a folder that has what a clone with a finished training has."""
+    for name in ("hubconf.py", "models", "utils"):
+        (folder / name).symlink_to(ROOT / name)
+    place = folder / "runs/train/exp/weights"
+    place.mkdir(parents=True)
+    (folder / "yolov5n.pt").rename(place / "best.pt")
+    for name in ("a.jpg", "b.jpg"):
+        write_image(folder / name, np.full((40, 60, 3), 90, np.uint8))
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## From Python\n")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "image 2/2: 40x60" in done.stdout
+    assert {path.name for path in (folder / "runs/detect/exp").iterdir()} == {"a.jpg", "b.jpg"}
 
 
 def test_custom(folder):
