@@ -14,10 +14,14 @@ from utils.general import ROOT
 FILES = sorted(path for folder in (".", "models", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
 MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 8
 FROM_UTILS = {"boxes", "checkpoint", "config", "general", "metrics", "nms", "torch_utils"}  # what models may import
+FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}  # and those that read and show images
+OF_IMAGES = {"models.autoshape", "models.results"}
 LATE_IMPORTS = {
     "av",
+    "pandas",
     "pycocotools",
     "scipy.cluster.vq",
+    "supervision",
     "tensorboard",
     "torchvision",
     "torch.utils.tensorboard",
@@ -103,7 +107,7 @@ def test_layers(path):
     if path.parent.name == "utils":
         assert not {name for name in ours if within(name, {"models"})}, "utils never imports models"
     if path.parent.name == "models":
-        allowed = {f"utils.{name}" for name in FROM_UTILS}
+        allowed = {f"utils.{name}" for name in FROM_UTILS | (FROM_IMAGES if module_of(path) in OF_IMAGES else set())}
         assert {name for name in ours if within(name, {"utils"})} <= allowed
 
 
@@ -230,7 +234,7 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    assert required("requirements.txt") == used - {"pycocotools"}
+    assert required("requirements.txt") == used - {"pycocotools", "supervision"}
     assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
 
 

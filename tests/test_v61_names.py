@@ -26,6 +26,8 @@ NAMES = {
         "Bottleneck BottleneckCSP C3 C3Ghost C3SPP C3TR Classify Concat Contract Conv DWConv Expand Focus "
         "GhostBottleneck GhostConv NAMAttention SPP SPPF TransformerBlock TransformerLayer autopad"
     ),
+    "hubconf": "custom yolov5l yolov5l6 yolov5m yolov5m6 yolov5n yolov5n6 yolov5s yolov5s6 yolov5x yolov5x6",
+    "models.autoshape": "AutoShape",
     "models.yolo": "Detect Model parse_model",
     "models.experimental": "CrossConv Ensemble MixConv2d Sum attempt_load",
     "train": "main parse_opt run train",

@@ -1,0 +1,200 @@
+"""The networks for `torch.hub.load`, from a clone or from Python; nothing is downloaded.
+
+    model = torch.hub.load("path/to/this/repository", "custom", path="best.pt", source="local")
+    results = model("image.jpg")  # models/results.py says what they hold
+
+Modules are imported, not names: torch.hub takes every callable here for an entry point.
+"""
+
+import pathlib
+
+import torch
+from torch import nn
+
+from models import autoshape as _autoshape
+from models import experimental, transfer, yolo
+from utils import checkpoint, general, torch_utils
+
+dependencies = ["torch", "numpy", "cv2", "PIL", "yaml", "tqdm"]
+COLOURS = 3  # channels of the images that AutoShape reads
+
+
+def custom(
+    path: str | pathlib.Path,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The network of a checkpoint, ours or YOLOv5 v6.x's, in evaluation on the device (None: a GPU if there is one).
+
+    With `autoshape` it takes images and gives Detections; without it takes tensors, and its norms and gradients are
+    left as a training needs them. `verbose` lets the project's log write to the console. FileNotFoundError or
+    ValueError says what is wrong with the file.
+    """
+    if verbose:
+        general.set_logging()
+    place = torch_utils.select_device("" if device is None else str(device))
+    model = experimental.attempt_load(path, place, fuse=autoshape)
+    return _shaped(model, autoshape)
+
+
+def _create(
+    name: str,
+    pretrained: bool,
+    channels: int,
+    classes: int,
+    autoshape: bool,
+    verbose: bool,
+    device: str | torch.device | None,
+) -> nn.Module:
+    """The network of `<name>.yaml`, untrained or with the weights of `<name>.pt`."""
+    if autoshape and channels != COLOURS:
+        raise ValueError(f"{name}: images have {COLOURS} channels, not {channels}; give autoshape=False for tensors")
+    weights = _local_weights(name) if pretrained else None
+    source = checkpoint.load_checkpoint(weights) if weights is not None else None
+    if source is not None and (len(source.names), source.yaml.get("ch", COLOURS)) == (classes, channels):
+        return custom(weights, autoshape, verbose, device)
+    if verbose:
+        general.set_logging()
+    place = torch_utils.select_device("" if device is None else str(device))
+    model = yolo.Model(f"{name}.yaml", ch=channels, nc=classes, verbose=verbose)
+    if source is not None:
+        report = transfer.transfer_weights(source, model, ("anchors",))
+        general.LOGGER.info(f"{weights}:\n{report}")
+        model.names = list(source.names) if len(source.names) == classes else model.names
+    return _shaped(model.eval().to(place), autoshape)
+
+
+def _local_weights(name: str) -> pathlib.Path:
+    places = [pathlib.Path.cwd() / f"{name}.pt", general.ROOT / f"{name}.pt"]
+    found = [path for path in places if path.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{places[0]}: no such file, nor one in {general.ROOT}, and nothing is downloaded; put the release's file "
+            "there, name a checkpoint with custom(path=...), or give pretrained=False for an untrained network"
+        )
+    return found[0]
+
+
+def _shaped(model: nn.Module, autoshape: bool) -> nn.Module:
+    return _autoshape.AutoShape(model.requires_grad_(False)) if autoshape else model.requires_grad_(True)
+
+
+def yolov5n(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The nano network of three levels, for 640 pixels; `pretrained` takes yolov5n.pt of this folder."""
+    return _create("yolov5n", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5s(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The small network of three levels, for 640 pixels; `pretrained` takes yolov5s.pt of this folder."""
+    return _create("yolov5s", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5m(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The medium network of three levels, for 640 pixels; `pretrained` takes yolov5m.pt of this folder."""
+    return _create("yolov5m", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5l(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The large network of three levels, for 640 pixels; `pretrained` takes yolov5l.pt of this folder."""
+    return _create("yolov5l", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5x(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The extra large network of three levels, for 640 pixels; `pretrained` takes yolov5x.pt of this folder."""
+    return _create("yolov5x", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5n6(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The nano network of four levels, for 1280 pixels; `pretrained` takes yolov5n6.pt of this folder."""
+    return _create("yolov5n6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5s6(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The small network of four levels, for 1280 pixels; `pretrained` takes yolov5s6.pt of this folder."""
+    return _create("yolov5s6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5m6(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The medium network of four levels, for 1280 pixels; `pretrained` takes yolov5m6.pt of this folder."""
+    return _create("yolov5m6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5l6(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The large network of four levels, for 1280 pixels; `pretrained` takes yolov5l6.pt of this folder."""
+    return _create("yolov5l6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5x6(
+    pretrained: bool = False,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The extra large network of four levels, for 1280 pixels; `pretrained` takes yolov5x6.pt of this folder."""
+    return _create("yolov5x6", pretrained, channels, classes, autoshape, verbose, device)

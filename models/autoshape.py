@@ -1,0 +1,167 @@
+"""A network that takes images as they come - paths, addresses, PIL, numpy - and gives Detections.
+
+Legend: B images, H and W of the network's image, N candidate boxes, n detections of an image.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from models.profiling import profile_layers
+from models.results import Detections
+from utils.augmentations import letterbox, letterbox_placement
+from utils.boxes import scale_coords
+from utils.general import make_divisible
+from utils.images import read_image
+from utils.nms import load_nms, non_max_suppression
+from utils.sources import fetch_image
+from utils.streams import is_url, without_credentials
+from utils.torch_utils import time_sync
+
+Picture = str | Path | Image.Image | np.ndarray
+FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB, uint8), or a list of them"
+
+
+class AutoShape(nn.Module):
+    """Wraps a network (a Model or an Ensemble): reading and letterboxing before it, NMS and the image's pixels after.
+
+    To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
+    multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
+    most detections of an image; amp, FP16 by autocast on a GPU.
+    """
+
+    conf = 0.25
+    iou = 0.45
+    agnostic = False
+    multi_label = False
+    classes: Sequence[int] | None = None
+    max_det = 1000
+    amp = False
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval().to(memory_format=torch.channels_last)
+
+    @property
+    def names(self) -> list[str]:
+        """The class names."""
+        return self.model.names
+
+    @property
+    def stride(self) -> Tensor:
+        """Pixels of a cell of each level, (L,)."""
+        return self.model.stride
+
+    def train(self, mode: bool = True) -> "AutoShape":
+        """Stays in evaluation; ValueError for what only a training has: `model.model` is the network to train."""
+        if mode:
+            raise ValueError("this model is for inference; load it with autoshape=False to train it")
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, imgs: Picture | Tensor | Sequence[Picture], size: int = 640, augment: bool = False, profile: bool = False
+    ) -> Detections | tuple[Tensor, list[Tensor] | None]:
+        """The detections in an image or a list of images, each in its own pixels.
+
+        imgs: paths, http(s) addresses, PIL images and numpy arrays: uint8 RGB (h, w, 3), or (3, h, w), or gray (h, w);
+        turned as their EXIF tags say. size: pixels that the longer side is scaled to. augment: test-time augmentation.
+        profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it is, and what
+        comes out is what the network gives. ValueError or OSError for what is no image.
+        """
+        parameter = next(self.model.parameters())
+        device = parameter.device
+        with torch.autocast(device.type, enabled=self.amp and device.type != "cpu"):
+            if isinstance(imgs, Tensor):
+                return self.model(imgs.to(device, parameter.dtype), augment=augment)
+            load_nms(device.type)  # once, and not to be timed
+            times = [time_sync(device)]
+            images, files = read_pictures(imgs)
+            batch = to_batch(images, size, max(int(self.stride.max()), 32)).to(device)  # (B, 3, H, W)
+            batch = batch.to(parameter.dtype).div_(255)
+            times.append(time_sync(device))
+            prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)
+            times.append(time_sync(device))
+        limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
+        found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
+        native = [
+            torch.cat((scale_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
+            for rows, image in zip(found, images, strict=True)
+        ]
+        times.append(time_sync(device))
+        for network in (self.model if isinstance(self.model, nn.ModuleList) else [self.model]) if profile else ():
+            profile_layers(network, batch)
+        return Detections(images, native, files, np.diff(times).tolist(), self.names, batch.shape)
+
+
+def to_batch(images: Sequence[np.ndarray], size: int, stride: int) -> Tensor:
+    """(B, 3, H, W) uint8 in channels-last order: images (h, w, 3) letterboxed to what their longer sides need.
+
+    The longer side becomes `size`, each axis the largest of the batch, rounded up to the stride.
+    """
+    if size < 1:
+        raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
+    size = make_divisible(size, stride)
+    if len({image.shape for image in images}) == 1:
+        fitted = [letterbox(image, size, auto=True, stride=stride)[0] for image in images]
+    else:
+        scaled = [letterbox_placement(image.shape[:2], size).hw for image in images]
+        height, width = (make_divisible(max(sides), stride) for sides in zip(*scaled, strict=True))
+        fitted = [letterbox(image, (height, width), auto=False)[0] for image in images]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2)
+
+
+def read_pictures(imgs: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
+    """The images (h, w, 3) uint8 RGB and a file name for each, with the suffix .jpg; `image0.jpg` where it has none."""
+    several = list(imgs) if isinstance(imgs, list | tuple) else [imgs]
+    if not several:
+        raise ValueError(f"no image is given; wanted is {FORMS}")
+    images, files = [], []
+    for i, picture in enumerate(several):
+        image, name = read_picture(picture)
+        images.append(image)
+        files.append(str(PurePosixPath(Path(name).name or f"image{i}").with_suffix(".jpg")))
+    return images, files
+
+
+def read_picture(picture: Picture) -> tuple[np.ndarray, str]:
+    """One image (h, w, 3) uint8 RGB, and the name of the file that it came from or nothing."""
+    if isinstance(picture, str) and is_url(picture):
+        address = urlsplit(picture)
+        if address.scheme.lower() not in {"http", "https"}:
+            raise ValueError(f"{without_credentials(picture)}: images are fetched by http and https only")
+        return to_rgb(fetch_image(picture)), unquote(address.path)
+    if isinstance(picture, str | Path):
+        return to_rgb(read_image(picture)), str(picture)
+    if isinstance(picture, Image.Image):
+        turned = ImageOps.exif_transpose(picture).convert("RGB")
+        return np.asarray(turned), str(getattr(picture, "filename", ""))
+    if isinstance(picture, np.ndarray):
+        return from_array(picture), ""
+    raise ValueError(f"a {type(picture).__name__} is no image; wanted is {FORMS}")
+
+
+def to_rgb(image_bgr: np.ndarray) -> np.ndarray:
+    """The image (h, w, 3) with its channels the other way round."""
+    return np.ascontiguousarray(image_bgr[..., ::-1])
+
+
+def from_array(array: np.ndarray) -> np.ndarray:
+    """An image (h, w, 3) uint8 RGB of an array (h, w), (h, w, c) or (c, h, w); c is 1 or 3, or 4 in the last place.
+
+    Channels come first where the first side is 1 or 3 and the last is no number of channels; a fourth one is left out.
+    """
+    if array.dtype != np.uint8:
+        raise ValueError(f"an array of {array.dtype}; uint8 in 0..255 is wanted")
+    image = array[..., None] if array.ndim == 2 else array
+    if image.ndim == 3 and image.shape[0] in {1, 3} and image.shape[2] not in {1, 3, 4}:
+        image = image.transpose(1, 2, 0)
+    if image.ndim != 3 or image.shape[2] not in {1, 3, 4} or not image.size:
+        raise ValueError(f"an array of shape {array.shape}; (h, w, 3), (3, h, w) or (h, w) is wanted")
+    image = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,208 @@
+"""What AutoShape found in images: boxes in four forms, drawn, written, cut out, or handed to other packages.
+
+Images are (h, w, 3) uint8 RGB arrays; nothing here draws on them: what is drawn upon is a copy.
+
+Legend: B images, n detections of an image.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageShow
+from torch import Tensor
+
+from utils.boxes import xyxy2xywh, xyxy2xywhn
+from utils.general import increment_path, plural
+from utils.images import write_image
+from utils.plots import Annotator, colors, crop_box
+from utils.runs import UniqueNames, safe_name
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SAVE_DIR = "runs/detect/exp"
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CENTRES = ("xcenter", "ycenter", "width", "height")
+
+
+class Tables(NamedTuple):
+    """One pandas.DataFrame an image for each form of its boxes."""
+
+    xyxy: "list[DataFrame]"
+    xyxyn: "list[DataFrame]"
+    xywh: "list[DataFrame]"
+    xywhn: "list[DataFrame]"
+
+
+class Detections:
+    """The detections of B images; its length is B.
+
+    imgs: the images. files: their names, with the suffix .jpg. names: the classes. xyxy (also as `pred`), xywh, xyxyn
+    and xywhn: for each image (n, 6) of a box, confidence, class, surest first; pixels of the image, or with n shares of
+    its sides. times: seconds for pre-processing, inference and NMS of all images; t: milliseconds of an image. n: B.
+    s: the shape of the network's input, (B, 3, H, W).
+    """
+
+    def __init__(
+        self,
+        imgs: Sequence[np.ndarray],
+        pred: Sequence[Tensor],
+        files: Sequence[str],
+        times: Sequence[float],
+        names: Sequence[str],
+        shape: Sequence[int],
+    ) -> None:
+        assert len(imgs) == len(pred) == len(files), "an image, its detections and its name belong together"
+        self.imgs, self.pred, self.files = list(imgs), list(pred), list(files)
+        self.names = list(names)
+        self.times = tuple(times)
+        self.n = len(self.imgs)
+        self.t = tuple(seconds * 1000 / max(self.n, 1) for seconds in self.times)
+        self.s = tuple(shape)
+        self.xyxy = self.pred
+        self.xywh = [_with_boxes(rows, xyxy2xywh(rows[:, :4])) for rows in self.pred]
+        self.xyxyn, self.xywhn = [], []
+        for image, rows in zip(self.imgs, self.pred, strict=True):
+            h, w = image.shape[:2]
+            self.xyxyn.append(_with_boxes(rows, rows[:, :4] / rows.new_tensor([w, h, w, h])))
+            self.xywhn.append(_with_boxes(rows, xyxy2xywhn(rows[:, :4], w, h)))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.n
+
+    def __str__(self) -> str:
+        """A line for each image, `image 1/2: 1080x810 4 persons, 1 bus`, and one for the speed."""
+        lines = []
+        for i, (image, rows) in enumerate(zip(self.imgs, self.pred, strict=True), 1):
+            counts = Counter(self.names[int(index)] for index in rows[:, 5].sort().values)
+            found = ", ".join(plural(count, name) for name, count in counts.items()) or "(no detections)"
+            lines.append(f"image {i}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
+        pre, inference, nms = self.t
+        speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
+        return "\n".join((*lines, f"Speed: {speeds} per image at shape {self.s}"))
+
+    def print(self) -> None:
+        """Prints what was found and how long it took."""
+        print(self)
+
+    def tolist(self) -> "list[Detections]":
+        """B Detections of one image each; the times are equal shares."""
+        times = [seconds / max(self.n, 1) for seconds in self.times]
+        shape = (1, *self.s[1:])
+        parts = zip(self.imgs, self.pred, self.files, strict=True)
+        return [Detections([image], [rows], [file], times, self.names, shape) for image, rows, file in parts]
+
+    # Pictures ---------------------------------------------------------------------------------------------------------
+
+    def render(self, labels: bool = True) -> list[np.ndarray]:
+        """Copies of the images with boxes, and with `labels` their classes and confidences, drawn on them."""
+        return [self._drawn(i, labels) for i in range(self.n)]
+
+    def _drawn(self, i: int, labels: bool) -> np.ndarray:
+        annotator = Annotator(self.imgs[i][..., ::-1])
+        for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
+            label = self._label(index, confidence) if labels else ""
+            annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
+        return np.ascontiguousarray(annotator.result()[..., ::-1])
+
+    def _label(self, index: float, confidence: float) -> str:
+        return f"{self.names[int(index)]} {confidence:.2f}"
+
+    def show(self, labels: bool = True) -> None:
+        """Opens the drawn images in the system's viewer; ValueError where there is none."""
+        for image, file in zip(self.render(labels), self.files, strict=True):
+            if not ImageShow.show(Image.fromarray(image), title=file):
+                raise ValueError("this machine has no viewer for images; write them with save()")
+
+    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
+        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder."""
+        folder = increment_path(save_dir, mkdir=True)
+        names = UniqueNames()
+        for i, file in enumerate(self.files):
+            path = folder / f"{names.claim(safe_name(Path(file).stem))}.jpg"
+            write_image(path, self._drawn(i, labels)[..., ::-1])
+        return folder
+
+    def crop(self, save: bool = True, save_dir: str | Path = SAVE_DIR) -> list[dict[str, Any]]:
+        """What is in the boxes, a little widened, of all images in a row.
+
+        Each is a dictionary: box (4,) xyxy, conf, cls, label `bus 0.87`, im (h, w, 3) uint8 RGB, a copy. `save` writes
+        them as crops/<class>/<image>.jpg below save_dir, or where it exists save_dir2, ...
+        """
+        folder = increment_path(save_dir, mkdir=True) if save else None
+        names: dict[str, UniqueNames] = {}
+        crops = []
+        for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
+            for row in rows.cpu():
+                index, confidence = int(row[5]), float(row[4])
+                part = crop_box(image, row[:4])
+                if not part.size:
+                    continue
+                label = self._label(index, confidence)
+                crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
+                if folder is not None:
+                    kind = safe_name(self.names[index])
+                    place = folder / "crops" / kind
+                    place.mkdir(parents=True, exist_ok=True)
+                    stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))
+                    write_image(place / f"{stem}.jpg", part[..., ::-1])
+        return crops
+
+    # Other packages ---------------------------------------------------------------------------------------------------
+
+    def pandas(self) -> Tables:
+        """Tables with the columns xmin ymin xmax ymax (or xcenter ycenter width height) confidence class name.
+
+        ImportError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("tables need pandas: pip install pandas; xyxy and the others are tensors") from error
+
+        def tables(forms: list[Tensor], columns: Sequence[str]) -> "list[DataFrame]":
+            found = []
+            for rows in forms:
+                table = pandas.DataFrame(rows[:, :5].cpu().double().numpy(), columns=[*columns, "confidence"])
+                table["class"] = rows[:, 5].cpu().long().numpy()
+                table["name"] = [self.names[index] for index in table["class"]]
+                found.append(table)
+            return found
+
+        return Tables(
+            tables(self.xyxy, CORNERS),
+            tables(self.xyxyn, CORNERS),
+            tables(self.xywh, CENTRES),
+            tables(self.xywhn, CENTRES),
+        )
+
+    def to_supervision(self) -> list[Any]:
+        """A supervision.Detections for each image, class names as data["class_name"].
+
+        ImportError where supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision() needs supervision: pip install supervision") from error
+        found = []
+        for rows in self.pred:
+            values = rows.detach().cpu().float().numpy()  # (n, 6)
+            classes = values[:, 5].astype(int)
+            names = np.array([self.names[index] for index in classes], dtype=str)
+            found.append(
+                supervision.Detections(
+                    xyxy=values[:, :4], confidence=values[:, 4], class_id=classes, data={"class_name": names}
+                )
+            )
+        return found
+
+
+def _with_boxes(rows: Tensor, boxes: Tensor) -> Tensor:
+    """The rows (n, 6) with other boxes (n, 4)."""
+    return torch.cat((boxes, rows[:, 4:]), 1)
