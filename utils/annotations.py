@@ -244,7 +244,8 @@ class CocoSource:
         hw = shown_size(found[0], sides if all(isinstance(side, int) for side in sides) else None, place)
         rows = tuple(self._object(f"{file}: annotations[{i}]", row) for i, row in objects.pop(index))
         # A folder `images` below images/<split>/ would be the one that becomes `labels`.
-        name = PurePosixPath(*(part for part in name.parts if part != "images"))
+        parts = [part for part in name.parts if part != "images"]
+        name = PurePosixPath(*(parts[1:] if len(parts) > 1 and parts[0] == split else parts))
         return Picture(found[0], name, split, hw, rows)
 
     def _object(self, place: str, row: dict) -> AnnotatedObject:

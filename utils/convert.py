@@ -12,9 +12,9 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -89,12 +89,12 @@ def convert(opt: ConvertOptions) -> None:
     else:
         source = CocoSource([Path(file) for file in opt.source], images, opt.split)
     errors: list[str] = []
-    pictures = list(source.pictures(errors))
-    if opt.names:
-        names = tuple(opt.names)
-    elif isinstance(source, CocoSource):
+    pictures: Iterable[Picture] = source.pictures(errors)
+    names = tuple(opt.names)
+    if not names and isinstance(source, CocoSource):
         names = source.ordered_names()
-    else:
+    elif not names:
+        pictures = list(pictures)
         names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
@@ -102,7 +102,8 @@ def convert(opt: ConvertOptions) -> None:
     texts = []
     for picture in pictures:
         try:
-            texts.append((picture, label_text(picture, names, opt.boxes)))
+            text = label_text(picture, names, opt.boxes)
+            texts.append((replace(picture, objects=()), text))  # a large set's outlines would fill the memory
         except ValueError as error:
             errors.append(str(error))
     _report(errors, opt.skip_bad)

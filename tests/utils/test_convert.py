@@ -204,6 +204,14 @@ def test_bad_coco_is_named_and_nothing_is_written(tmp_path, change, what):
     assert not (tmp_path / "out").exists()
 
 
+def test_two_images_of_one_label_file_are_refused(tmp_path):
+    picture(tmp_path / "images" / "ü.jpg")
+    images = [{"id": i, "file_name": name} for i, name in ((5, "ü.png"), (6, "ü.jpg"))]
+    with pytest.raises(ValueError, match=r"ü\.jpg and .*ü\.png would share the label file"):
+        run("coco", coco(tmp_path, images=images), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_images_in_file_names_does_not_hide_the_labels(tmp_path):
     run("coco", coco(tmp_path, images=[{"id": 5, "file_name": "images/ü.png"}]), tmp_path / "out")
     records, report = scan(find_images([tmp_path / "out/images/train"]), 2)
@@ -230,7 +238,7 @@ def test_there_and_back(tmp_path):
     assert content["annotations"][0]["bbox"] == [10, 5, 20, 10]
     assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "Hündin"}]
     assert run("coco", path, again, "--images", str(out))["names"] == ["cat", "Hündin"]
-    first, second = (read_labels(next((root / "labels").rglob("ü.txt")), 2) for root in (out, again))
+    first, second = (read_labels(root / "labels/train/ü.txt", 2) for root in (out, again))
     np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-4)
     np.testing.assert_allclose(first.polygons[1], second.polygons[1], atol=1e-4)
     with pytest.raises(FileExistsError):
