@@ -143,7 +143,8 @@ def read_annotations(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    absent = [key for key in ("images", "annotations", "categories") if key not in content]
+    present = content if isinstance(content, dict) else {}
+    absent = [key for key in ("images", "annotations", "categories") if key not in present]
     if absent:
         raise ValueError(f"{path}: has no {absent[0]!r}: not a COCO annotations file")
     return content

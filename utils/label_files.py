@@ -87,6 +87,29 @@ def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False
     return Labels(boxes, polygons if any(p is not None for p in polygons) else (), tuple(problems))
 
 
+def find_faults(data: bytes, name: str, nc: int) -> list[str]:
+    """A line `file:number: ...` about each row that training leaves out or refuses; ValueError where it is no text."""
+    faults = []
+    seen: dict[tuple[float, ...], int] = {}
+    for number, line in enumerate(decode_text(data, name).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        place = f"{name}:{number}"
+        try:
+            box, _, _ = _parse_row(words)
+        except ValueError as error:
+            faults.append(f"{place}: {error}")
+            continue
+        if not 0 <= box[0] < nc:
+            faults.append(class_error(place, int(box[0]), nc))
+        elif min(box[3:]) <= 0:
+            faults.append(f"{place}: a box without area")
+        elif seen.setdefault(box, number) != number:
+            faults.append(f"{place}: repeats line {seen[box]}")
+    return faults
+
+
 def _parse_row(words: list[str]) -> tuple[tuple[float, ...], np.ndarray | None, int]:
     """(class, x centre, y centre, width, height), polygon, number of values clipped. ValueError says what is wrong."""
     try:

@@ -194,7 +194,7 @@ def _read_list(path: Path) -> list[str]:
     return images
 
 
-def _check_image(path: str) -> tuple[int, int]:
+def check_image(path: str) -> tuple[int, int]:
     """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
 
     JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
@@ -243,7 +243,7 @@ def scan(
     """
     known = load_cache(cache) if cache else {}
     paths = [label_path(image) for image in images]
-    entries = _examine_all(list(zip(images, paths, strict=True)), known, workers, f"Scanning {desc}")
+    entries = examine_all(list(zip(images, paths, strict=True)), known, workers, f"Scanning {desc}")
     checked = sum(entry is not known.get(image) for image, entry in zip(images, entries, strict=True))
     if cache and (checked or len(known) != len(images)):
         save_cache(cache, images, entries)
@@ -260,7 +260,7 @@ def scan(
     missing = sum(not entry.digest for entry in usable)
     found = len(usable) - missing
     empty = found - sum(len(entry.boxes) > 0 for entry in usable)
-    notes += _layout_notes(images, paths, found)
+    notes += layout_notes(images, paths, found)
     report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
     LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if known else ""))
     for note in notes[:MAX_NOTES]:
@@ -270,7 +270,7 @@ def scan(
     return records, report
 
 
-def _layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> list[str]:
+def layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> list[str]:
     """What is remarkable about where labels were looked for: nothing silently becomes background."""
     notes = []
     beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
@@ -287,8 +287,8 @@ def _layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> li
     return notes
 
 
-def _examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: int, desc: str) -> list[Entry]:
-    """_examine() of all (image, label file) pairs, in threads where that pays.
+def examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: int, desc: str) -> list[Entry]:
+    """The entry of each of all (image, label file) pairs, in threads where that pays.
 
     From memory or a fast disk a pair takes some 0.2 ms, nearly all of it Python's own, which threads would only slow
     down. Where the first ones take longer, a slow disk or a decoder is what is waited for.
@@ -322,7 +322,7 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
     entry = nothing._replace(stamp=stamp, digest=digest)
     try:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
-        return entry._replace(hw=_check_image(image), **labels._asdict())
+        return entry._replace(hw=check_image(image), **labels._asdict())
     except (*BROKEN, Image.DecompressionBombError) as error:
         return entry._replace(corrupt=one_line(error).removeprefix(f"{image}: "))
 

@@ -1,0 +1,255 @@
+"""Turns data sets of other tools into images/, labels/ and a data yaml, and ours into COCO's JSON.
+
+    python -m utils.convert voc  --source VOCdevkit/VOC2012 --out ../datasets/voc
+    python -m utils.convert coco --source annotations/instances_train.json annotations/instances_val.json --out ../mine
+    python -m utils.convert yolo --source data.yaml --out ../mine/annotations
+
+All is read and checked before anything is written; no file that exists is written over, and no image is moved: they
+are hard links where the file system allows it, else copies.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from utils.annotations import SPLITS, AnnotatedObject, CocoSource, Picture, VocSource
+from utils.config import DataConfig
+from utils.general import LOGGER, plural, progress, run_script
+from utils.labels import LabelRecord, find_images, scan
+
+MAX_SHOWN = 20  # errors that are said one by one
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings."""
+
+    format: str
+    source: list[str]
+    out: str
+    names: list[str]
+    images: str
+    split: str
+    skip_bad: bool = False
+    copy: bool = False
+    difficult: bool = False
+    zero_based: bool = False
+    boxes: bool = False
+
+
+# Into labels ----------------------------------------------------------------------------------------------------------
+
+
+def label_row(item: AnnotatedObject, hw: tuple[int, int], index: int, boxes_only: bool) -> str | None:
+    """The row of a label file, clipped to the image; None where nothing with an area is left."""
+    h, w = hw
+    x1, y1, x2, y2 = item.box_xyxy
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"{item.place}: the box {item.box_xyxy} ends before it begins")
+    points = item.polygon if item.polygon and not boxes_only else ((x1, y1), (x2, y2))
+    shares = [(min(max(x / w, 0.0), 1.0), min(max(y / h, 0.0), 1.0)) for x, y in points]
+    xs, ys = zip(*shares, strict=True)
+    if max(xs) - min(xs) < 1e-6 or max(ys) - min(ys) < 1e-6:
+        return None
+    values = [value for point in shares for value in point]
+    if len(shares) == 2:
+        values = [(xs[0] + xs[1]) / 2, (ys[0] + ys[1]) / 2, xs[1] - xs[0], ys[1] - ys[0]]
+    return " ".join([str(index), *(f"{value:.6f}" for value in values)])
+
+
+def label_text(picture: Picture, names: Sequence[str], boxes_only: bool) -> str:
+    """A label file's text; ValueError names an object of an unknown class."""
+    rows = []
+    for item in picture.objects:
+        if item.name not in names:
+            raise ValueError(f"{item.place}: class {item.name!r} is none of {', '.join(names)}")
+        row = label_row(item, picture.hw, names.index(item.name), boxes_only)
+        if row is None:
+            LOGGER.warning(f"{item.place}: no area inside the image; left out")
+        else:
+            rows.append(row + "\n")
+    return "".join(rows)
+
+
+def convert(opt: ConvertOptions) -> None:
+    """Writes images/, labels/ and data.yaml of VOC or COCO annotations into opt.out."""
+    out = Path(opt.out)
+    images = Path(opt.images) if opt.images else None
+    if opt.format == "voc":
+        if len(opt.source) > 1:
+            raise ValueError(f"--source {' '.join(opt.source)}: one folder is wanted for voc")
+        source = VocSource(Path(opt.source[0]), images, opt.split, opt.difficult, opt.zero_based)
+    else:
+        source = CocoSource([Path(file) for file in opt.source], images, opt.split)
+    errors: list[str] = []
+    pictures: Iterable[Picture] = source.pictures(errors)
+    names = tuple(opt.names)
+    if not names and isinstance(source, CocoSource):
+        names = source.ordered_names()
+    elif not names:
+        pictures = list(pictures)
+        names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
+    repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated:
+        raise ValueError(f"class {repeated[0]!r} is named twice")
+    texts = []
+    for picture in pictures:
+        try:
+            text = label_text(picture, names, opt.boxes)
+            texts.append((replace(picture, objects=()), text))  # a large set's outlines would fill the memory
+        except ValueError as error:
+            errors.append(str(error))
+    _report(errors, opt.skip_bad)
+    if not texts or not names:
+        raise ValueError(f"{' '.join(opt.source)}: no picture with objects that could be converted")
+    write_data_set(out, texts, names, opt.copy)
+
+
+def _report(errors: Sequence[str], skip_bad: bool) -> None:
+    for error in errors[:MAX_SHOWN]:
+        LOGGER.warning(error)
+    if len(errors) > MAX_SHOWN:
+        LOGGER.warning(f"... and {len(errors) - MAX_SHOWN} more of this kind")
+    if errors and not skip_bad:
+        raise ValueError(
+            f"{plural(len(errors), 'error')}, first: {errors[0]}; correct them, or leave out with --skip-bad"
+        )
+
+
+def write_data_set(out: Path, texts: Sequence[tuple[Picture, str]], names: Sequence[str], copy: bool) -> None:
+    """Writes the pictures with their labels and the yaml; FileExistsError before anything is written over."""
+    targets: dict[Path, Path] = {}  # label file -> image it belongs to
+    jobs = []
+    for picture, text in texts:
+        image = out / "images" / picture.split / picture.name
+        label = (out / "labels" / picture.split / picture.name).with_suffix(".txt")
+        if label in targets:
+            raise ValueError(f"{picture.image} and {targets[label]} would share the label file {label}; rename one")
+        targets[label] = picture.image
+        jobs.append((picture, image, label, text))
+    description = out / "data.yaml"
+    taken = [path for job in jobs for path in job[1:3] if os.path.lexists(path)]
+    if os.path.lexists(description) or taken:
+        raise FileExistsError(
+            f"{[description, *taken][bool(taken)]} exists and is not written over; choose another --out"
+        )
+    for picture, image, label, text in progress(jobs, desc=f"Writing {out}", delay=0.5):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        label.parent.mkdir(parents=True, exist_ok=True)
+        place_image(picture.image, image, copy)
+        with label.open("x", encoding="utf-8") as file:
+            file.write(text)
+    present = {picture.split for picture, _ in texts}
+    content: dict[str, object] = {split: f"images/{split}" for split in SPLITS if split in present}
+    content |= {"nc": len(names), "names": list(names)}
+    with description.open("x", encoding="utf-8") as file:
+        yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
+    absent = [split for split in ("train", "val") if split not in present]
+    hint = f"; it has no {' and no '.join(absent)}, which training needs" if absent else ""
+    LOGGER.info(f"{description}: {plural(len(jobs), 'picture')}, {plural(len(names), 'class')}{hint}")
+
+
+def place_image(source: Path, target: Path, copy: bool) -> None:
+    """A hard link to the image, or a copy where links are not wanted or not possible; never over another file."""
+    if not copy:
+        with suppress(OSError):  # another file system, or one without links; an existing target fails below
+            os.link(source.resolve(), target)
+            return
+    with source.open("rb") as old, target.open("xb") as new:
+        shutil.copyfileobj(old, new)
+
+
+# Into COCO ------------------------------------------------------------------------------------------------------------
+
+
+def to_coco(opt: ConvertOptions) -> None:
+    """Writes instances_<split>.json of each split of a data yaml into opt.out.
+
+    Image and annotation ids count from 1, a category's id is its class + 1; file names start at the yaml's root.
+    """
+    data = DataConfig.from_yaml(opt.source[0])
+    data.prepare()
+    jobs = []
+    for split in SPLITS:
+        if getattr(data, split):
+            sources = data.split(split)
+            stem = sources[0].stem if len(sources) == 1 else split
+            jobs.append((split, sources, Path(opt.out) / f"instances_{stem}.json"))
+    paths = [path for _, _, path in jobs]
+    taken = [path for path in paths if os.path.lexists(path)]
+    if taken or len(set(paths)) < len(paths):
+        raise FileExistsError(f"{(taken or paths)[0]} exists or is that of two splits; it is not written over")
+    Path(opt.out).mkdir(parents=True, exist_ok=True)
+    for split, sources, path in jobs:
+        records, _ = scan(find_images(sources), data.nc, None, desc=split)
+        content = coco_content(records, data)
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False)
+        LOGGER.info(f"{path}: {plural(len(records), 'picture')}, {plural(len(content['annotations']), 'object')}")
+
+
+def coco_content(records: Sequence[LabelRecord], data: DataConfig) -> dict[str, list[dict[str, object]]]:
+    """What COCO's instances JSON of these images says, boxes and areas in pixels."""
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for number, record in enumerate(records, 1):
+        h, w = record.hw
+        path = Path(record.image)
+        name = path.relative_to(data.root) if path.is_relative_to(data.root) else path
+        images.append({"id": number, "file_name": PurePosixPath(name.as_posix()).as_posix(), "height": h, "width": w})
+        polygons = record.polygons or (None,) * len(record.boxes)
+        for (label, cx, cy, bw, bh), polygon in zip(record.boxes.tolist(), polygons, strict=True):
+            box = [(cx - bw / 2) * w, (cy - bh / 2) * h, bw * w, bh * h]
+            outline = [] if polygon is None else [[round(v, 3) for v in (polygon * (w, h)).ravel().tolist()]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(label) + 1,
+                    "bbox": [round(value, 3) for value in box],
+                    "area": round(box[2] * box[3], 3),
+                    "segmentation": outline,
+                    "iscrowd": 0,
+                }
+            )
+    categories: list[dict[str, object]] = [{"id": i, "name": name} for i, name in enumerate(data.names, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+# Command --------------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(args: list[str] | None = None) -> ConvertOptions:
+    """The options of `python -m utils.convert`."""
+    parser = argparse.ArgumentParser(description="Convert a data set: VOC or COCO into labels, labels into COCO.")
+    parser.add_argument("format", choices=("voc", "coco", "yolo"), help="what --source is; yolo is written as COCO")
+    parser.add_argument("--source", nargs="+", required=True, help="voc: folder; coco: .json files; yolo: data yaml")
+    parser.add_argument("--out", required=True, help="folder to write into")
+    parser.add_argument("--names", nargs="+", default=[], help="classes in their order; any other is an error")
+    parser.add_argument("--images", default="", help="folder of the images, if they are not found by themselves")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="split of what names none")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what is wrong, with a warning")
+    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    parser.add_argument("--difficult", action="store_true", help="voc: keep objects marked as difficult")
+    parser.add_argument("--zero-based", action="store_true", help="voc: corners count from 0, as some tools write them")
+    parser.add_argument("--boxes", action="store_true", help="coco: boxes only, no polygons")
+    return ConvertOptions(**vars(parser.parse_args(args)))
+
+
+def main(opt: ConvertOptions) -> None:
+    """Convert and say where the result is."""
+    if opt.format == "yolo":
+        to_coco(opt)
+    else:
+        convert(opt)
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())
