@@ -1,5 +1,6 @@
 """Sources: what is found, in which order, under which names, and what happens to files that cannot be read."""
 
+import contextlib
 import functools
 import http.server
 import itertools
@@ -59,14 +60,12 @@ def server(folder):
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader has left: the stream ends
                 for i in itertools.count():
                     jpeg = cv2.imencode(".jpg", picture(50 + i % 100, (48, 64)))[1].tobytes()
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
                     time.sleep(0.01)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
 
         def log_message(self, *_):
             pass

@@ -1,5 +1,6 @@
 """Videos: what was written is read back, whatever the size, the rate, the encoder, and however writing ended."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,12 +34,10 @@ def read(path):
 def encoders():
     """The encoders that this machine has, as names."""
     found = ["opencv"]
-    try:
+    with contextlib.suppress(ImportError):  # an optional package
         import av
 
         found += ["pyav"] * ("libx264" in av.codecs_available)
-    except ImportError:
-        pass
     return found + ["ffmpeg"] * bool(shutil.which("ffmpeg"))
 
 
