@@ -37,7 +37,7 @@ from utils.plots import Annotator, colors
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized, run_folder
 from utils.sources import READABLE, FileSource, Frame, LiveSource, open_source
 from utils.streams import without_credentials
-from utils.torch_utils import select_device, time_sync
+from utils.torch_utils import largest_stride, select_device, time_sync
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -192,7 +192,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
-    stride = max(int(model.stride.max()), 32)
+    stride = largest_stride(model)
     height, width = (check_img_size(side, stride) for side in (opt.imgsz * 2)[:2])
     warm_up(model, (height, width))
     recorder = FeatureRecorder(model.model) if opt.visualize else None

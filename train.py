@@ -52,7 +52,7 @@ from utils.resume import check_same_data, check_same_images, find_run, load_run,
 from utils.run_files import RunFiles, telling_how_to_go_on
 from utils.runs import AUTO_BATCH, DEFAULT_WEIGHTS, check_training, initial_weights, normalized
 from utils.sampling import QUAD, ImageWeights
-from utils.torch_utils import EarlyStopping, ModelEMA, select_device
+from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3
@@ -274,11 +274,6 @@ def fit_model(opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[Lab
     if not (opt.resume or opt.noautoanchor):
         check_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
     return imgsz
-
-
-def largest_stride(model: Model) -> int:
-    """Pixels that the sides of images are multiples of, 32 at least."""
-    return max(int(model.stride.max()), 32)
 
 
 def load_data(opt: TrainOptions) -> DataConfig:

@@ -28,7 +28,7 @@ from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.study import STUDY_SIZES, Study
-from utils.torch_utils import select_device
+from utils.torch_utils import largest_stride, select_device
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -213,7 +213,7 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: 
         check_names(model.names, data, opt.single_cls)
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
-            imgsz = check_img_size(imgsz, stride_of(model))
+            imgsz = check_img_size(imgsz, largest_stride(model))
             limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
             LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
             result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
@@ -239,11 +239,6 @@ def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> Non
         LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
 
 
-def stride_of(model: nn.Module) -> int:
-    """What the sides of the network's images are multiples of."""
-    return max(int(model.stride.max()), 32)
-
-
 def run_model(
     opt: ValOptions,
     model: nn.Module,
@@ -253,7 +248,7 @@ def run_model(
     observers: Sequence[Observer],
 ) -> EvalResult:
     """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
-    stride = stride_of(model)
+    stride = largest_stride(model)
     imgsz = check_img_size(opt.imgsz, stride)
     warm_up(model, (imgsz, imgsz))
     pin_memory = device.type == "cuda"

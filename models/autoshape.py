@@ -21,7 +21,7 @@ from utils.images import read_image
 from utils.nms import load_nms, non_max_suppression
 from utils.sources import fetch_image
 from utils.streams import is_url, without_credentials
-from utils.torch_utils import time_sync
+from utils.torch_utils import largest_stride, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray
 FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB, uint8), or a list of them"
@@ -82,7 +82,7 @@ class AutoShape(nn.Module):
             load_nms(device.type)  # once, and not to be timed
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
-            batch = to_batch(images, size, max(int(self.stride.max()), 32)).to(device)  # (B, 3, H, W)
+            batch = to_batch(images, size, largest_stride(self)).to(device)  # (B, 3, H, W)
             batch = batch.to(parameter.dtype).div_(255)
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)

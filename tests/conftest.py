@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from utils.general import ROOT
+from utils.shapes import ShapesSettings, generate
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 
@@ -17,3 +19,14 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs ../shared, which is not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """The yaml of twelve drawn pictures to train on and six each to validate and test."""
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder / "shapes", ShapesSettings(train=12, val=6, test=6))
+    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
+    return str(file)

@@ -1,6 +1,7 @@
 """Training, evaluation and detection on a GPU, in half-size numbers too; skipped where there is none."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +13,10 @@ import train
 import val
 from models.experimental import attempt_load
 from utils.checkpoint import load_checkpoint
-from utils.general import ROOT
 from utils.labels import LabelRecord
-from utils.shapes import ShapesSettings, generate
 from utils.torch_utils import select_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The yaml of a few drawn pictures."""
-    folder = tmp_path_factory.mktemp("data")
-    generate(folder / "shapes", ShapesSettings(train=12, val=6, test=6))
-    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module", params=["fp16", "bf16"])
@@ -36,7 +24,7 @@ def finished(request, data, tmp_path_factory):
     """The folder of a run of two epochs, with the checkpoint of the second one whole."""
     options = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": "", "cfg": "yolov5n-NAM.yaml", "noplots": True}
     project = str(tmp_path_factory.mktemp("runs"))
-    return train.run(**options, data=str(data), project=project, device="0", amp=request.param, epochs=2, save_period=1)
+    return train.run(**options, data=data, project=project, device="0", amp=request.param, epochs=2, save_period=1)
 
 
 def losses(folder):
@@ -58,7 +46,7 @@ def test_resume(finished, data, tmp_path):
     """A run of three epochs, cut off after the second, goes on with the third."""
     options = yaml.safe_load((finished / "opt.yaml").read_text(encoding="utf-8"))
     common = {key: options[key] for key in ("imgsz", "batch_size", "workers", "weights", "cfg", "noplots", "amp")}
-    folder = train.run(**common, data=str(data), project=str(tmp_path), device="0", epochs=3, save_period=1, patience=0)
+    folder = train.run(**common, data=data, project=str(tmp_path), device="0", epochs=3, save_period=1, patience=0)
     whole = losses(folder)
     torch.cuda.synchronize()
     kept = folder / "weights" / "epoch1.pt"
@@ -72,11 +60,11 @@ def test_resume(finished, data, tmp_path):
 def test_half_finds_what_full_finds(finished, data, tmp_path):
     best = str(finished / "weights" / "best.pt")
     full, half = (
-        val.run(weights=best, data=str(data), imgsz=64, device="0", workers=0, project=str(tmp_path), half=half)
+        val.run(weights=best, data=data, imgsz=64, device="0", workers=0, project=str(tmp_path), half=half)
         for half in (False, True)
     )
     assert half.map50 == pytest.approx(full.map50, abs=0.02)
-    source = str(data.parent / "shapes" / "images" / "val")
+    source = str(Path(data).parent / "shapes" / "images" / "val")
     folder = detect.run(weights=best, source=source, imgsz=64, device="0", half=True, project=str(tmp_path / "detect"))
     assert len(list(folder.glob("*.jpg"))) == 6
 
@@ -96,7 +84,7 @@ def test_the_last_gpu_becomes_the_current_one(finished):
 def test_largest_batch(data, tmp_path, caplog):
     """Only twelve images: all of them fit; the run is the one with that number named."""
     options = {"imgsz": 64, "workers": 0, "weights": "", "cfg": "yolov5n-NAM.yaml", "noplots": True, "epochs": 1}
-    common = {**options, "data": str(data), "device": "0", "project": str(tmp_path)}
+    common = {**options, "data": data, "device": "0", "project": str(tmp_path)}
     found, named = (train.run(**common, batch_size=batch_size) for batch_size in (-1, 12))
     settings = yaml.safe_load((found / "opt.yaml").read_text(encoding="utf-8"))
     assert settings["batch_size"] == 12

@@ -21,7 +21,6 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.datasets import DetectionDataset
 from utils.general import ROOT
 from utils.image_store import ImageStore
-from utils.shapes import ShapesSettings, generate
 
 HEADER = (
     "epoch,train/box_loss,train/obj_loss,train/cls_loss,metrics/precision,metrics/recall,metrics/mAP_0.5,"
@@ -29,17 +28,6 @@ HEADER = (
 )
 TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu", "weights": "", "cfg": "yolov5n-NAM.yaml"}
 BARE = {**TINY, "noplots": True}
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """The yaml of twelve drawn pictures to train on and six each to validate and test."""
-    folder = tmp_path_factory.mktemp("data")
-    generate(folder / "shapes", ShapesSettings(train=12, val=6, test=6))
-    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
-    return str(file)
 
 
 @pytest.fixture

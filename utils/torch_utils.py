@@ -93,6 +93,11 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     return fused.requires_grad_(False)
 
 
+def largest_stride(model: nn.Module) -> int:
+    """Pixels that the sides of a detector's images are multiples of, 32 at least."""
+    return max(int(model.stride.max()), 32)
+
+
 def model_info(model: nn.Module, imgsz: int = 640) -> str:
     """`213 layers, 1867405 parameters, 0 gradients, 4.5 GFLOPs`, the last for one image of imgsz x imgsz.
 

@@ -28,7 +28,6 @@ from utils.autoanchor import (
 from utils.checkpoint import load_checkpoint
 from utils.general import ROOT
 from utils.labels import LabelRecord
-from utils.shapes import ShapesSettings, generate
 
 CFG = {  # two levels, 8 and 16
     "nc": 10,
@@ -271,17 +270,6 @@ def test_yaml_text_is_read_back():
 
 
 # Trainings ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The yaml of a few drawn pictures."""
-    folder = tmp_path_factory.mktemp("data")
-    generate(folder / "shapes", ShapesSettings(train=8, val=4, test=2))
-    content = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
-    return str(file)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
     initialize_weights,
+    largest_stride,
     model_info,
     on_meta,
     select_device,
@@ -350,3 +352,8 @@ def test_early_stop_goes_on_where_it_was():
         [other(epoch, 0.3) for epoch in (3, 4, 5)] == [first(epoch, 0.3) for epoch in (3, 4, 5)] == [False, False, True]
     )
     assert (other.best_epoch, other.best_fitness) == (1, 0.4)
+
+
+@pytest.mark.parametrize(("strides", "expected"), [([8, 16, 32], 32), ([8, 16, 32, 64], 64), ([8, 16], 32)], ids=str)
+def test_largest_stride(strides, expected):
+    assert largest_stride(SimpleNamespace(stride=torch.tensor(strides, dtype=torch.float32))) == expected
