@@ -1,0 +1,133 @@
+"""Several processes that work as one: who is which, and what they tell each other.
+
+torchrun starts them and says so in environment variables. Numbers on a GPU go by NCCL; all else, and what is on CPUs,
+by gloo, as plain arrays and JSON. Without torchrun there is one process, and all of this does nothing.
+"""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.general import LOGGER
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT = timedelta(hours=1)  # rank 0 may scan a large data set while the others wait
+LOST = ("Connection closed", "Connection reset", "connection was closed", "Broken pipe", "Read timeout")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One of `size` processes. Its methods, but for `share`, must be called by all of them in the same order."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among the processes of this machine
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, n: int) -> range:
+        """The part of n things that is this process's: parts follow each other and differ by one at most."""
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def wait(self) -> None:
+        """Goes on when all have come here."""
+        if self.size > 1:
+            self.sum_(torch.zeros(1))
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """The tensor, in place the sum over all processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean_(self, tensor: Tensor) -> Tensor:
+        """The tensor, in place the mean over all processes."""
+        return self.sum_(tensor) if self.size == 1 else self.sum_(tensor).div_(self.size)
+
+    def broadcast(self, value: object) -> object:
+        """The value that rank 0 has, which JSON must be able to hold."""
+        if self.size == 1:
+            return value
+        content = np.frombuffer(json.dumps(value if self.is_main else None).encode(), np.uint8)
+        return json.loads(self._gather_bytes(content if self.is_main else content[:0])[0].tobytes())
+
+    def gather(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The arrays, by name, that each of the processes has, in the order of ranks; numbers and texts only."""
+        if self.size == 1:
+            return [dict(arrays)]
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        found = self._gather_bytes(np.frombuffer(buffer.getbuffer(), np.uint8))
+        return [dict(np.load(io.BytesIO(content.tobytes()), allow_pickle=False)) for content in found]
+
+    def _gather_bytes(self, content: np.ndarray) -> list[np.ndarray]:
+        """The bytes (n,) of each process, whose numbers may differ."""
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(content)
+        sizes = self.sum_(lengths).tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(content)] = torch.from_numpy(content.copy())
+        found = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(found, padded)
+        return [part[:size].numpy() for part, size in zip(found, sizes, strict=True)]
+
+
+SINGLE = Ranks()
+
+
+def find_ranks() -> Ranks:
+    """Which of how many processes this is, as torchrun says; ValueError where its variables are incomplete."""
+    if "WORLD_SIZE" not in os.environ:
+        return SINGLE
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE is set in the environment, {missing[0]} is not: start with torchrun, which sets both, or unset it"
+        )
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
+    except ValueError as error:
+        raise ValueError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them: {error}") from error
+    return Ranks(rank, size, local_rank)
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes as a group, while the block runs. Only rank 0 tells what it does, the others what goes wrong.
+
+    ConnectionError where another process has gone.
+    """
+    ranks = find_ranks()
+    if ranks.size == 1:
+        yield ranks
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    level = LOGGER.level
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        if not ranks.is_main:
+            LOGGER.setLevel(max(level, logging.WARNING))
+        yield ranks
+        ranks.wait()
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST):
+            raise
+        raise ConnectionError(
+            f"rank {ranks.rank}: another process has gone, its own message says why, so this one ends too"
+        ) from error
+    finally:
+        LOGGER.setLevel(level)
+        dist.destroy_process_group()

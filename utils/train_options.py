@@ -1,0 +1,144 @@
+"""The options of train.py: its flags, their defaults and meanings, and which of them a run that goes on may change."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from utils.engine import AMP_CHOICES
+from utils.general import ROOT
+from utils.runs import DEFAULT_WEIGHTS, check_training
+
+# What a run that goes on may do otherwise than it began; all else would make it another run.
+CHANGEABLE = frozenset(
+    {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
+)
+LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings; `given` are those named by the user."""
+
+    weights: str
+    cfg: str
+    data: str
+    hyp: str
+    epochs: int
+    batch_size: int
+    imgsz: int
+    rect: bool
+    resume: str | bool
+    nosave: bool
+    noval: bool
+    noautoanchor: bool
+    cache: str | None
+    device: str
+    optimizer: str
+    workers: int
+    project: str
+    name: str
+    exist_ok: bool
+    cos_lr: bool
+    label_smoothing: float
+    patience: int
+    freeze: list[int]
+    save_period: int
+    seed: int
+    amp: str
+    noplots: bool
+    single_cls: bool
+    multi_scale: bool
+    quad: bool
+    image_weights: bool
+    close_mosaic: int
+    deterministic: bool
+    sync_bn: bool
+    evolve: int | None
+    bucket: str
+    entity: str | None
+    upload_dataset: str | bool
+    bbox_interval: int
+    artifact_alias: str
+    local_rank: int
+    given: frozenset[str] = frozenset()
+
+    def values(self) -> dict[str, object]:
+        """The flags' values by name."""
+        return {name: value for name, value in asdict(self).items() if name != "given"}
+
+    def check(self) -> None:
+        """ValueError where a value is out of its range, or two exclude each other."""
+        check_training(self.values())
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Train a detector.", epilog="Results go to <project>/<name>.")
+    add = parser.add_argument
+    add(
+        "--weights",
+        default=str(DEFAULT_WEIGHTS),
+        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
+    )
+    add("--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture")
+    add(
+        "--data",
+        default=str(ROOT / "data" / "shapes.yaml"),
+        help="data set yaml; the default one is drawn on first use",
+    )
+    add(
+        "--hyp",
+        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
+    )
+    add("--epochs", type=int, default=300, help="passes over the training images")
+    add("--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
+    add("--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics")
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
+    add("--noval", action="store_true", help="validate after the last epoch only")
+    add("--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels")
+    add("--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)")
+    add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
+    add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
+    add("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    add("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    add("--exist-ok", action="store_true", help="write into an existing project/name, replacing what is there")
+    add("--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line")
+    add("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
+    add("--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never")
+    add("--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those")
+    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never")
+    add("--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run")
+    add(
+        "--amp",
+        choices=AMP_CHOICES,
+        default="auto",
+        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
+    )
+    add("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
+    add("--single-cls", action="store_true", help="take all classes as one, called item")
+    add("--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half")
+    add("--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them")
+    add("--image-weights", action="store_true", help="show images with rare and badly found classes more often")
+    add("--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup")
+    add("--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower")
+    add("--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes")
+    add("--evolve", type=int, nargs="?", const=300, help="search hyper-parameters: train so many times (300)")
+    add("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
+    services = parser.add_argument_group("experiment services")
+    add = services.add_argument
+    add("--entity", help="W&B: the user or team that the run belongs to")
+    add("--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val")
+    add("--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times")
+    add("--artifact_alias", default="latest", help="W&B: which version of the uploaded data set to train on")
+    add(
+        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
+    )  # of old launchers; torchrun's is in its variables
+    values = vars(parser.parse_args(arguments))
+    unset = object()
+    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset)))
+    given = frozenset(name for name, value in vars(marked).items() if value is not unset)
+    return TrainOptions(**values, given=given)
