@@ -95,7 +95,7 @@ def find_ranks() -> Ranks:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise ValueError(
-            f"WORLD_SIZE is set in the environment, {missing[0]} is not: start with torchrun, which sets both, or unset it"
+            f"WORLD_SIZE is set in the environment, {missing[0]} not: start with torchrun, which sets both, or unset it"
         )
     try:
         rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
