@@ -183,7 +183,8 @@ class Trainer:
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 raw = self.network(images)
             loss, items = self.criterion(raw, targets)
-            self.scaler.scale(loss * self.loss_factor).backward()
+            factor = self.loss_factor * self.ranks.size  # the mean of gradients is taken, not their sum
+            self.scaler.scale(loss * factor).backward()
         return items
 
     def step(self) -> None:

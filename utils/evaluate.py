@@ -20,7 +20,7 @@ from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.nms import load_nms, non_max_suppression
-from utils.shards import EvaluatedBatch, gather_batches
+from utils.shards import EvaluatedBatch, gather_batches, without_images
 from utils.size_ap import SIZES, SizeTally
 from utils.torch_utils import time_sync
 
@@ -59,48 +59,50 @@ def evaluate(
     evaluation mode and left there; with `half` it must be FP16 already. names: the data set's. single_cls: all classes
     count as one. augment: is passed on to the model. hybrid: the labels join what was found, with confidence 1.
     by_size: AP by object size as well. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss, its three
-    parts (3,)). on_batch: is called after each batch. ValueError where model and data differ in classes.
-    ranks: each evaluates its loader's batches and gets the result of all; on_batch is called in rank 0 alone.
+    parts (3,)). on_batch: is called after each batch, in rank 0 alone. ranks: each evaluates its loader's batches and
+    gets the result of all. ValueError where model and data differ in classes.
     """
     if isinstance(model, nn.Module):
         model.eval()
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
-    dtype, options = torch.float16 if half else torch.float32, {"augment": True} if augment else {}
     load_nms(device.type)
     limits = {"agnostic": agnostic or single_cls, "multi_label": True, "max_det": max_det}
-    tally = Tally(names, SizeTally(IOU_LEVELS) if by_size else None)
-    losses, kept = torch.zeros(3, device=device), []
+    tally, kept = Tally(names, SizeTally(IOU_LEVELS) if by_size else None), []
+    losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
     with torch.no_grad():
         for batch in progress(loader, desc="Evaluating", disable=not (show_progress and ranks.is_main)):
-            targets = batch.targets.clone()  # (T, 6)
-            if single_cls:
-                targets[:, 1] = 0
+            targets = as_one_class(batch.targets) if single_cls else batch.targets  # (T, 6)
             known = known_objects(targets, batch.images) if hybrid else ()
             watch = Stopwatch(device)
-            images = batch.images.to(device, non_blocking=True)  # (B, 3, H, W) uint8
-            images = images.to(dtype, memory_format=torch.channels_last).div_(255)
+            images = on_device(batch.images, device, torch.float16 if half else torch.float32)  # (B, 3, H, W)
             watch.lap()
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-                decoded, raw = model(images, **options)
+                decoded, raw = model(images, augment=True) if augment else model(images)
             watch.lap()
-            if not single_cls:
-                check_classes(decoded.shape[2] - 5, len(names))
+            check_classes(len(names) if single_cls else decoded.shape[2] - 5, len(names))
             found = non_max_suppression(decoded, conf_thres, iou_thres, labels=known, **limits)
             watch.lap()
             if compute_loss is not None:
                 losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
             evaluated = tally.add(batch, targets, found, watch, single_cls)
-            if on_batch is not None and ranks.is_main:
-                on_batch(evaluated)
-            elif on_batch is not None:
-                kept.append(evaluated._replace(batch=evaluated.batch._replace(images=batch.images[:0])))
-    if ranks.size > 1:
-        tally.merge(ranks)
-        for evaluated in gather_batches(ranks, kept, loader) if on_batch is not None else ():
-            on_batch(evaluated)
-        ranks.sum_(losses)
-    return tally.result(None if compute_loss is None else losses / max(tally.batches, 1))
+            if on_batch is not None:
+                on_batch(evaluated) if ranks.is_main else kept.append(without_images(evaluated))
+    tally.merge(ranks)
+    for evaluated in gather_batches(ranks, kept, loader) if on_batch is not None else ():
+        on_batch(evaluated)
+    return tally.result(None if compute_loss is None else ranks.sum_(losses) / max(tally.batches, 1))
+
+
+def on_device(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bytes (B, 3, H, W) on the device, in 0..1."""
+    images = images.to(device, non_blocking=True)
+    return images.to(dtype, memory_format=torch.channels_last).div_(255)
+
+
+def as_one_class(targets: Tensor) -> Tensor:
+    """A copy of the targets (T, 6), all of class 0."""
+    return torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
 
 
 def check_classes(model_nc: int, data_nc: int) -> None:
@@ -188,6 +190,8 @@ class Tally:
 
     def merge(self, ranks: Ranks) -> None:
         """Adds up what the processes have counted, in their order."""
+        if ranks.size == 1:
+            return
         lists = {"right": self.right, "scores": self.scores, "classes": self.classes}
         if self.sizes is not None:
             lists |= {f"sizes_{name}": parts for name, parts in self.sizes.parts().items()}

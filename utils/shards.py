@@ -47,6 +47,11 @@ class EvaluatedBatch(NamedTuple):
     labels: Sequence[Tensor]  # B of (t, 5): class, xyxy in pixels of the image file
 
 
+def without_images(evaluated: EvaluatedBatch) -> EvaluatedBatch:
+    """The same, but for the pictures, whose memory is free again."""
+    return evaluated._replace(batch=evaluated.batch._replace(images=torch.empty(0)))
+
+
 def pack(batches: Sequence[EvaluatedBatch]) -> Arrays:
     """All of some batches but the pictures, as arrays."""
     images = [(found, labels) for batch in batches for found, labels in zip(batch.found, batch.labels, strict=True)]
@@ -91,6 +96,8 @@ def split(rows: np.ndarray, counts: np.ndarray) -> tuple[Tensor, ...]:
 
 def gather_batches(ranks: Ranks, batches: Sequence[EvaluatedBatch], loader: DataLoader) -> Iterator[EvaluatedBatch]:
     """In rank 0 the batches that the others have evaluated, in their order; elsewhere nothing."""
+    if ranks.size == 1:
+        return
     found = ranks.gather(pack(() if ranks.is_main else batches))
     dataset, sampler = loader.dataset, loader.batch_sampler
 
