@@ -173,7 +173,7 @@ def matrix_chart(matrix: np.ndarray, names: Sequence[str]) -> str:
         )
         if numbered:
             place = f'x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle" pointer-events="none"'
-            parts.append(f'<text class="{"over" if share > 0.45 else "on"}" {place}>{share:.2f}</text>')
+            parts.append(f'<text class="{"over" if share > 0.65 else "on"}" {place}>{share:.2f}</text>')
     for i, name in enumerate(labels):
         short = name if len(name) <= most else f"{name[: most - 1]}…"
         middle, end = (i + 0.5) * cell, len(labels) * cell

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
@@ -66,45 +66,72 @@ def train_defaults() -> dict[str, Facts]:
     return {"options": options.values(), "hyp": Hyp.from_yaml(options.hyp).to_dict()}
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run's folder holds for its page; empty where a file is absent."""
+
+    facts: Facts
+    results: Facts
+    history: Mapping[str, np.ndarray]  # the columns of results.csv
+    settings: Mapping[str, Facts]
+    defaults: Mapping[str, Facts]
+    labels: Facts
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What is there; FileNotFoundError where there is nothing of a run, ValueError names a damaged file."""
+        facts = _read(folder / FACTS)
+        results = facts.get("results") or _read(folder / "results.json")
+        history = read_results(folder / "results.csv") if (folder / "results.csv").is_file() else {}
+        settings, defaults = facts.get("settings", {}), facts.get("defaults", {})
+        if not settings and (folder / "opt.yaml").is_file():
+            files = {"options": folder / "opt.yaml", "hyp": folder / "hyp.yaml"}
+            settings = {name: read_yaml(file) for name, file in files.items() if file.is_file()}
+            defaults = train_defaults()
+        if not (facts or results or history or settings):
+            wanted = f"{FACTS}, results.json, results.csv, opt.yaml"
+            raise FileNotFoundError(f"{folder}: no run's folder, it has none of {wanted}")
+        return cls(facts, results, history, settings, defaults, _read(folder / LABELS))
+
+
 def make_page(folder: Path) -> Path:
-    """Makes report.html of what is in a run's folder; its path. FileNotFoundError where there is nothing of a run."""
-    facts = _read(folder / FACTS) or {}
-    results = facts.get("results") or _read(folder / "results.json") or {}
-    history = read_results(folder / "results.csv") if (folder / "results.csv").is_file() else {}
-    settings, defaults = facts.get("settings", {}), facts.get("defaults", {})
-    if not settings and (folder / "opt.yaml").is_file():
-        files = {"options": folder / "opt.yaml", "hyp": folder / "hyp.yaml"}
-        settings = {name: read_yaml(file) for name, file in files.items() if file.is_file()}
-        defaults = train_defaults()
-    if not (facts or results or history or settings):
-        raise FileNotFoundError(
-            f"{folder}: no run's folder, it has none of {FACTS}, results.json, results.csv, opt.yaml"
-        )
-    name = folder.resolve().name
-    sections = {
-        "Results": (_means(results), _classes(results), _sizes(results)),
-        "Training": (_training(history),),
-        "Curves": (_curves(facts.get("curves"), results),),
-        "Confusion matrix": (_matrix(facts.get("confusion")),),
-        "Best and worst images": (_images(facts.get("images")),),
-        "Labels": (_labels("training", _read(folder / LABELS)), _labels("evaluation", facts.get("labels"))),
-        "Settings": (_settings(settings, defaults),),
-        "Model and machine": (
-            table(("", ""), [*{**facts.get("model", {}), **facts.get("environment", {})}.items()], "text"),
-        ),
-    }
-    parts = {title: section(title, *content) for title, content in sections.items()}
+    """Makes report.html of what is in a run's folder; its path. Errors as `Run.read` has them."""
+    run = Run.read(folder)
+    path, name = folder / PAGE, folder.resolve().name
+    try:
+        parts = _sections(run)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # edited by hand, or another version's
+        raise ValueError(
+            f"{folder}: {FACTS}, results.json or {LABELS} is not as train.py and val.py write it ({error!r}); remove "
+            "it to make the page without it"
+        ) from error
     links = "".join(f'<a href="#{anchor(title)}">{escaped(title)}</a> ' for title, part in parts.items() if part)
-    head = [f"<h1>{escaped(name)}</h1>", f'<p class="dim">{escaped(_about(facts, settings, history))}</p>']
-    path = folder / PAGE
-    write_page(path, f"{name}: report", [*head, f"<nav>{links}</nav>", *parts.values()])
+    head = [f"<h1>{escaped(name)}</h1>", f'<p class="dim">{escaped(_about(run))}</p>', f"<nav>{links}</nav>"]
+    write_page(path, f"{name}: report", [*head, *parts.values()])
     return path
 
 
-def _read(path: Path) -> Facts | None:
-    """The content of a JSON file, None where it is absent; ValueError where it is no object."""
+def _sections(run: Run) -> dict[str, str]:
+    """Markup of the page's sections by title, in their order; empty where nothing is known."""
+    facts, results = run.facts, run.results
+    around = {**facts.get("model", {}), **facts.get("environment", {})}
+    contents = {
+        "Results": (_means(results), _classes(results), _sizes(results)),
+        "Training": (_training(run.history),),
+        "Curves": (_curves(facts.get("curves"), results),),
+        "Confusion matrix": (_matrix(facts.get("confusion")),),
+        "Best and worst images": (_images(facts.get("images")),),
+        "Labels": (_labels("training", run.labels), _labels("evaluation", facts.get("labels"))),
+        "Settings": (_settings(run.settings, run.defaults),),
+        "Model and machine": (table(("", ""), [*around.items()], "text"),),
+    }
+    return {title: section(title, *content) for title, content in contents.items()}
+
+
+def _read(path: Path) -> Facts:
+    """The content of a JSON file, empty where it is absent; ValueError where it is no object."""
     if not path.is_file():
-        return None
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -114,15 +141,17 @@ def _read(path: Path) -> Facts | None:
     return content
 
 
-def _about(facts: Facts, settings: Mapping[str, Facts], history: Mapping[str, np.ndarray]) -> str:
+def _about(run: Run) -> str:
     """The line below the title."""
-    options = settings.get("options", {})
+    options, history = run.settings.get("options", {}), run.history
     kind = "Training" if "epochs" in options or history else "Evaluation"
     about = [f"{kind} on {options['data']}" if "data" in options else kind]
     if "epochs" in options and history:
         about.append(f"{len(history['epoch'])} of {options['epochs']} epochs")
-    if "date" in facts.get("environment", {}):
-        about.append(facts["environment"]["date"])
+    if "date" in run.facts.get("environment", {}):
+        about.append(run.facts["environment"]["date"])
+    if options.get("save_hybrid"):
+        about.append("labels counted as found (--save-hybrid), so that all scores are too high")
     return ", ".join(about)
 
 
@@ -151,9 +180,11 @@ def _means(results: Facts) -> str:
 
 def _classes(results: Facts) -> str:
     """The table of the classes; of those without labels only their number is told."""
-    known = [entry for entry in results.get("classes", ()) if entry["labels"]]
+    if "classes" not in results:
+        return ""
+    known = [entry for entry in results["classes"] if entry["labels"]]
     if not known:
-        return "" if not results else '<p class="dim">No labels, so no class can be rated.</p>'
+        return '<p class="dim">No labels, so no class can be rated.</p>'
     metrics = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
     rows = [
         [
