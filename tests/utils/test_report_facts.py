@@ -55,7 +55,7 @@ def test_environment():
 
 
 def test_model_and_ensemble():
-    model = nn.Conv2d(3, 4, 1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
     model.stride = torch.tensor([8.0, 16.0])
     facts = model_facts(model, (2, 3, 64, 96))
     assert "16 parameters" in facts["model"]
