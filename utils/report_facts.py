@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.general import ROOT, atomic_write
 from utils.metrics import EvalResult
@@ -76,7 +76,7 @@ def model_facts(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
         key = "model" if len(members) == 1 else f"model {i + 1} of the ensemble"
         facts[key] = f"{model_info(member, size)} at {size} px, as it was evaluated"
         strides = getattr(member, "stride", None)
-        if strides is not None:
+        if isinstance(strides, Tensor):
             facts[f"{key}'s strides"] = ", ".join(f"{float(stride):g}" for stride in strides)
     return facts
 

@@ -171,6 +171,6 @@ def test_a_browser_shows_the_page(root, tmp_path, open_page):
     page = open_page(tmp_path / "page.html")
     assert (page.console, page.outside) == ([], [])
     assert [page.dom.count(f"<h2{part}") for part in (' id="train"', ' id="val"')] == [1, 1]
-    assert page.dom.count("<img ") == 3
+    assert page.dom.count("<img ") == 4
     assert np.median(page.shot) > 200
     assert np.median(open_page(tmp_path / "page.html", width=400, dark=True).shot) < 60

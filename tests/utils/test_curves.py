@@ -55,10 +55,10 @@ def test_metric_curve_names_the_peak(tmp_path, figure):
 
 
 def test_ap_bars_pair_names_with_their_values(tmp_path, figure):
-    curves.plot_ap_bars(np.array([[0.8, 0.4], [0.6, 0.0]]), ["RBC", "犬"], tmp_path / "AP_bars.png")
+    curves.plot_ap_bars(np.array([[0.8, 0.4], [0.6, 0.0]]), ["RBC", "é"], tmp_path / "AP_bars.png")
     axes = figure[0].axes[0]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.8, 0.6, 0.6, 0.3])
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["RBC", "犬"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["RBC", "é"]
     assert axes.yaxis_inverted()  # the first class on top
     assert legend_texts(figure[0]) == ["AP@.5, mean 0.700", "AP@.5:.95, mean 0.450"]
 
