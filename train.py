@@ -29,7 +29,7 @@ from utils.curves import plot_results
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.dist import SINGLE, Ranks, joined
 from utils.engine import MultiScale, Trainer, memory_text, select_amp
-from utils.eval_files import EvalPlots
+from utils.eval_files import EvalPlots, write_results, write_thresholds
 from utils.evaluate import evaluate, log_speed, log_table
 from utils.general import (
     LOGGER,
@@ -47,6 +47,7 @@ from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
+from utils.report import train_defaults, write_report
 from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
 from utils.run_files import RunFiles, telling_how_to_go_on
 from utils.runs import AUTO_BATCH, check_shares, initial_weights, normalized
@@ -258,14 +259,17 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
     with ranks.sent(weights) as file:
         model = attempt_load(file, device).to(memory_format=torch.channels_last)
-    result = evaluate(model, val_batches, names, device=device, on_batch=plots, ranks=ranks)
+    result = evaluate(model, val_batches, names, device=device, by_size=True, on_batch=plots, ranks=ranks)
     if not ranks.is_main:
         return
     log_table(result, per_class=len(names) > 1)
     log_speed(result)
+    write_results(result, run.folder / "results.json")
+    write_thresholds(result, run.folder / "thresholds.yaml")
     if plots is not None:
         plots.finish(result)
         plot_results(run.folder / "results.csv")
+        write_report(plots, result, model, {"options": run.options, "hyp": run.hyp}, train_defaults())
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"

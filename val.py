@@ -27,6 +27,7 @@ from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path
 from utils.inference import check_limits, ready, warm_up
 from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
+from utils.report import write_report
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.study import STUDY_SIZES, Study
 from utils.torch_utils import largest_stride, select_device
@@ -197,6 +198,7 @@ def rate(
         write_thresholds(result, folder / "thresholds.yaml")
     if plots:
         plots.finish(result)
+        write_report(plots, result, model, {"options": asdict(opt)}, {"options": asdict(parse_opt([]))})
     if rating:
         rating.log_scores([record.image for record in records])
     summary = (

@@ -78,7 +78,8 @@ def test_files_of_a_run(finished):
         *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt"),
         *(f"train_batch{i}.jpg" for i in range(3)),
         *("val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"),
-        *("PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"),
+        *("PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "AP_bars.png"),
+        *("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html"),
     }
     assert sum(name.startswith("events.out.tfevents") for name in files) == 1
 

@@ -199,9 +199,9 @@ def test_single_class_with_plots(run, tmp_path):
 
 def test_plots(run, tmp_path):
     _, folder, _ = run(make_data(tmp_path / "set", [[(0, *SQUARE)]] * 4), noplots=False, batch_size=1)
-    expected = {f"{name}_curve.png" for name in ("PR", "F1", "P", "R")} | {"confusion_matrix.png"}
+    expected = {f"{name}_curve.png" for name in ("PR", "F1", "P", "R")} | {"confusion_matrix.png", "AP_bars.png"}
     expected |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
-    assert {path.name for path in folder.iterdir()} == expected | NUMBERS
+    assert {path.name for path in folder.iterdir()} == expected | NUMBERS | {"report.html", "report.json"}
     for name in expected:
         assert cv2.imread(str(folder / name)) is not None
 

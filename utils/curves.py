@@ -88,6 +88,26 @@ def draw_curves(
     figure.savefig(path, dpi=250)
 
 
+def plot_ap_bars(ap: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """A bar for each of K classes, from top to bottom: AP at IoU 0.5, and within it the mean of ap (K, levels)."""
+    assert len(ap) == len(names), "a name for each class"
+    count = len(names)
+    figure = new_figure(9, float(np.clip(1.2 + 0.28 * count, 2.5, 60)))
+    axes = figure.subplots()
+    if count:
+        axes.barh(range(count), ap[:, 0], height=0.75, color=DENSITY[1], label=f"AP@.5, mean {ap[:, 0].mean():.3f}")
+        inner = axes.barh(range(count), ap.mean(1), height=0.45, color=ACCENT, label=f"AP@.5:.95, mean {ap.mean():.3f}")
+        axes.bar_label(inner, [f"{mean:.3f}" for mean in ap.mean(1)], padding=4, fontsize=8, color=INK)
+        axes.set_yticks(range(count), names, fontproperties=font_for(names))
+        axes.legend(bbox_to_anchor=(0, 1.01), loc="lower left", ncols=2, frameon=False)
+        axes.invert_yaxis()
+    else:
+        axes.text(0.5, 0.5, "no labels", ha="center", color=FAINT)
+    axes.set(xlabel="average precision", xlim=(0, 1))
+    tidy(axes, grid=True)
+    figure.savefig(path, dpi=150)
+
+
 def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: Path, normalize: bool = True) -> None:
     """The matrix (nc + 1, nc + 1), predicted class x true class with the background last, as shares of each column."""
     assert matrix.shape == (len(names) + 1,) * 2, "rows and columns: the named classes and the background"

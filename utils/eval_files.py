@@ -11,12 +11,15 @@ from pathlib import Path
 import torch
 import yaml
 
+from utils.boxes import xyxy2xywhn
 from utils.confusion import ConfusionMatrix
-from utils.curves import plot_confusion_matrix, plot_metric_curve, plot_pr_curve
+from utils.curves import plot_ap_bars, plot_confusion_matrix, plot_metric_curve, plot_pr_curve
 from utils.evaluate import EvaluatedBatch
 from utils.general import atomic_write
+from utils.label_maps import LabelMaps
 from utils.metrics import EvalResult
 from utils.plots import plot_images, targets_of
+from utils.report_images import BestAndWorst
 from utils.runs import UniqueNames, label_rows
 from utils.size_ap import SIZES
 
@@ -24,16 +27,24 @@ EXAMPLE_BATCHES = 3
 
 
 class EvalPlots:
-    """An observer of `evaluate` that draws the first batches, and when all is done curves and confusion matrix."""
+    """An observer of `evaluate` that draws the first batches, and when all is done curves and confusion matrix.
+
+    It also gathers what utils/report.py tells beside: `examples`, the best and worst images, and `labels`, their maps.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder, self.names = folder, names
         self.confusion = ConfusionMatrix(len(names))
+        self.examples, self.labels = BestAndWorst(names), LabelMaps(names)
 
     def __call__(self, evaluated: EvaluatedBatch) -> None:
         """Counts the batch; draws it as val_batch<i>_labels.jpg and val_batch<i>_pred.jpg if it is an early one."""
         for detections, labels in zip(evaluated.native, evaluated.labels, strict=True):
             self.confusion.process_batch(detections, labels)
+        for labels, shape in zip(evaluated.labels, evaluated.batch.shapes, strict=True):
+            boxes = xyxy2xywhn(labels[:, 1:], *reversed(shape.image_hw))
+            self.labels.add(torch.cat((labels[:, :1], boxes), 1).numpy())
+        self.examples(evaluated)
         if evaluated.index >= EXAMPLE_BATCHES:
             return
         batch = evaluated.batch
@@ -46,7 +57,7 @@ class EvalPlots:
         plot_images(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
 
     def finish(self, result: EvalResult) -> None:
-        """Writes PR_curve.png, F1_curve.png, P_curve.png, R_curve.png and confusion_matrix.png."""
+        """Writes PR_curve.png, F1_curve.png, P_curve.png, R_curve.png, AP_bars.png and confusion_matrix.png."""
         stats = result.stats
         names = [self.names[index] for index in stats.classes]
         plot_pr_curve(stats.points, stats.pr_curve, stats.ap[:, 0], names, self.folder / "PR_curve.png")
@@ -55,6 +66,7 @@ class EvalPlots:
             threshold = result.threshold if letter == "F1" else None  # where P and R of the log were taken
             ylabel = {"P": "Precision", "R": "Recall"}.get(letter, letter)
             plot_metric_curve(stats.points, curve, names, self.folder / f"{letter}_curve.png", ylabel, threshold)
+        plot_ap_bars(stats.ap, names, self.folder / "AP_bars.png")
         plot_confusion_matrix(self.confusion.matrix, self.names, self.folder / "confusion_matrix.png")
 
 
@@ -90,7 +102,13 @@ def write_thresholds(result: EvalResult, path: Path) -> None:
 
 
 def write_results(result: EvalResult, path: Path) -> None:
-    """Writes the means of an evaluation, and AP by object size where there is one, as JSON; what is unknown is null."""
+    """Writes `results_content` as JSON."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(results_content(result), indent=2) + "\n", encoding="utf-8")
+
+
+def results_content(result: EvalResult) -> dict[str, object]:
+    """An evaluation's means and speed, and those of each class and object size, as plain values; None is unknown."""
     content: dict[str, object] = {
         "images": result.images,
         "labels": int(result.counts.sum()),
@@ -100,6 +118,7 @@ def write_results(result: EvalResult, path: Path) -> None:
         "mAP_0.5": result.map50,
         "mAP_0.5:0.95": result.map,
         "speed_ms": dict(zip(("preprocess", "inference", "nms"), result.speed_ms, strict=True)),
+        "classes": class_rows(result),
     }
     if result.sizes is not None:
         columns = zip(SIZES, result.sizes.counts.sum(1).tolist(), result.sizes.map50, result.sizes.map, strict=True)
@@ -107,8 +126,24 @@ def write_results(result: EvalResult, path: Path) -> None:
             name: {"labels": count, "mAP_0.5": known(map50), "mAP_0.5:0.95": known(mean)}
             for name, count, map50, mean in columns
         }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def class_rows(result: EvalResult) -> list[dict[str, object]]:
+    """What is known of each class; of those without labels their names and None."""
+    stats = result.stats
+    columns = (stats.precision, stats.recall, stats.ap[:, 0], stats.ap.mean(1))
+    keys = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
+    rated = {
+        int(index): dict(zip(keys, map(float, values), strict=True))
+        for index, *values in zip(stats.classes, *columns, strict=True)
+    }
+    unknown = dict.fromkeys(keys)
+    thresholds = [result.class_thresholds[name] for name in result.names]
+    return [
+        {"name": name, "labels": int(count), **rated.get(i, unknown), "threshold": threshold}
+        for i, (name, count, threshold) in enumerate(zip(result.names, result.counts, thresholds, strict=True))
+    ]
 
 
 def known(value: float) -> float | None:

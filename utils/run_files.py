@@ -17,8 +17,11 @@ from utils.curves import plot_labels
 from utils.dist import SINGLE, Ranks
 from utils.engine import Trainer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
+from utils.label_maps import write_label_maps
 from utils.labels import LabelRecord
 from utils.torch_utils import EarlyStopping
+
+MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,24 @@ class RunFiles:
     def open(self, is_new: bool) -> None:
         """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written.
 
-        A new run in an older one's folder (--exist-ok) takes its checkpoints away too: they are another network's.
+        A new run in an older one's folder (--exist-ok) takes its checkpoints and numbers away too: they are another
+        network's.
         """
         self.last.parent.mkdir(parents=True, exist_ok=True)
         if is_new:
             for checkpoint in self.last.parent.glob("*.pt"):
                 checkpoint.unlink()
+            for name in MADE_AT_THE_END:
+                (self.folder / name).unlink(missing_ok=True)
         remove_stale(self.last.parent, older_than_s=0)
         for name, values in (("opt", {**self.options, "save_dir": str(self.folder)}), ("hyp", self.hyp)):
             with atomic_write(self.folder / f"{name}.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def plot_labels(self, records: Sequence[LabelRecord], names: Sequence[str]) -> None:
-        """Draws what is labelled, where and how large: labels.jpg and labels_correlogram.jpg."""
+        """What is labelled, where and how large: labels.jpg, labels_correlogram.jpg, for the report labels.json."""
         plot_labels(np.concatenate([record.boxes for record in records]), names, self.folder)
+        write_label_maps([record.boxes for record in records], names, self.folder / "labels.json")
 
     def save(
         self,

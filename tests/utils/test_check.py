@@ -162,3 +162,15 @@ def test_the_page_holds_all_and_needs_nothing_else(root, tmp_path, log):
     assert set(sources) == {"data:"}
     assert check_data(CheckOptions(str(path), html=str(page), samples=0)) == 1  # an older page is replaced
     assert "base64" not in page.read_text(encoding="utf-8")
+
+
+def test_a_browser_shows_the_page(root, tmp_path, open_page):
+    evil = '<script>alert(1)</script>"'
+    add(root, "train", "ü&'.png", "9 .5 .5 .2 .4\n")
+    check_data(CheckOptions(str(describe(root, (evil, "犬"))), html=str(tmp_path / "page.html")))
+    page = open_page(tmp_path / "page.html")
+    assert (page.console, page.outside) == ([], [])
+    assert [page.dom.count(f"<h2{part}") for part in (' id="train"', ' id="val"')] == [1, 1]
+    assert page.dom.count("<img ") == 4
+    assert np.median(page.shot) > 200
+    assert np.median(open_page(tmp_path / "page.html", width=400, dark=True).shot) < 60

@@ -54,6 +54,22 @@ def test_metric_curve_names_the_peak(tmp_path, figure):
     assert legend_texts(figure[0])[-1] == f"all classes 0.75 at {peak:.3f}"
 
 
+def test_ap_bars_pair_names_with_their_values(tmp_path, figure):
+    curves.plot_ap_bars(np.array([[0.8, 0.4], [0.6, 0.0]]), ["RBC", "é"], tmp_path / "AP_bars.png")
+    axes = figure[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.8, 0.6, 0.6, 0.3])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["RBC", "é"]
+    assert axes.yaxis_inverted()  # the first class on top
+    assert legend_texts(figure[0]) == ["AP@.5, mean 0.700", "AP@.5:.95, mean 0.450"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_ap_bars_of_none_and_of_many(tmp_path, figure, count):
+    curves.plot_ap_bars(np.ones((count, 10)), [f"c{i}" for i in range(count)], tmp_path / "AP_bars.png")
+    assert read_image(tmp_path / "AP_bars.png").ndim == 3
+    assert figure[0].get_figheight() <= 60
+
+
 @pytest.mark.parametrize(("count", "entries"), [(20, 21), (21, 1)])
 def test_legend_only_where_it_can_be_read(tmp_path, figure, count, entries):
     curves.plot_metric_curve(X, np.ones((count, 100)), [f"c{i}" for i in range(count)], tmp_path / "P_curve.png", "P")
