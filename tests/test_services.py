@@ -42,9 +42,10 @@ def test_all_services_and_the_same_weights_as_without(data, tmp_path, monkeypatc
         if epoch == 0:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(train.RunFiles, "save", cut_off)
-        train.run(**options, **LOGGED, name="logged")
+        with pytest.raises(KeyboardInterrupt):
+            train.run(**options, **LOGGED, name="logged")
     folder = train.run(resume=str(tmp_path / "runs" / "logged" / "weights" / "last.pt"))
     ours, theirs = (load_checkpoint(run / "weights" / "last.pt").state for run in (folder, plain))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -59,7 +60,7 @@ def test_all_services_and_the_same_weights_as_without(data, tmp_path, monkeypatc
             ((epoch, value),) = run.values(key)
             assert (epoch, value) == (row["epoch"], pytest.approx(row[key], rel=1e-4))
         assert len(run.values("BoundingBoxDebugger/count")) == 1
-    assert [list(artifact.aliases) for artifact in second.artifacts][-1] == ["latest", "best", "stripped"]
+    assert [set(artifact.aliases) for artifact in second.artifacts][-1] == {"latest", "best", "stripped"}
     assert "epoch 1" in second.artifacts[0].aliases
 
     client = mlflow.MlflowClient(tracking_uri=stored["mlflow"]["uri"])

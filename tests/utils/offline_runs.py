@@ -3,6 +3,9 @@
 import json
 import struct
 
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
 BLOCK, HEAD, MAGIC = 32768, 7, b":W&B"
 
 
@@ -30,8 +33,7 @@ class OfflineRun:
     """One offline-run-... folder: run, history (a dict a step), summary, config, artifacts, exit code."""
 
     def __init__(self, folder):
-        from wandb.proto.wandb_internal_pb2 import Record
-
+        wandb.teardown()  # its service writes until then
         (file,) = folder.glob("*.wandb")
         self.history, self.summary, self.config, self.artifacts, self.exit_code = [], {}, {}, [], None
         for payload in chunks(file.read_bytes()):

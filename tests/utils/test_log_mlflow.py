@@ -31,10 +31,10 @@ def test_a_run_and_its_continuation(tmp_path):
     for name in ("best.pt", "epoch1.pt", "opt.yaml", "results.csv"):
         (folder / name).write_text("a")
     write_image(folder / "labels.jpg", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(KeyboardInterrupt), RunLogger([MlflowLogger("birds")], start_of(folder)) as logger:
-        logger.log_epoch(0, LOSSES, RESULT, RATES, 0)
-        logger.log_checkpoint(1, folder / "epoch1.pt", is_best=True)
-        raise KeyboardInterrupt
+    interrupted = RunLogger([MlflowLogger("birds")], start_of(folder)).__enter__()
+    interrupted.log_epoch(0, LOSSES, RESULT, RATES, 0)
+    interrupted.log_checkpoint(1, folder / "epoch1.pt", is_best=True)
+    interrupted.close(is_complete=False)
     stored = stored_service(folder, "mlflow")
     assert stored["uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(stored["uri"])
@@ -61,7 +61,7 @@ def test_a_run_and_its_continuation(tmp_path):
 
 def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
-    with pytest.raises(ValueError, match="--mlflow: .*; MLFLOW_TRACKING_URI names the store, which is nowhere://x"):
+    with pytest.raises(ValueError, match=r"--mlflow: .*; MLFLOW_TRACKING_URI names the store, which is nowhere://x"):
         MlflowLogger("birds").on_start(start_of(tmp_path))
 
 

@@ -55,8 +55,8 @@ def test_a_run_and_its_continuation(tmp_path):
     assert run.summary["best/mAP_0.5:0.95"] == 0.1
     assert run.summary["best/epoch"] == 0
     assert run.summary["pictures/labels/width"] == 8
-    aliases = [["latest", "epoch 1", "best"], ["latest", "best", "stripped"]]
-    assert [list(artifact.aliases) for artifact in run.artifacts] == aliases
+    aliases = [{"latest", "epoch 1", "best"}, {"latest", "best", "stripped"}]
+    assert [set(artifact.aliases) for artifact in run.artifacts] == aliases
     assert {artifact.name for artifact in run.artifacts} == {f"run_{run.run.run_id}_model"}
     stored = stored_service(folder, "wandb")
     assert stored == {"id": run.run.run_id, "project": "birds"}

@@ -1,5 +1,6 @@
 """Data sets as W&B artifacts: uploaded from where they are, described so that they can be trained on, fetched."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_data_set_goes_up_from_where_it_is_and_can_be_trained_on(data, tmp_pat
     for name, path in files.items():  # as W&B's download lays them out
         target = tmp_path / "copy" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(open(path, "rb").read())
+        target.write_bytes(Path(path).read_bytes())
     copy, original = DataConfig.from_yaml(tmp_path / "copy" / "data.yaml"), DataConfig.from_yaml(data)
     assert copy.names == original.names
     for split in ("train", "val"):
@@ -57,7 +58,7 @@ def test_val_alone_and_only_once(data, tmp_path):
     assert OfflineRun(upload(data, tmp_path, "--upload_dataset", "val", start_epoch=1)).artifacts == []
 
 
-# Fetching needs a server, so W&B's public interface is played here --------------------------------------------------------
+# Fetching needs a server, so W&B's public interface is played here -----------------------------------------------
 
 
 @pytest.fixture
