@@ -33,7 +33,10 @@ def wandb_runs(folder):
 @pytest.mark.usefixtures("offline")
 def test_all_services_and_the_same_weights_as_without(data, tmp_path, monkeypatch):
     options = {**RUN, "data": data, "project": str(tmp_path / "runs")}
-    plain = train.run(**options, name="plain")
+    with monkeypatch.context() as patched:
+        patched.setattr("utils.loggers.summary_writer", lambda: None)
+        plain = train.run(**options, name="plain")
+    assert not list(plain.glob("events*"))
 
     save = train.RunFiles.save
 
@@ -50,6 +53,7 @@ def test_all_services_and_the_same_weights_as_without(data, tmp_path, monkeypatc
     ours, theirs = (load_checkpoint(run / "weights" / "last.pt").state for run in (folder, plain))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert rows(folder) == rows(plain)
+    assert len(list(folder.glob("events*"))) == 2
 
     first, second = wandb_runs(folder)
     stored = read_yaml(folder / "services.yaml")
