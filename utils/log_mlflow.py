@@ -12,6 +12,7 @@ from types import ModuleType
 
 from utils.general import LOGGER, colorstr, one_line
 from utils.log_base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
+from utils.streams import without_credentials
 
 MAX_PARAMETER = 500  # characters of an option's value, as older servers take them
 # MLflow tells its makers of its use unless this is set before it is imported, and asks a lost server for minutes.
@@ -45,23 +46,24 @@ class MlflowLogger(Logger):
         project = start.folder.parent.resolve()
         is_local = not mlflow.is_tracking_uri_set()
         self.uri = f"sqlite:///{project / 'mlflow.db'}" if is_local else mlflow.get_tracking_uri()
+        self.shown = without_credentials(self.uri)  # a server may be named with a password
         try:
             self.client = mlflow.MlflowClient(tracking_uri=self.uri)
             self.run_id = self.open_run(start, str(project / "mlartifacts") if is_local else None)
         except (ImportError, mlflow.exceptions.MlflowException) as error:
             raise ValueError(
-                f"--mlflow: {one_line(error)}; MLFLOW_TRACKING_URI names the store, which is {self.uri}; a database "
+                f"--mlflow: {one_line(error)}; MLFLOW_TRACKING_URI names the store, which is {self.shown}; a database "
                 "needs the whole package (pip install mlflow)"
             ) from None
-        store_service(start.folder, "mlflow", {"run_id": self.run_id, "uri": self.uri})
-        where = f"see it with `mlflow ui --backend-store-uri {self.uri}`" if is_local else self.uri
+        store_service(start.folder, "mlflow", {"run_id": self.run_id, "uri": self.shown})
+        where = f"see it with `mlflow ui --backend-store-uri {self.uri}`" if is_local else self.shown
         LOGGER.info(f"{colorstr('MLflow: ')}run {self.run_id} of {self.experiment}, {where}")
         self.folder = start.folder
 
     def open_run(self, start: RunStart, artifacts: str | None) -> str:
         """The id of the run that goes on, or of a new one that has the options as its parameters."""
         stored = stored_service(start.folder, "mlflow") if start.start_epoch else {}
-        if stored.get("uri") == self.uri:
+        if stored.get("uri") == self.shown:
             self.client.update_run(stored["run_id"], status="RUNNING")
             return stored["run_id"]
         found = self.client.get_experiment_by_name(self.experiment)
