@@ -43,8 +43,9 @@ from utils.general import (
     set_logging,
 )
 from utils.labels import LabelRecord, load_split
-from utils.loggers import EpochBar, RunLogger
+from utils.loggers import EpochBar, open_loggers
 from utils.loss import ComputeLoss
+from utils.metrics import EvalResult
 from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
 from utils.report import train_defaults, write_report
@@ -55,6 +56,7 @@ from utils.sampling import QUAD, ImageWeights
 from utils.sync_norm import synchronized
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.train_options import CHANGEABLE, LOCATING, TrainOptions, parse_opt
+from utils.wandb_data import local_data
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3
@@ -68,6 +70,8 @@ def main(opt: TrainOptions) -> Path:
     opt.check()
     with joined() as ranks:
         check_shares(opt.values(), ranks.size)
+        with ranks.main_first():
+            opt = replace(opt, data=local_data(opt.values()))
         LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
         return train(opt, checkpoint, ranks)
 
@@ -110,27 +114,30 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
     )
     how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion.alone(), "ranks": ranks}
     began = time.time()
-    with RunLogger(run.folder, start_epoch, ranks.is_main) as logger, closing(batches), telling_how_to_go_on(run):
+    splits = {"train": train_set, "val": val_set}
+    loggers = open_loggers(run, start_epoch, model, imgsz, data.names, splits, ranks.is_main)
+    with loggers as logger, closing(batches), telling_how_to_go_on(run):
         for epoch in range(start_epoch, opt.epochs):
             losses = train_epoch(trainer, batches, epoch, opt.epochs, run, data.names)
             is_last, result = epoch + 1 == opt.epochs, None
             if is_last or not opt.noval:
-                result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
+                result = evaluate(trainer.ema.ema, val_batches, data.names, **how, on_batch=logger.observer(epoch))
                 log_table(result)
                 maps = result.maps.tolist()
                 if weigh:
                     batches.set_weights(weigh(maps))
             stops = bool(ranks.broadcast(result is not None and stopper(epoch, result.fitness)))
-            logger.log_epoch(epoch, losses, result, trainer.learning_rates)
+            logger.log_epoch(epoch, losses, result, trainer.learning_rates, stopper.best_epoch)
             if ranks.is_main and (stops or is_last or not opt.nosave):
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, maps, is_best)
+                logger.log_checkpoint(epoch, run.kept(epoch), is_best)
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
         LOGGER.info(f"{plural(epoch + 1 - start_epoch, 'epoch')} in {(time.time() - began) / 3600:.3f} hours")
-        finish(run, val_batches, data.names, device, ranks)
-        logger.log_end(epoch)
+        result = finish(run, val_batches, data.names, device, ranks)
+        logger.log_end(epoch, run.final, result)
     return run.folder
 
 
@@ -250,18 +257,20 @@ def train_epoch(
     return trainer.run_epoch(bar, epoch, len(batches), observe)
 
 
-def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: Ranks) -> None:
-    """Strips the checkpoints, validates the best one with plots, and says where everything is."""
+def finish(
+    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: Ranks
+) -> EvalResult:
+    """Strips the checkpoints, validates the best one with plots, and says where everything is; what it found."""
     if ranks.is_main:
         run.strip()
-    weights = run.best if run.best.exists() else run.last
+    weights = run.final
     LOGGER.info(f"\nvalidating {weights}")
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
     with ranks.sent(weights) as file:
         model = attempt_load(file, device).to(memory_format=torch.channels_last)
     result = evaluate(model, val_batches, names, device=device, by_size=True, on_batch=plots, ranks=ranks)
     if not ranks.is_main:
-        return
+        return result
     log_table(result, per_class=len(names) > 1)
     log_speed(result)
     write_results(result, run.folder / "results.json")
@@ -274,6 +283,7 @@ def finish(run: RunFiles, val_batches: DataLoader, names: Sequence[str], device:
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
     )
+    return result
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,16 @@ def data(tmp_path_factory) -> str:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}), encoding="utf-8")
     return str(file)
+
+
+@pytest.fixture
+def offline(tmp_path_factory, monkeypatch) -> Iterator[None]:
+    """W&B without a network, which keeps nothing outside the tests' folders; MLflow with its own default store."""
+    wandb = pytest.importorskip("wandb")
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path_factory.getbasetemp() / "wandb"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    wandb.teardown()

@@ -25,6 +25,8 @@ LATE_IMPORTS = {
     "tensorboard",
     "torchvision",
     "torch.utils.tensorboard",
+    "wandb",
+    "mlflow",
     "matplotlib",
 }  # optional, or slow
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "requests", "socket", "torch.hub"}
@@ -39,10 +41,14 @@ ALLOWED = {  # file: what it alone does, and why
     "utils/sources.py": NETWORK,  # fetches the picture that the user's --source names
     "utils/opencv.py": {"os.environ"},  # whether there is a display; FFmpeg takes its log level from nowhere else
     "utils/dist.py": {"os.environ"},  # torchrun tells its processes who they are
+    "utils/log_mlflow.py": {"os.environ"},  # MLflow tells its makers of its use unless told not to before its import
     "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
 }
 PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
-HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"}
+HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
+    "wandb",
+    "mlflow",
+}
 
 
 def name_of(path):
@@ -235,7 +241,7 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    assert required("requirements.txt") == used - {"pycocotools", "supervision"}
+    assert required("requirements.txt") == used - {"pycocotools", "supervision", "wandb", "mlflow"}
     assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
 
 

@@ -1,92 +1,232 @@
-"""What a training leaves to read: results.csv, TensorBoard's events, and the lines and bars of the console."""
+"""What a training leaves to read: results.csv, the services its numbers go to, the lines and bars of the console."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from utils.datasets import Batch
-from utils.general import LOGGER, atomic_write, colorstr, progress
-from utils.images import read_image
+from utils.evaluate import EvaluatedBatch, Observer
+from utils.general import LOGGER, atomic_write, one_line, progress
+from utils.labels import LabelRecord
+from utils.log_base import BEST_KEYS, KEYS, METRIC_KEYS, EpochNumbers, Logger, RunEnd, RunStart
+from utils.log_mlflow import MlflowLogger, import_mlflow
+from utils.log_tensorboard import TensorBoardLogger, summary_writer
+from utils.log_wandb import WandbLogger, box_interval, check_wandb, wandb_project
+from utils.metrics import EvalResult
+from utils.run_files import RunFiles
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-    from utils.metrics import EvalResult
-
-KEYS = (  # v6.1's columns after `epoch`, by which other tools find them
-    *("train/box_loss", "train/obj_loss", "train/cls_loss"),
-    *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
-    *("val/box_loss", "val/obj_loss", "val/cls_loss"),
-    *("x/lr0", "x/lr1", "x/lr2"),
-)
 HEADER = ",".join(f"{name:>20}" for name in ("epoch", *KEYS))
 BAR_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
 
-class RunLogger:
-    """Writes a run's numbers to `folder`; a context manager, so that TensorBoard's file is closed whatever happens.
+def check_services(options: Mapping[str, Any]) -> None:
+    """ValueError or ImportError where what train.py's options, by name, ask of W&B and MLflow cannot be had."""
+    check_wandb(options)
+    if options["mlflow"]:
+        import_mlflow()
 
-    A run that goes on keeps the rows before start_epoch: what was written after the last checkpoint is written anew.
+
+def open_loggers(
+    run: RunFiles,
+    start_epoch: int,
+    model: nn.Module,
+    imgsz: int,
+    names: Sequence[str],
+    splits: Mapping[str, Sequence[LabelRecord]],
+    is_main: bool = True,
+) -> "RunLogger":
+    """The loggers that a run's options ask for, to be entered with `with`; none where the process is not main.
+
+    names: the classes. splits: the images of train and val.
+    """
+    options = run.options
+    project, experiment = wandb_project(options), options["mlflow"]
+    interval = box_interval(int(options["bbox_interval"]), int(options["epochs"])) if project else 0
+    if not is_main:
+        return RunLogger(interval=interval)
+    loggers: list[Logger] = [CsvLogger()]
+    writer = summary_writer()
+    if writer is not None:
+        loggers.append(TensorBoardLogger(writer))
+    if project:
+        loggers.append(WandbLogger(project))
+    if experiment:
+        loggers.append(MlflowLogger(str(experiment)))
+    options = {**options, "save_dir": str(run.folder)}
+    start = RunStart(run.folder, options, run.hyp, start_epoch, tuple(names), model, imgsz, splits)
+    return RunLogger(loggers, start, interval)
+
+
+class RunLogger:
+    """Tells all loggers of a run what happens; a context manager, so that each is closed whatever happens.
+
+    A logger that fails is dropped with a warning: no service ends a training, nor changes it. Without loggers it does
+    nothing. interval: every so many epochs images with boxes are logged, 0 for never.
     """
 
-    def __init__(self, folder: Path, start_epoch: int = 0, is_main: bool = True) -> None:
-        self.folder, self.csv, self.is_main = folder, folder / "results.csv", is_main
-        self.tensorboard = None
-        if not is_main:
-            return
-        rows = [HEADER]
-        if start_epoch and self.csv.exists():
-            rows += [
-                row
-                for row in self.csv.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-                if is_before(row, start_epoch)
-            ]
-        with atomic_write(self.csv) as temporary:
-            temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        self.tensorboard = open_tensorboard(folder, start_epoch)
+    def __init__(self, loggers: Sequence[Logger] = (), start: RunStart | None = None, interval: int = 0) -> None:
+        assert start is not None or not loggers, "loggers are told of a start"
+        self.loggers, self.start, self.interval = list(loggers), start, interval
+        self.rows: dict[int, dict[str, float]] = {}
+        self.best: dict[str, float] = {}
+        self.shown: set[Path] = set()
 
     def __enter__(self) -> Self:
-        """The logger."""
+        """The logger, once all have started; what keeps one from it is raised."""
+        if self.start is None:
+            return self
+        rows = rows_before(self.start.folder, self.start.start_epoch)
+        self.rows = {epoch: numbers for epoch, numbers in map(parse_row, rows)}
+        started: list[Logger] = []
+        try:
+            for logger in self.loggers:
+                started.append(logger)
+                with kept_random_state():
+                    logger.on_start(self.start)
+        except BaseException:
+            self.loggers = started[:-1]
+            self.close(is_complete=False)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes TensorBoard's file."""
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        """Closes all."""
+        self.close(is_complete=error is None)
+
+    def close(self, is_complete: bool) -> None:
+        """Closes all; is_complete: the run got to its end."""
+        self._tell(lambda logger: logger.close(is_complete))
+        self.loggers.clear()
+
+    def observer(self, epoch: int) -> Observer | None:
+        """What is to see the batches of an epoch's validation; None where nothing is logged of them.
+
+        It depends on the options alone, and so is the same in all processes of a training.
+        """
+        if not self.interval or (epoch + 1) % self.interval:
+            return None
+
+        def observe(evaluated: EvaluatedBatch) -> None:
+            if evaluated.index == 0:
+                self._tell(lambda logger: logger.on_images(epoch, evaluated))
+
+        return observe
 
     def log_epoch(
-        self, epoch: int, losses: Tensor, result: "EvalResult | None", learning_rates: Sequence[float]
+        self,
+        epoch: int,
+        losses: Tensor,
+        result: EvalResult | None,
+        learning_rates: Sequence[float],
+        best_epoch: int | None = None,
     ) -> None:
-        """One row of results.csv and the same numbers as TensorBoard's scalars; losses are (3,), box, obj, cls.
+        """One row of results.csv, and the same numbers elsewhere; losses are (3,), box, obj, cls.
 
-        An epoch that was not validated has nan in the columns of the validation.
+        An epoch that was not validated has nan in the columns of the validation. best_epoch: the best one so far.
         """
         if not self.is_main:
             return
         measured = (math.nan,) * 7
         if result is not None:
-            measured = (result.mp, result.mr, result.map50, result.map, *result.losses)
-        values = (*losses.tolist(), *measured, *learning_rates)
-        cells = (f"{epoch:>20}", *(f"{value:>20.5g}" for value in values))
-        with self.csv.open("a", encoding="utf-8") as file:
-            file.write(",".join(cells) + "\n")
-        if self.tensorboard is not None:
-            for key, value in zip(KEYS, values, strict=True):
-                if not math.isnan(value):
-                    self.tensorboard.add_scalar(key, value, epoch)
+            measured = (result.mp, result.mr, result.map50, result.map, *(result.losses or (math.nan,) * 3))
+        numbers = dict(zip(KEYS, (*losses.tolist(), *measured, *learning_rates), strict=True))
+        self.rows[epoch] = numbers
+        if best_epoch in self.rows:
+            row = self.rows[best_epoch]
+            metrics = {best: row[key] for best, key in zip(BEST_KEYS, METRIC_KEYS, strict=True)}
+            self.best = {"best/epoch": best_epoch, **metrics}
+        record = EpochNumbers(epoch, numbers, self.best)
+        self._tell(lambda logger: logger.on_epoch(record))
+        if len(self.rows) == 1:
+            self.log_pictures(epoch)
 
-    def log_end(self, epoch: int) -> None:
-        """The run's pictures for TensorBoard."""
-        if self.tensorboard is None:
+    def log_checkpoint(self, epoch: int, path: Path | None, is_best: bool) -> None:
+        """The checkpoint of an epoch that is kept; None where none is."""
+        if path is not None:
+            self._tell(lambda logger: logger.on_checkpoint(epoch, path, is_best))
+
+    def log_end(self, epoch: int, weights: Path, result: EvalResult | None) -> None:
+        """The run's last pictures, its best weights and their evaluation."""
+        self.log_pictures(epoch)
+        if result is not None:
+            end = RunEnd(epoch, self.best, weights, result)
+            self._tell(lambda logger: logger.on_end(end))
+
+    def log_pictures(self, epoch: int) -> None:
+        """The pictures that are new in the run's folder."""
+        if self.start is None:
             return
-        for path in sorted(self.folder.glob("*.jpg")) + sorted(self.folder.glob("*.png")):
-            self.tensorboard.add_image(path.name, read_image(path)[..., ::-1], epoch, dataformats="HWC")
+        found = sorted(self.start.folder.glob("*.jpg")) + sorted(self.start.folder.glob("*.png"))
+        paths = [path for path in found if path not in self.shown]
+        self.shown |= set(paths)
+        self._tell(lambda logger: logger.on_pictures(epoch, paths))
+
+    def _tell(self, call: Callable[[Logger], None]) -> None:
+        for logger in tuple(self.loggers):
+            try:
+                with kept_random_state():
+                    call(logger)
+            except Exception as error:  # of whatever kind: packages of others, and networks
+                LOGGER.warning(f"{logger.name}: {one_line(error)}; the run goes on without it")
+                LOGGER.debug("the error in full", exc_info=error)
+                self.loggers.remove(logger)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Puts Python's, numpy's and torch's random states back: loggers draw names and the like."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+# results.csv ----------------------------------------------------------------------------------------------------------
+
+
+class CsvLogger(Logger):
+    """Writes results.csv.
+
+    A run that goes on keeps the rows before start_epoch: what was written after the last checkpoint is written anew.
+    """
+
+    name = "results.csv"
+
+    def on_start(self, start: RunStart) -> None:
+        """Writes the head, and the rows that are kept."""
+        self.path = start.folder / "results.csv"
+        rows = [HEADER, *rows_before(start.folder, start.start_epoch)]
+        with atomic_write(self.path) as temporary:
+            temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def on_epoch(self, record: EpochNumbers) -> None:
+        """Writes a row."""
+        cells = (f"{record.epoch:>20}", *(f"{value:>20.5g}" for value in record.numbers.values()))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(",".join(cells) + "\n")
+
+
+def rows_before(folder: Path, epoch: int) -> list[str]:
+    """The whole rows of results.csv of earlier epochs."""
+    path = folder / "results.csv"
+    if not epoch or not path.exists():
+        return []
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    return [row for row in rows if is_before(row, epoch)]
 
 
 def is_before(row: str, epoch: int) -> bool:
@@ -95,15 +235,21 @@ def is_before(row: str, epoch: int) -> bool:
     return len(cells) == len(KEYS) + 1 and cells[0].strip().isdecimal() and int(cells[0]) < epoch
 
 
-def open_tensorboard(folder: Path, start_epoch: int) -> "SummaryWriter | None":
-    """TensorBoard's writer into the run's folder, or None where the package is not installed."""
+def parse_row(row: str) -> tuple[int, dict[str, float]]:
+    """The epoch of a row and its numbers; nan for what is none."""
+    epoch, *cells = row.split(",")
+    return int(epoch), {key: number_of(cell) for key, cell in zip(KEYS, cells, strict=True)}
+
+
+def number_of(cell: str) -> float:
+    """The number in a cell, nan where it is damaged."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        LOGGER.info("TensorBoard is not installed: results.csv alone is written (pip install tensorboard)")
-        return None
-    LOGGER.info(f"{colorstr('TensorBoard: ')}start with `tensorboard --logdir {folder.parent}`")
-    return SummaryWriter(str(folder), purge_step=start_epoch or None)
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+# Console --------------------------------------------------------------------------------------------------------------
 
 
 class EpochBar:

@@ -70,6 +70,16 @@ class RunFiles:
         """The weights of the best epoch."""
         return self.folder / "weights" / "best.pt"
 
+    @property
+    def final(self) -> Path:
+        """The weights that the run has come to: best.pt, or last.pt where no epoch was validated."""
+        return self.best if self.best.exists() else self.last
+
+    def kept(self, epoch: int) -> Path | None:
+        """The epoch<N>.pt of an epoch whose checkpoint is kept, or None."""
+        period = self.options["save_period"]
+        return self.last.with_name(f"epoch{epoch}.pt") if period > 0 and epoch > 0 and epoch % period == 0 else None
+
     def open(self, is_new: bool) -> None:
         """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written.
 
@@ -120,9 +130,9 @@ class RunFiles:
         )
         if is_best:
             save_checkpoint(self.best, replace(checkpoint, training=None))
-        period = self.options["save_period"]
-        if period > 0 and epoch > 0 and epoch % period == 0:
-            save_checkpoint(self.last.with_name(f"epoch{epoch}.pt"), checkpoint)
+        kept = self.kept(epoch)
+        if kept is not None:
+            save_checkpoint(kept, checkpoint)
         save_checkpoint(self.last, checkpoint)
 
     def strip(self) -> None:

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 
 from utils.engine import AMP_CHOICES
 from utils.general import ROOT
+from utils.log_wandb import DEFAULT_PROJECT
+from utils.loggers import check_services
 from utils.runs import DEFAULT_WEIGHTS, check_training
 
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
+    | {"wandb", "mlflow", "entity", "bbox_interval"}
 )
 LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
@@ -55,6 +58,8 @@ class TrainOptions:
     sync_bn: bool
     evolve: int | None
     bucket: str
+    wandb: str | None
+    mlflow: str | None
     entity: str | None
     upload_dataset: str | bool
     bbox_interval: int
@@ -69,6 +74,7 @@ class TrainOptions:
     def check(self) -> None:
         """ValueError where a value is out of its range, or two exclude each other."""
         check_training(self.values())
+        check_services(self.values())
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -130,10 +136,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     add = services.add_argument
+    add("--wandb", nargs="?", const=DEFAULT_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)")
+    add("--mlflow", nargs="?", const=DEFAULT_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)")
     add("--entity", help="W&B: the user or team that the run belongs to")
     add("--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val")
     add("--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times")
-    add("--artifact_alias", default="latest", help="W&B: which version of the uploaded data set to train on")
+    add("--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on")
     add(
         "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
     )  # of old launchers; torchrun's is in its variables

@@ -1,0 +1,148 @@
+"""Weights & Biases: a training's options, numbers, pictures, drawn boxes and weights, by way of its own package.
+
+Used where --wandb asks for it, or an option that has no meaning without it. WANDB_MODE=offline keeps all in the run's
+folder, until `wandb sync` is called.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from utils.evaluate import EvaluatedBatch
+from utils.general import one_line
+from utils.log_base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
+from utils.wandb_data import import_wandb, upload_dataset
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+DEFAULT_PROJECT = "YOLOv5"  # as in v6.1
+BAD_IN_PROJECT = re.compile(r"[/\\#?%:]")
+BOX_IMAGES, BOX_CONFIDENCE = 16, 0.25  # how many images with boxes are logged, and which boxes
+FINISH_TIMEOUT_S = 600  # a server that is gone must not hold the end of a run for ever
+
+
+def wandb_project(options: Mapping[str, Any]) -> str | None:
+    """The project to log to, or None where no option of train.py, given by name, asks for W&B."""
+    implied = (
+        options["entity"]
+        or options["upload_dataset"]
+        or options["bbox_interval"] != -1
+        or options["artifact_alias"] != "latest"
+    )
+    return options["wandb"] or (DEFAULT_PROJECT if implied else None)
+
+
+def check_wandb(options: Mapping[str, Any]) -> None:
+    """ValueError where an option of W&B cannot be used, ImportError where its package is missing."""
+    project = wandb_project(options)
+    if project is None:
+        return
+    if BAD_IN_PROJECT.search(project) or len(project) > 128:
+        raise ValueError(f"--wandb {project}: a project's name has at most 128 characters and none of / \\ # ? % :")
+    if options["upload_dataset"] not in (False, True, "train", "val"):
+        raise ValueError(f"--upload_dataset {options['upload_dataset']}: val, train, or nothing for both")
+    if options["bbox_interval"] < -1:
+        raise ValueError(f"--bbox_interval {options['bbox_interval']}: a number of epochs, 0 = never, -1 = ten times")
+    import_wandb()
+
+
+def box_interval(asked: int, epochs: int) -> int:
+    """Every so many epochs boxes are logged, 0 for never: -1 is ten times in a run, or each epoch of a short one."""
+    return max(epochs // 10, 1) if asked == -1 else asked
+
+
+class WandbLogger(Logger):
+    """Logs to a run of a W&B project; a training that goes on goes on with the same run."""
+
+    name = "W&B"
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+
+    def on_start(self, start: RunStart) -> None:
+        """Opens the run, and uploads the data set where that is asked for; ValueError where W&B does not let it."""
+        self.wandb = import_wandb()
+        options = start.options
+        stored = stored_service(start.folder, "wandb") if start.start_epoch else {}
+        is_same = bool(stored.get("id")) and stored.get("project") == self.project
+        self.run = open_run(
+            self.wandb, self.project, options["entity"], start.folder, stored["id"] if is_same else None
+        )
+        store_service(start.folder, "wandb", {"id": self.run.id, "project": self.project})
+        self.run.config.update({**options, "hyp": dict(start.hyp)}, allow_val_change=True)
+        self.run.define_metric("epoch")
+        self.run.define_metric("*", step_metric="epoch")
+        self.names = dict(enumerate(start.names))
+        if options["upload_dataset"] and not is_same:
+            upload_dataset(self.wandb, self.run, start)
+
+    def on_images(self, epoch: int, evaluated: EvaluatedBatch) -> None:
+        """Images with the boxes found in them."""
+        columns = zip(evaluated.batch.images[:BOX_IMAGES], evaluated.found, evaluated.batch.paths, strict=False)
+        images = [self.with_boxes(image, found, Path(path).name) for image, found, path in columns]
+        self.run.log({"BoundingBoxDebugger": images, "epoch": epoch})
+
+    def with_boxes(self, image: Tensor, found: Tensor, caption: str) -> object:
+        """W&B's image of one (3, H, W) uint8 RGB, with boxes of found (n, 6): xyxy in pixels, confidence, class."""
+        boxes = [
+            {
+                "position": dict(zip(("minX", "minY", "maxX", "maxY"), row[:4], strict=True)),
+                "class_id": int(row[5]),
+                "box_caption": f"{self.names[int(row[5])]} {row[4]:.2f}",
+                "scores": {"confidence": row[4]},
+                "domain": "pixel",
+            }
+            for row in found[found[:, 4] > BOX_CONFIDENCE].tolist()
+        ]
+        layers = {"predictions": {"box_data": boxes, "class_labels": self.names}}
+        return self.wandb.Image(image.permute(1, 2, 0).numpy(), boxes=layers, caption=caption)
+
+    def on_epoch(self, record: EpochNumbers) -> None:
+        """The numbers by the names of results.csv; the best so far in the run's summary."""
+        known = {key: value for key, value in record.numbers.items() if not math.isnan(value)}
+        self.run.log({**known, "epoch": record.epoch})
+        self.run.summary.update(dict(record.best))
+
+    def on_pictures(self, epoch: int, paths: Sequence[Path]) -> None:
+        """The pictures by their files' names."""
+        if paths:
+            images = {f"pictures/{path.stem}": self.wandb.Image(str(path)) for path in paths}
+            self.run.log({**images, "epoch": epoch})
+
+    def on_checkpoint(self, epoch: int, path: Path, is_best: bool) -> None:
+        """The checkpoint as a version of the run's model."""
+        self.log_model(path, ["latest", f"epoch {epoch}", *(["best"] if is_best else [])])
+
+    def on_end(self, end: RunEnd) -> None:
+        """The best weights as the last version of the run's model."""
+        self.run.summary.update(dict(end.best))
+        self.log_model(end.weights, ["latest", "best", "stripped"])
+
+    def log_model(self, path: Path, aliases: list[str]) -> None:
+        """Logs a file that will not change as a version of the model."""
+        artifact = self.wandb.Artifact(f"run_{self.run.id}_model", type="model")
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        self.run.log_artifact(artifact, aliases=aliases)
+
+    def close(self, is_complete: bool) -> None:
+        """Waits until all is sent, for some minutes at most; of a run that failed W&B learns so."""
+        self.run.finish(exit_code=0 if is_complete else 1)
+
+
+def open_run(wandb: ModuleType, project: str, entity: object, folder: Path, run_id: str | None) -> "Run":
+    """W&B's run, the one of this id or a new one; what it keeps on this machine lies in the run's folder."""
+    settings = wandb.Settings(console="off", save_code=False, quiet=True, finish_timeout=FINISH_TIMEOUT_S)
+    place = {"project": project, "entity": entity, "dir": str(folder), "name": folder.name, "job_type": "Training"}
+    try:
+        return wandb.init(**place, id=run_id, resume="allow" if run_id else None, settings=settings)
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"--wandb: {one_line(error)}; log in with `wandb login`, or set WANDB_MODE=offline and call `wandb sync` "
+            "later"
+        ) from None
