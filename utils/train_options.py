@@ -12,6 +12,8 @@ from utils.runs import DEFAULT_WEIGHTS, check_training
 CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
 )
+DEFAULT_PROJECT = str(ROOT / "runs" / "train")
+EVOLVE_SAMPLERS = ("ga", "tpe")
 LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
 
@@ -54,6 +56,8 @@ class TrainOptions:
     deterministic: bool
     sync_bn: bool
     evolve: int | None
+    evolve_sampler: str
+    evolve_storage: str
     bucket: str
     entity: str | None
     upload_dataset: str | bool
@@ -69,6 +73,12 @@ class TrainOptions:
     def check(self) -> None:
         """ValueError where a value is out of its range, or two exclude each other."""
         check_training(self.values())
+        if self.evolve is not None and self.evolve < 1:
+            raise ValueError(f"--evolve {self.evolve}: 1 generation or more")
+        if self.evolve_sampler not in EVOLVE_SAMPLERS:
+            raise ValueError(f"--evolve-sampler {self.evolve_sampler}: must be one of {', '.join(EVOLVE_SAMPLERS)}")
+        if self.bucket:
+            raise ValueError(f"--bucket {self.bucket}: workers share a search by --evolve-storage URL, not by a bucket")
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -103,7 +113,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
-    add("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    add("--project", default=DEFAULT_PROJECT, help="results go to project/name")
     add("--name", default="exp", help="results go to project/name; a number is added where that exists")
     add("--exist-ok", action="store_true", help="write into an existing project/name, replacing what is there")
     add("--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line")
@@ -127,6 +137,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower")
     add("--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes")
     add("--evolve", type=int, nargs="?", const=300, help="search hyper-parameters: train so many times (300)")
+    add("--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE")
+    add(
+        "--evolve-storage",
+        default="",
+        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
+        "--name says which study in it; empty takes a file in the search's folder",
+    )
     add("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     add = services.add_argument
