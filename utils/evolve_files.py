@@ -19,7 +19,7 @@ from utils.loggers import KEYS
 from utils.metrics import fitness
 
 RESULT_KEYS = KEYS[3:10]  # P, R, mAP@.5, mAP@.5:.95, three losses
-PANELS = (5, 6)  # rows and columns of evolve.png
+PANELS = (6, 5)  # rows and columns of evolve.png
 assert len(GENES) <= math.prod(PANELS)
 
 
@@ -118,7 +118,7 @@ def plot_evolve(generations: Sequence[Generation], names: Sequence[str], path: P
     """The fitness over each value, the best one marked and named; later generations are darker."""
     reached = np.array([generation.fitness for generation in generations])  # (R,)
     best = best_index(generations)
-    figure = new_figure(15, 13)
+    figure = new_figure(13, 15)
     for axes, name in zip(figure.subplots(*PANELS).flat, names, strict=False):
         values = np.array([generation.hyp[name] for generation in generations])  # (R,)
         shades = np.linspace(0.25, 0.9, len(values))

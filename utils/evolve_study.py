@@ -6,6 +6,7 @@ Workers on many machines may share one; a worker that is killed or lost leaves a
 import math
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from utils.general import LOGGER, one_line
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+    from optuna.storages import RDBStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
 RESULTS = "results"  # the trial's attribute with P, R, mAP@.5, mAP@.5:.95 and the three losses of the validation
 WORKER = "worker"  # the trial's attribute with the machine and the process that trains it
 SEARCH = "search"  # the study's attribute with what all its trainings have in common
+OPENING_WAITS_S = (0.2, 0.5, 1.0)
 HEARTBEAT_S, GRACE_S = 30, 120  # how often a worker shows that it lives, and when it counts as lost
 # A trial is pruned where its best epoch so far is among the worst quarter of those that have ended, at the same epoch:
 # most children are worse than their parents, so the median would end every second one.
@@ -45,8 +48,9 @@ def database_errors(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = one_line(error.__cause__ or error).partition(" [SQL: ")[0]
         raise ValueError(f"--evolve-storage {shown(url)}: {reason}") from error
-    except ModuleNotFoundError as error:  # the database's driver
-        raise ImportError(f"--evolve-storage {shown(url)} needs another package: pip install {error.name}") from None
+    except ImportError as error:  # the database's driver
+        missing = getattr(error.__cause__, "name", None) or error.name or "its driver"
+        raise ImportError(f"--evolve-storage {shown(url)} needs another package: pip install {missing}") from None
 
 
 def shown(url: str) -> str:
@@ -63,9 +67,7 @@ def open_study(url: str, name: str, common: Mapping[str, object], epochs: int) -
     """
     import optuna
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
-        storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+    storage = open_storage(url)
     study = optuna.create_study(
         study_name=name, storage=storage, direction="maximize", pruner=make_pruner(epochs), load_if_exists=True
     )
@@ -80,6 +82,23 @@ def open_study(url: str, name: str, common: Mapping[str, object], epochs: int) -
                 "options, or begin another study with another --name"
             )
     return study
+
+
+def open_storage(url: str) -> "RDBStorage":
+    """The database, with its tables; it is tried again where another worker makes them at the same moment."""
+    import optuna
+    import sqlalchemy
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
+        for wait_s in (*OPENING_WAITS_S, None):
+            try:
+                return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+            except sqlalchemy.exc.DBAPIError:
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
+    raise AssertionError("the last try returns or raises")
 
 
 def make_pruner(epochs: int) -> "BasePruner":
