@@ -4,6 +4,7 @@ python train.py --cfg yolov5s-NAM.yaml                                  # the ge
 python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
 python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
 python train.py --resume                                                # the newest run, or --resume path/last.pt
+python train.py --epochs 10 --evolve 300                                # searches better values for --hyp
 """
 
 import copy

@@ -76,6 +76,7 @@ def test_the_default_project_is_evolves(data, tmp_path, monkeypatch):
         ({"evolve": 0}, "--evolve 0"),
         ({"evolve": 2, "bucket": "gs://mine"}, "--evolve-storage"),
         ({"evolve": 2, "evolve_sampler": "random"}, "--evolve-sampler random: must be one of ga, tpe"),
+        ({"evolve_storage": "sqlite:///evolve.db"}, "--evolve"),
         ({"evolve": 2, "epochs": 0}, "--epochs 0"),
         ({"evolve": 2, "resume": "a/weights/last.pt"}, "--resume a/weights/last.pt"),
     ],

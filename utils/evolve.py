@@ -91,16 +91,17 @@ def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
 def finish(study: "Study", files: EvolveFiles) -> None:
     """Writes the files and says what was found."""
     generations = ended(study)
-    files.write(generations)
+    if len(files.read()) != len(generations):  # the last was another worker's
+        files.write(generations)
     if left := running(study):
         LOGGER.info(f"{plural(len(left), 'generation')} more may still be trained by other workers")
     if not generations:
         raise ValueError("--evolve: no training has come to its end; begin with a lower lr0 in --hyp")
-    best = best_index(generations)
+    best = generations[best_index(generations)]
     LOGGER.info(
-        f"{colorstr(PREFIX)}the best of {plural(len(generations), 'generation')} is {best}, of fitness "
-        f"{generations[best].fitness:.4g}; train with --hyp {files.best}\nResults saved to "
-        f"{colorstr('bold', str(files.folder))}"
+        f"{colorstr(PREFIX)}the best of {plural(len(generations), 'generation')} has the fitness {best.fitness:.4g}, "
+        f"the first one {generations[0].fitness:.4g}; train with --hyp {files.best}\n"
+        f"Results saved to {colorstr('bold', str(files.folder))}"
     )
 
 
@@ -146,17 +147,17 @@ class Search:
         drawn = {name: trial.suggest_float(name, of.low, of.high, log=of.log) for name, of in space.items()}
         hyp = trial.user_attrs.get(HYP) or bounded(self.start | drawn)
         trial.set_user_attr(HYP, hyp)
-        LOGGER.info(f"\n{colorstr(PREFIX)}generation {before} of {self.generations}")
+        LOGGER.info(f"\n{colorstr(PREFIX)}generation {before + 1} of {self.generations}")
 
         def report(epoch: int, value: float) -> None:
             trial.report(value, epoch)
             if trial.should_prune():
-                raise optuna.TrialPruned(f"generation {before} is hopeless after epoch {epoch}: ended")
+                raise optuna.TrialPruned(f"generation {before + 1} is hopeless after epoch {epoch}: ended")
 
         try:
             results = [float(value) for value in train_one(dict(hyp), report)]
         except TrainingDiverged as error:
-            LOGGER.warning(f"generation {before} counts as one of the worst: {one_line(error)}")
+            LOGGER.warning(f"generation {before + 1} counts as one of the worst: {one_line(error)}")
             raise optuna.TrialPruned("diverged") from None
         except optuna.TrialPruned as pruned:
             LOGGER.info(f"{colorstr(PREFIX)}{pruned}")

@@ -48,9 +48,6 @@ def database_errors(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = one_line(error.__cause__ or error).partition(" [SQL: ")[0]
         raise ValueError(f"--evolve-storage {shown(url)}: {reason}") from error
-    except ImportError as error:  # the database's driver
-        missing = getattr(error.__cause__, "name", None) or error.name or "its driver"
-        raise ImportError(f"--evolve-storage {shown(url)} needs another package: pip install {missing}") from None
 
 
 def shown(url: str) -> str:
@@ -94,6 +91,11 @@ def open_storage(url: str) -> "RDBStorage":
         for wait_s in (*OPENING_WAITS_S, None):
             try:
                 return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+            except ImportError as error:  # the database's driver
+                missing = getattr(error.__cause__, "name", None) or "its driver"
+                raise ImportError(
+                    f"--evolve-storage {shown(url)} needs another package: pip install {missing}"
+                ) from None
             except sqlalchemy.exc.DBAPIError:
                 if wait_s is None:
                     raise

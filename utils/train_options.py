@@ -77,6 +77,8 @@ class TrainOptions:
             raise ValueError(f"--evolve {self.evolve}: 1 generation or more")
         if self.evolve_sampler not in EVOLVE_SAMPLERS:
             raise ValueError(f"--evolve-sampler {self.evolve_sampler}: must be one of {', '.join(EVOLVE_SAMPLERS)}")
+        if self.evolve_storage and self.evolve is None:
+            raise ValueError("--evolve-storage is for a search: add --evolve, or leave it out")
         if self.bucket:
             raise ValueError(f"--bucket {self.bucket}: workers share a search by --evolve-storage URL, not by a bucket")
 
