@@ -29,8 +29,9 @@ from utils.evolve_study import (
     open_study,
     running,
 )
-from utils.general import LOGGER, ROOT, colorstr, increment_path, one_line, plural
+from utils.general import LOGGER, ROOT, colorstr, one_line, plural
 from utils.metrics import fitness
+from utils.runs import run_folder
 from utils.train_options import DEFAULT_PROJECT, TrainOptions
 
 if TYPE_CHECKING:
@@ -67,24 +68,24 @@ def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
         raise ImportError("--evolve needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told here
     opt, start = evolve_options(opt), start_values(opt)
-    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-    files = EvolveFiles(folder, tuple(start), not opt.noplots)
-    url = opt.evolve_storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
-    search = Search(start, opt.evolve, opt.evolve_sampler, opt.seed, is_local=not opt.evolve_storage)
     common = {name: getattr(opt, name) for name in COMMON}
     common |= {name: Path(getattr(opt, name)).name for name in COMMON_FILES} | {"hyp": start}
-    with database_errors(url):
-        study = open_study(url, opt.name if opt.evolve_storage else OWN_STUDY, common, opt.epochs)
-        if not study.get_trials(deepcopy=False):
-            add_generations(study, files.read())
-        LOGGER.info(f"{colorstr(PREFIX)}{opt.evolve} generations, {opt.evolve_sampler}; results go to {folder}")
-        try:
-            search.run(study, train_one, lambda study: files.write(ended(study)))
-        except KeyboardInterrupt:
-            where = "" if opt.evolve_storage else f" with --name {folder.name} --exist-ok"
-            LOGGER.info(f"\nto go on: the same command{where}")
-            raise
-        finish(study, files)
+    with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
+        files = EvolveFiles(folder, tuple(start), not opt.noplots)
+        url = opt.evolve_storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
+        with database_errors(url):
+            study = open_study(url, opt.name if opt.evolve_storage else OWN_STUDY, common, opt.epochs)
+            if not study.get_trials(deepcopy=False):
+                add_generations(study, files.read())
+            LOGGER.info(f"{colorstr(PREFIX)}{opt.evolve} generations, {opt.evolve_sampler}; results go to {folder}")
+            search = Search(start, opt.evolve, opt.evolve_sampler, opt.seed, is_local=not opt.evolve_storage)
+            try:
+                search.run(study, train_one, lambda study: files.write(ended(study)))
+            except KeyboardInterrupt:
+                where = "" if opt.evolve_storage else f" with --name {folder.name} --exist-ok"
+                LOGGER.info(f"\nto go on: the same command{where}")
+                raise
+            finish(study, files)
     return folder
 
 
