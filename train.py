@@ -4,11 +4,12 @@ python train.py --cfg yolov5s-NAM.yaml                                  # the ge
 python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
 python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
 python train.py --resume                                                # the newest run, or --resume path/last.pt
+python train.py --epochs 10 --evolve 300                                # searches better values for --hyp
 """
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from utils.dist import SINGLE, Ranks, joined
 from utils.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.eval_files import EvalPlots, write_results, write_thresholds
 from utils.evaluate import evaluate, log_speed, log_table
+from utils.evolve import find_hyp
 from utils.general import (
     LOGGER,
     check_file,
@@ -65,6 +67,8 @@ PLOTTED_BATCHES = 3
 def main(opt: TrainOptions) -> Path:
     """Trains as the options say; the folder of the run."""
     checkpoint = None
+    if opt.evolve is not None:
+        return evolve(opt)
     if opt.resume:
         opt, checkpoint = resumed(opt)
     opt.check()
@@ -139,6 +143,52 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
         result = finish(run, val_batches, data.names, device, ranks)
         logger.log_end(epoch, run.final, result)
     return run.folder
+
+
+def evolve(opt: TrainOptions) -> Path:
+    """Searches better hyper-parameters by training again and again; the folder of what was found."""
+    opt.check()
+    data = load_data(opt)
+    data.prepare()
+    return find_hyp(opt, lambda hyp, report: train_trial(opt, data, Hyp.from_dict(hyp, opt.hyp), report))
+
+
+def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[[int, float], None]) -> list[float]:
+    """A training of --evolve, of which no file is left: P, R, mAP@.5, mAP@.5:.95 and three losses of its best epoch.
+
+    report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
+    """
+    device = select_device(opt.device)
+    init_seeds(opt.seed, opt.deterministic)
+    weights = initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
+    train_set, val_set = (load_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
+    model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else None)
+    imgsz = fit_model(opt, hyp, model, train_set)
+    opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, train_set, imgsz, device))
+    model = model.to(device, memory_format=torch.channels_last)
+    weigh = ImageWeights(train_set, data.nc) if opt.image_weights else None
+    batches, val_batches = build_loaders(
+        opt, hyp, train_set, val_set, imgsz, model, 0, SINGLE, weights=weigh(None) if weigh else None
+    )
+    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
+    how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
+    best: list[float] = []
+    with closing(batches):
+        for epoch in range(opt.epochs):
+            train_epoch(trainer, batches, epoch, opt.epochs, None, data.names)
+            if opt.noval and epoch + 1 < opt.epochs:
+                continue
+            result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
+            log_table(result)
+            stops = stopper(epoch, result.fitness)
+            if stopper.best_epoch == epoch:
+                best = [result.mp, result.mr, result.map50, result.map, *result.losses]
+            if weigh:
+                batches.set_weights(weigh(result.maps.tolist()))
+            report(epoch, result.fitness)
+            if stops:
+                break
+    return best
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -243,15 +293,15 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, stopper: EarlyStopping, im
 
 
 def train_epoch(
-    trainer: Trainer, batches: TrainLoader, epoch: int, epochs: int, run: RunFiles, names: Sequence[str]
+    trainer: Trainer, batches: TrainLoader, epoch: int, epochs: int, run: RunFiles | None, names: Sequence[str]
 ) -> Tensor:
-    """Trains one epoch under a progress bar and draws the run's first batches; its mean losses (3,)."""
+    """Trains one epoch under a progress bar and draws the first batches of a run, if any; its mean losses (3,)."""
     is_main = trainer.ranks.is_main
     bar = EpochBar(epoch, epochs, batches.epoch(epoch), len(batches), disable=not is_main)
 
     def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
         bar.show(memory_text(trainer.device), batch, losses)
-        if is_main and run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
+        if run and is_main and run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
             plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
 
     return trainer.run_epoch(bar, epoch, len(batches), observe)

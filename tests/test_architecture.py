@@ -18,9 +18,11 @@ FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}
 OF_IMAGES = {"models.autoshape", "models.results"}
 LATE_IMPORTS = {
     "av",
+    "optuna",
     "pandas",
     "pycocotools",
     "scipy.cluster.vq",
+    "sqlalchemy",
     "supervision",
     "tensorboard",
     "torchvision",
@@ -45,9 +47,8 @@ ALLOWED = {  # file: what it alone does, and why
     "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
 }
 PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
-HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
-    "wandb",
-    "mlflow",
+HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools", "optuna"} | {
+    *("wandb", "mlflow")
 }
 
 
@@ -241,7 +242,8 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    assert required("requirements.txt") == used - {"pycocotools", "supervision", "wandb", "mlflow"}
+    extras = {"mlflow", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
+    assert required("requirements.txt") == used - extras
     assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
 
 

@@ -56,6 +56,10 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+class TrainingDiverged(ValueError):
+    """The weights, or all gradients of an epoch, are not finite."""
+
+
 @dataclass(frozen=True)
 class MultiScale:
     """Gives each batch a size between a half and one and a half of its own, in multiples of the stride.
@@ -210,7 +214,7 @@ class Trainer:
         finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
         wrong = next((name for name, is_finite in zip(state, finite, strict=True) if not is_finite), "no gradient")
         if skipped == steps or not all(finite):
-            raise ValueError(
+            raise TrainingDiverged(
                 f"training diverged in epoch {epoch}: {wrong} is {'finite' if all(finite) else 'not finite'}; last.pt "
                 "holds the epoch before. Try a lower lr0 (in the --hyp file), --amp off, or look for wrong labels"
             )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from utils.engine import AMP_CHOICES
 from utils.general import ROOT
-from utils.log_wandb import DEFAULT_PROJECT
+from utils.log_wandb import DEFAULT_PROJECT as SERVICE_PROJECT
 from utils.loggers import check_services
 from utils.runs import DEFAULT_WEIGHTS, check_training
 
@@ -15,6 +15,8 @@ CHANGEABLE = frozenset(
     {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
     | {"wandb", "mlflow", "entity", "bbox_interval"}
 )
+DEFAULT_PROJECT = str(ROOT / "runs" / "train")
+EVOLVE_SAMPLERS = ("ga", "tpe")
 LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
 
@@ -57,6 +59,8 @@ class TrainOptions:
     deterministic: bool
     sync_bn: bool
     evolve: int | None
+    evolve_sampler: str
+    evolve_storage: str
     bucket: str
     wandb: str | None
     mlflow: str | None
@@ -75,6 +79,14 @@ class TrainOptions:
         """ValueError where a value is out of its range, or two exclude each other."""
         check_training(self.values())
         check_services(self.values())
+        if self.evolve is not None and self.evolve < 1:
+            raise ValueError(f"--evolve {self.evolve}: 1 generation or more")
+        if self.evolve_sampler not in EVOLVE_SAMPLERS:
+            raise ValueError(f"--evolve-sampler {self.evolve_sampler}: must be one of {', '.join(EVOLVE_SAMPLERS)}")
+        if self.evolve_storage and self.evolve is None:
+            raise ValueError("--evolve-storage is for a search: add --evolve, or leave it out")
+        if self.bucket:
+            raise ValueError(f"--bucket {self.bucket}: workers share a search by --evolve-storage URL, not by a bucket")
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -109,7 +121,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
-    add("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    add("--project", default=DEFAULT_PROJECT, help="results go to project/name")
     add("--name", default="exp", help="results go to project/name; a number is added where that exists")
     add("--exist-ok", action="store_true", help="write into an existing project/name, replacing what is there")
     add("--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line")
@@ -133,11 +145,18 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower")
     add("--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes")
     add("--evolve", type=int, nargs="?", const=300, help="search hyper-parameters: train so many times (300)")
+    add("--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE")
+    add(
+        "--evolve-storage",
+        default="",
+        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
+        "--name says which study in it; empty takes a file in the search's folder",
+    )
     add("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     add = services.add_argument
-    add("--wandb", nargs="?", const=DEFAULT_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)")
-    add("--mlflow", nargs="?", const=DEFAULT_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)")
+    add("--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)")
+    add("--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)")
     add("--entity", help="W&B: the user or team that the run belongs to")
     add("--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val")
     add("--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times")

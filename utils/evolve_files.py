@@ -1,0 +1,133 @@
+"""What a search for hyper-parameters leaves to read: evolve.csv, hyp_evolve.yaml and evolve.png, as v6.1 has them.
+
+Legend: R generations that have a result.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from utils.curves import ACCENT, INK, new_figure, tidy
+from utils.evolve_sampler import GENES
+from utils.general import atomic_write, remove_stale
+from utils.loggers import KEYS
+from utils.metrics import fitness
+
+RESULT_KEYS = KEYS[3:10]  # P, R, mAP@.5, mAP@.5:.95, three losses
+PANELS = (6, 5)  # rows and columns of evolve.png
+assert len(GENES) <= math.prod(PANELS)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A training that has ended well: what it trained with, and its seven results."""
+
+    hyp: Mapping[str, float]
+    results: Sequence[float]
+
+    @property
+    def fitness(self) -> float:
+        """The number that is searched for; 0 where there is none."""
+        value = float(fitness(self.results))
+        return value if math.isfinite(value) else 0.0
+
+
+@dataclass(frozen=True)
+class EvolveFiles:
+    """The files of a search for the values of these names, in a folder."""
+
+    folder: Path
+    names: tuple[str, ...]
+    has_plot: bool = True
+
+    @property
+    def csv(self) -> Path:
+        """One row for each generation: its results, then its values."""
+        return self.folder / "evolve.csv"
+
+    @property
+    def best(self) -> Path:
+        """The best values, for train.py --hyp."""
+        return self.folder / "hyp_evolve.yaml"
+
+    def write(self, generations: Sequence[Generation]) -> None:
+        """Writes all anew, each file whole or not at all."""
+        remove_stale(self.folder, older_than_s=60)  # other workers may write here
+        rows = [[f"{name:>20}" for name in (*RESULT_KEYS, *self.names)]]
+        for generation in generations:
+            values = (*generation.results, *(generation.hyp[name] for name in self.names))
+            rows.append([f"{value:>20.5g}" for value in values])
+        with atomic_write(self.csv) as temporary:
+            temporary.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+        if generations:
+            with atomic_write(self.best) as temporary:
+                temporary.write_text(best_text(generations, rows), encoding="utf-8")
+            if self.has_plot:
+                with atomic_write(self.folder / "evolve.png") as temporary:
+                    plot_evolve(generations, self.names, temporary)
+
+    def read(self) -> list[Generation]:
+        """The generations of an evolve.csv, of v6.1's too; none where there is none. ValueError says what is wrong."""
+        if not self.csv.exists():
+            return []
+        with self.csv.open(newline="", encoding="utf-8") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+        header = rows[0] if rows else []
+        if tuple(header[: len(RESULT_KEYS)]) != RESULT_KEYS:
+            raise ValueError(f"{self.csv}: its first columns must be {', '.join(RESULT_KEYS)}; move it away")
+        names = header[len(RESULT_KEYS) :]
+        if other := sorted(set(names) ^ set(self.names)):
+            raise ValueError(f"{self.csv}: {', '.join(other)} is in this file or in --hyp, not in both; move it away")
+        generations = []
+        for number, row in enumerate(rows[1:], 2):
+            try:
+                values = [float(cell) for cell in row]
+                hyp = dict(zip(names, values[len(RESULT_KEYS) :], strict=True))
+            except ValueError:
+                raise ValueError(f"{self.csv}, line {number}: {len(header)} numbers are wanted") from None
+            generations.append(Generation(hyp, values[: len(RESULT_KEYS)]))
+        return generations
+
+
+def best_index(generations: Sequence[Generation]) -> int:
+    """Which of them is the best; the first of several."""
+    return int(np.argmax([generation.fitness for generation in generations]))
+
+
+def best_text(generations: Sequence[Generation], rows: Sequence[Sequence[str]]) -> str:
+    """The best values as yaml below a comment with their generation, the last one, and their results."""
+    best = best_index(generations)
+    width = len(RESULT_KEYS)
+    head = (
+        "Hyper-parameters found by train.py --evolve",
+        f"Best generation: {best}",
+        f"Last generation: {len(generations) - 1}",
+        ",".join(rows[0][:width]),
+        ",".join(rows[best + 1][:width]),
+    )
+    values = yaml.safe_dump(dict(generations[best].hyp), sort_keys=False)
+    return "".join(f"# {line}\n" for line in head) + "\n" + values
+
+
+def plot_evolve(generations: Sequence[Generation], names: Sequence[str], path: Path) -> None:
+    """The fitness over each value, the best one marked and named; later generations are darker."""
+    reached = np.array([generation.fitness for generation in generations])  # (R,)
+    best = best_index(generations)
+    figure = new_figure(13, 15)
+    for axes, name in zip(figure.subplots(*PANELS).flat, names, strict=False):
+        values = np.array([generation.hyp[name] for generation in generations])  # (R,)
+        shades = np.linspace(0.25, 0.9, len(values))
+        axes.scatter(values, reached, s=16, color=ACCENT, alpha=shades, linewidths=0)
+        axes.plot(values[best], reached[best], "*", color="#FFB000", ms=12, mec=INK, clip_on=False, zorder=3)
+        axes.set_title(f"{name} = {values[best]:.3g}", fontsize=10, color=INK)
+        axes.tick_params(labelsize=7)
+        tidy(axes, grid=True)
+    for axes in figure.axes[len(names) :]:
+        axes.set_visible(False)
+    figure.supylabel("fitness", fontsize=10, color=INK)
+    figure.savefig(path, dpi=110, format="png")
