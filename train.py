@@ -4,6 +4,7 @@ python train.py --cfg yolov5s-NAM.yaml                                  # the ge
 python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
 python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
 python train.py --resume                                                # the newest run, or --resume path/last.pt
+python train.py --resume runs/train/exp --epochs 400                    # a finished run, with more epochs
 """
 
 import copy
@@ -30,6 +31,7 @@ from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.eval_files import EvalPlots
 from utils.evaluate import evaluate, log_speed, log_table
+from utils.fingerprint import fingerprint
 from utils.general import (
     LOGGER,
     check_file,
@@ -46,7 +48,7 @@ from utils.loggers import EpochBar, RunLogger
 from utils.loss import ComputeLoss
 from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
-from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
+from utils.resume import check_same_data, data_changes, find_run, load_run, resumed_options
 from utils.run_files import RunFiles, telling_how_to_go_on
 from utils.runs import AUTO_BATCH, initial_weights, normalized
 from utils.sampling import QUAD, ImageWeights
@@ -88,11 +90,12 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None) -> Path:
         opt, hyp, train_set, val_set, imgsz, model, start_epoch, weights=weigh(maps) if weigh else None
     )
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
-    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), len(train_set))
+    prints = {name: fingerprint(part, data.root) for name, part in (("train", train_set), ("val", val_set))}
+    changes = data_changes(state, start_epoch - 1, prints)
+    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), prints, changes)
     if checkpoint:
         trainer.load_state_dict(state, checkpoint.state)
         stopper.load_state_dict(state["stopper"])
-        check_same_images(state.get("images"), len(train_set))
     elif run.is_plotted:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
@@ -255,11 +258,9 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     path = find_run(opt.resume, Path(opt.project))
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
-    options = merged_options(path, checkpoint.training["opt"], parse_opt([]).values(), named, CHANGEABLE)
+    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
     opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
     check_same_data(path, checkpoint, load_data(opt).names)
-    if checkpoint.epoch + 1 >= opt.epochs:
-        raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
     return opt, checkpoint
 
 

@@ -10,7 +10,7 @@ from utils.runs import DEFAULT_WEIGHTS, check_training
 
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
-    {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
+    {"data", "epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
 )
 LOCATING = frozenset({"resume", "project", "name", "exist_ok"})  # with --resume they only say where the run is
 
