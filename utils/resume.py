@@ -1,4 +1,9 @@
-"""Going on with a run that was cut off or has ended: which checkpoint, with which options, on the same data."""
+"""Going on with a run that was cut off or has ended: which checkpoint, with which options, on the same data.
+
+A run that was cut off goes on as if nothing had happened. One that has ended wants more --epochs, or after early
+stopping a larger --patience; from there on the learning rates, warm-up and --close-mosaic are those of a run of the new
+number of epochs, as if it had been cut off in its last one. Data may change and is recorded, hyper-parameters may not.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
