@@ -223,7 +223,8 @@ def test_workers_and_cache_change_nothing(fit):
 
 
 def test_nosave_and_noval_do_so_at_the_end(fit):
-    folder = fit(epochs=2, nosave=True, noval=True)
+    folder = fit(epochs=2, nosave=True, noval=True, name="mine")
+    assert folder.name == "mine"
     _, first, second = rows(folder)
     assert first[4:11] == ["nan"] * 7
     assert "nan" not in second
