@@ -40,9 +40,8 @@ def fetch(url: str, folder: Path) -> Path:
 
     It gets the name that the address ends with, or the one behind its `#`.
     """
+    _check_address(url)
     parts = urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
-        raise ValueError(f"{url}: only https addresses are fetched")
     target = folder / (parts.fragment or PurePosixPath(unquote(parts.path)).name)
     if target.exists():
         LOGGER.info(f"{target} is there already")
@@ -51,7 +50,7 @@ def fetch(url: str, folder: Path) -> Path:
     _receive(url, part)
     digest = _sha256(part)
     lock = folder / CHECKSUMS
-    known = json.loads(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    known = _read_checksums(lock)
     if known.setdefault(target.name, digest) != digest:
         part.unlink()
         raise ValueError(
@@ -69,10 +68,10 @@ def _receive(url: str, part: Path) -> None:
     """Writes what is at the address to `part`, going on behind what is there of it."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "yolov5-nam"} | ({"Range": f"bytes={start}-"} if start else {})
+    request = urllib.request.Request(url.partition("#")[0], headers=headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url.partition("#")[0], headers=headers), timeout=TIMEOUT_S
-        ) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            _check_address(answer.url)  # where it was led to
             is_rest = answer.status == 206
             size = answer.headers.get("Content-Length")
             total = None if size is None else int(size) + (start if is_rest else 0)
@@ -83,13 +82,33 @@ def _receive(url: str, part: Path) -> None:
                 for chunk in progress(chunks, None if total is None else -(-total // CHUNK), part.stem, delay=1.0):
                     file.write(chunk)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing is behind what is there: it was whole
-            return
+        if error.code == 416 and start:  # nothing is behind what is there
+            if (error.headers.get("Content-Range") or "").rpartition("/")[2] in ("", "*", str(start)):
+                return
+            part.unlink()
+            raise ValueError(f"{url}: {part} was longer than the file; it is removed, try again") from None
         raise ValueError(f"{url}: {error}") from None
     except (OSError, HTTPException) as error:
         raise ValueError(f"{url}: {getattr(error, 'reason', error)}; the same command goes on with it") from None
     if total is not None and part.stat().st_size != total:
         raise ValueError(f"{url}: {part.stat().st_size} of {total} bytes came; the same command goes on with it")
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        raise ValueError(f"{url}: only https addresses are fetched")
+
+
+def _read_checksums(lock: Path) -> dict[str, str]:
+    """The recorded hashes by file name; ValueError where the file is not such a record."""
+    try:
+        known = json.loads(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{lock}: {error}; correct or remove it") from None
+    if not isinstance(known, dict):
+        raise ValueError(f"{lock}: is no record of file names and hashes; remove it")
+    return known
 
 
 def _sha256(path: Path) -> str:

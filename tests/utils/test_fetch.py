@@ -32,7 +32,9 @@ class Server(BaseHTTPRequestHandler):
         self.state["asked"].append(wanted)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.state["ranges"] else 0
         if start >= len(data):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.end_headers()
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
@@ -81,6 +83,20 @@ def test_a_cut_connection_is_gone_on_with(server, tmp_path, ranges):
 def test_a_whole_part_is_taken(server, tmp_path):
     (tmp_path / "a b.zip.part").write_bytes(CONTENT)
     assert fetch(server["url"], tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long(server, tmp_path):
+    (tmp_path / "a b.zip.part").write_bytes(CONTENT + b"x")
+    with pytest.raises(ValueError, match="was longer than the file; it is removed, try again"):
+        fetch(server["url"], tmp_path)
+    assert fetch(server["url"], tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_damaged_record(server, tmp_path, content):
+    (tmp_path / CHECKSUMS).write_text(content)
+    with pytest.raises(ValueError, match=rf"{CHECKSUMS}: .*remove it"):
+        fetch(server["url"], tmp_path)
 
 
 def test_another_content_is_refused(server, tmp_path):
