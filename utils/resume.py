@@ -5,15 +5,16 @@ stopping a larger --patience; from there on the learning rates, warm-up and --cl
 number of epochs, as if it had been cut off in its last one. Data may change and is recorded, hyper-parameters may not.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import YAML_SUFFIXES, Hyp
-from utils.fingerprint import describe_changes
+from utils.fingerprint import describe_changes, fingerprint
 from utils.general import LOGGER, check_file, plural
+from utils.labels import LabelRecord
 from utils.runs import newest
 
 KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the run left only weights in it
@@ -160,14 +161,17 @@ def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) 
         )
 
 
-def data_changes(training: Mapping[str, object], epoch: int, now: Mapping[str, Tensor]) -> list[str]:
-    """The run's record of changes in its data, with those since its checkpoint of this epoch, which are warned of.
+def data_record(
+    training: Mapping[str, object], epoch: int, splits: Mapping[str, Sequence[LabelRecord]], root: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The splits' fingerprints, and the run's record of changes in its data.
 
-    training is empty for a new run; now: fingerprints by split.
+    What changed since the checkpoint of this epoch is added and warned of; training is empty for a new run.
     """
+    now = {name: fingerprint(records, root) for name, records in splits.items()}
     if not training:
-        return []
+        return now, []
     found = [f"from epoch {epoch + 1} on: {line}" for line in describe_changes(training["data"], now)]
     for line in found:
         LOGGER.warning(f"--resume: the data set is not what it was, {line}; opt.yaml keeps a record of it")
-    return [*map(str, training["changes"]), *found]
+    return now, [*map(str, training["changes"]), *found]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
+from utils.dist import SINGLE, Ranks
 from utils.engine import Trainer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
 from utils.labels import LabelRecord
@@ -37,9 +38,19 @@ class RunFiles:
 
     @classmethod
     def create(
-        cls, options: dict[str, object], hyp: dict[str, float], data: dict[str, Tensor], changes: list[str]
+        cls,
+        options: dict[str, object],
+        hyp: dict[str, float],
+        data: dict[str, Tensor],
+        changes: list[str],
+        ranks: Ranks = SINGLE,
     ) -> Self:
-        """The folder of the run that --resume names, or a new one in project/name; its settings are written."""
+        """The folder of the run that --resume names, or a new one in project/name; its settings are written.
+
+        Rank 0 makes it, and the others are told.
+        """
+        if not ranks.is_main:
+            return cls(Path(str(ranks.broadcast(None))), options, hyp, data, changes)
         resume = options["resume"]
         if resume:
             folder = Path(str(resume)).parents[1]
@@ -48,6 +59,7 @@ class RunFiles:
             folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
         run = cls(folder, options, hyp, data, changes)
         run.open(is_new=not resume)
+        ranks.broadcast(str(folder))
         return run
 
     @property

@@ -11,7 +11,6 @@ import torch
 
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.config import Hyp
-from utils.fingerprint import fingerprint
 from utils.general import ROOT
 from utils.labels import LabelRecord
 from utils.resume import (
@@ -20,7 +19,7 @@ from utils.resume import (
     check_same_data,
     check_same_hyp,
     check_unfinished,
-    data_changes,
+    data_record,
     find_run,
     load_run,
     merged_options,
@@ -190,18 +189,19 @@ def test_hyp_named_when_resuming(tmp_path, caplog):
     ]
 
 
-def prints(*names, change=0.0):
+def records(*names, change=0.0):
     box = np.array([[0, 0.5, 0.5, 0.1 + change, 0.1]], np.float32)
-    return {"train": fingerprint([LabelRecord(f"/set/{name}", (8, 8), box) for name in names], Path("/set"))}
+    return {"train": [LabelRecord(f"/set/{name}", (8, 8), box) for name in names]}
 
 
 def test_other_data_is_told_and_recorded(caplog):
-    before = {"data": prints("a", "b"), "changes": ["from epoch 1 on: val: 1 image added"]}
     with caplog.at_level(logging.WARNING, "yolov5"):
-        assert data_changes({}, -1, prints("a")) == []
-        assert data_changes(before, 3, prints("b", "a")) == before["changes"]
+        prints, changes = data_record({}, -1, records("a", "b"), Path("/set"))
+        assert changes == []
+        before = {"data": prints, "changes": ["from epoch 1 on: val: 1 image added"]}
+        assert data_record(before, 3, records("b", "a"), Path("/set"))[1] == before["changes"]
         assert not caplog.messages
-        changes = data_changes(before, 3, prints("b", "c", "d", change=0.1))
+        _, changes = data_record(before, 3, records("b", "c", "d", change=0.1), Path("/set"))
     line = "from epoch 4 on: train: 2 images added, 1 removed, labels of 1 changed"
     assert changes == [*before["changes"], line]
     assert caplog.messages == [f"--resume: the data set is not what it was, {line}; opt.yaml keeps a record of it"]
