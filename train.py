@@ -73,7 +73,7 @@ def main(opt: TrainOptions) -> Path:
 
 
 def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks = SINGLE) -> Path:
-    """The story of a run, of which each rank does its share; with a checkpoint it goes on after that epoch."""
+    """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
     init_seeds(opt.seed, opt.deterministic)
     state = checkpoint.training if checkpoint else {}
