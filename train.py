@@ -5,6 +5,7 @@ python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --i
 python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
 python train.py --resume                                                # the newest run, or --resume path/last.pt
 python train.py --epochs 10 --evolve 300                                # searches better values for --hyp
+python train.py --resume runs/train/exp --epochs 400                    # a finished run, with more epochs
 """
 
 import copy
@@ -51,7 +52,7 @@ from utils.metrics import EvalResult
 from utils.optim import Schedule, build_optimizer, freeze_layers
 from utils.plots import plot_images
 from utils.report import train_defaults, write_report
-from utils.resume import check_same_data, check_same_images, find_run, load_run, merged_options
+from utils.resume import check_same_data, data_record, find_run, load_run, resumed_options
 from utils.run_files import RunFiles, telling_how_to_go_on
 from utils.runs import AUTO_BATCH, check_shares, initial_weights, normalized
 from utils.sampling import QUAD, ImageWeights
@@ -81,10 +82,7 @@ def main(opt: TrainOptions) -> Path:
 
 
 def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks = SINGLE) -> Path:
-    """The story of a run, from its parts to its results; with a checkpoint it goes on after the checkpoint's epoch.
-
-    Of several ranks each does its share, and rank 0 writes.
-    """
+    """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
     init_seeds(opt.seed, opt.deterministic)
     state = checkpoint.training if checkpoint else {}
@@ -107,9 +105,10 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
         opt, hyp, train_set, val_set, imgsz, model, start_epoch, ranks, weights=weigh(maps) if weigh else None
     )
     trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz, ranks), EarlyStopping(opt.patience)
-    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), len(train_set), ranks)
+    record = data_record(state, start_epoch - 1, {"train": train_set, "val": val_set}, data.root)
+    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), *record, ranks)
     if checkpoint:
-        restore(checkpoint, trainer, stopper, len(train_set))
+        restore(checkpoint, trainer, stopper)
     elif run.is_plotted and ranks.is_main:
         run.plot_labels(train_set, data.names)
     LOGGER.info(
@@ -285,11 +284,10 @@ def find_batch_size(
     return max(found - found % QUAD, QUAD) if opt.quad else found
 
 
-def restore(checkpoint: Checkpoint, trainer: Trainer, stopper: EarlyStopping, images: int) -> None:
-    """Brings trainer and stopper to where the checkpoint was taken; `images` are those to train on now."""
+def restore(checkpoint: Checkpoint, trainer: Trainer, stopper: EarlyStopping) -> None:
+    """Brings trainer and stopper to where the checkpoint was taken."""
     trainer.load_state_dict(checkpoint.training, checkpoint.state)
     stopper.load_state_dict(checkpoint.training["stopper"])
-    check_same_images(checkpoint.training.get("images"), images)
 
 
 def train_epoch(
@@ -344,11 +342,9 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     path = find_run(opt.resume, Path(opt.project))
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
-    options = merged_options(path, checkpoint.training["opt"], parse_opt([]).values(), named, CHANGEABLE)
+    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
     opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
     check_same_data(path, checkpoint, load_data(opt).names)
-    if checkpoint.epoch + 1 >= opt.epochs:
-        raise ValueError(f"{path}: all its {opt.epochs} epochs are done; name more with --epochs")
     return opt, checkpoint
 
 

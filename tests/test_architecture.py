@@ -41,6 +41,7 @@ FORBIDDEN_NAMES = {
 ALLOWED = {  # file: what it alone does, and why
     "models/yolo.py": {"sys.path"},  # so that `python models/yolo.py` works, as tutorials have it
     "utils/sources.py": NETWORK,  # fetches the picture that the user's --source names
+    "utils/fetch.py": NETWORK,  # fetches published data sets for --download of utils/convert.py
     "utils/opencv.py": {"os.environ"},  # whether there is a display; FFmpeg takes its log level from nowhere else
     "utils/dist.py": {"os.environ"},  # torchrun tells its processes who they are
     "utils/log_mlflow.py": {"os.environ"},  # MLflow tells its makers of its use unless told not to before its import

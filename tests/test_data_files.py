@@ -25,7 +25,21 @@ def test_data_yaml(name):
     assert data["val"]
 
 
-@pytest.mark.parametrize(("name", "nc"), [("coco", 80), ("coco128", 80), ("VOC", 20), ("bccd", 3), ("shapes", 10)])
+@pytest.mark.parametrize(
+    ("name", "nc"),
+    [
+        ("coco", 80),
+        ("coco128", 80),
+        ("VOC", 20),
+        ("bccd", 3),
+        ("shapes", 10),
+        ("VisDrone", 10),
+        ("Argoverse", 8),
+        ("GlobalWheat2020", 1),
+        ("SKU-110K", 1),
+        ("xView", 60),
+    ],
+)
 def test_class_counts(name, nc):
     assert read(f"{name}.yaml")["nc"] == nc
 

@@ -96,6 +96,15 @@ def test_defaults_are_those_of_v61():
     assert {key: value for key, value in options.items() if value is not False} == expected
 
 
+@pytest.mark.parametrize(("agnostic_nms", "expected"), [(False, "1 person, 1 tie"), (True, "1 person")])
+def test_agnostic_nms(run, model, pictures, monkeypatch, agnostic_nms, expected):
+    """Two boxes of different classes in one place."""
+    rows = torch.tensor([[40.0, 40, 40, 40, 0.9, 1, 0, 0], [40.0, 40, 40, 39, 0.8, 0, 1, 0]])
+    monkeypatch.setattr(model, "forward", lambda x, augment=False: (rows.expand(len(x), 2, 8), []))
+    _, lines = run(source=str(pictures / "a.jpg"), agnostic_nms=agnostic_nms, nosave=True)
+    assert any(f" {expected}, Done." in line for line in lines)
+
+
 @pytest.mark.parametrize("flag", ["--img", "--imgsz", "--img-size"])
 def test_size_has_three_names_and_others_can_be_shortened(flag):
     opt = detect.parse_opt([flag, "320", "640", "--conf", "0.4", "--iou", "0.5", "--save-t", "--classes", "0", "2"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_files_of_a_run(finished):
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("events")} == {
         *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"),
-        *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt"),
+        *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt", "weights/resume.pt"),
         *(f"train_batch{i}.jpg" for i in range(3)),
         *("val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"),
         *("PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "AP_bars.png"),
@@ -223,7 +224,8 @@ def test_workers_and_cache_change_nothing(fit):
 
 
 def test_nosave_and_noval_do_so_at_the_end(fit):
-    folder = fit(epochs=2, nosave=True, noval=True)
+    folder = fit(epochs=2, nosave=True, noval=True, name="mine")
+    assert folder.name == "mine"
     _, first, second = rows(folder)
     assert first[4:11] == ["nan"] * 7
     assert "nan" not in second
@@ -422,9 +424,93 @@ def test_drawn_sizes_quads_and_image_weights_go_on_exactly(fit, rated, workers):
     assert any(not torch.equal(expected[name], ends[1][name]) for name in expected)
 
 
-def test_finished_run_is_not_resumed(finished):
-    with pytest.raises(ValueError, match="has ended"):
-        train.run(resume=str(finished / "weights" / "last.pt"))
+def test_a_finished_run_goes_on_with_more_epochs(fit, data, tmp_path, caplog):
+    """Where the learning rates do not depend on the number of epochs it equals, to the bit, one run of them all."""
+    hyp = yaml.safe_load((ROOT / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
+    (tmp_path / "flat.yaml").write_text(yaml.safe_dump({**hyp, "lrf": 1.0, "warmup_epochs": 0}))
+    flat = {"hyp": str(tmp_path / "flat.yaml")}
+    whole = fit(epochs=3, **flat)
+    folder = fit(epochs=2, **flat)
+    last, kept = (folder / "weights" / f"{name}.pt" for name in ("last", "resume"))
+    before = weights(last)
+    for named in (last, folder, kept):
+        with pytest.raises(ValueError, match="finished with 2 epochs; to go on name more with --epochs"):
+            train.run(resume=str(named))
+    assert_same(before, weights(last))
+    with pytest.raises(ValueError, match=r"--hyp .* cannot change when resuming; .*: lrf 1\.0 -> 0\.01"):
+        train.run(resume=str(last), epochs=3, hyp="hyp.scratch-low.yaml")
+    caplog.clear()
+    assert train.run(resume=str(last), epochs=3, data=data, **flat) == folder
+    assert not [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert rows(whole) == rows(folder)
+    for name in ("last", "best"):
+        assert_same(*(weights(run / "weights" / f"{name}.pt") for run in (whole, folder)))
+    assert_same(*(load_checkpoint(run / "weights/resume.pt").training["model"] for run in (whole, folder)))
+    assert yaml.safe_load((folder / "opt.yaml").read_text())["epochs"] == 3
+
+
+def test_a_finished_run_goes_on_as_if_cut_off_in_its_last_epoch(finished, tmp_path):
+    """The schedule is that of the new number of epochs, from the first new epoch on."""
+    ends = []
+    for name in ("ended", "cut"):
+        folder = tmp_path / name / "exp"
+        shutil.copytree(finished, folder)
+        if name == "cut":
+            shutil.copy(folder / "weights" / "epoch1.pt", folder / "weights" / "last.pt")
+            (folder / "weights" / "resume.pt").unlink()
+        ends.append(weights(train.run(resume=str(folder), epochs=4, nosave=True) / "weights" / "last.pt"))
+    assert_same(*ends)
+
+
+def test_after_early_stopping_patience_decides(fit, monkeypatch):
+    monkeypatch.setattr(train.EarlyStopping, "__call__", stop_after_first)
+    folder = fit(epochs=3, patience=1)
+    monkeypatch.undo()
+    assert len(rows(folder)) == 3
+    for options in ({}, {"epochs": 9}):
+        with pytest.raises(ValueError, match=r"stopped early after epoch 1, 1 epoch after its best, 0; .* --patience"):
+            train.run(resume=str(folder), **options)
+    train.run(resume=str(folder), patience=0, noval=True, nosave=True)
+    assert len(rows(folder)) == 4
+
+
+def stop_after_first(stopper, epoch, fitness):
+    """Early stopping for which the first epoch is the best."""
+    if epoch == 0:
+        stopper.best_epoch, stopper.best_fitness = 0, 1.0
+    stopper.stopped = epoch - stopper.best_epoch >= stopper.patience > 0
+    return stopper.stopped
+
+
+def test_nosave_keeps_what_a_resume_needs_at_the_end(fit):
+    folder = fit(epochs=1, nosave=True, noval=True)
+    assert load_checkpoint(folder / "weights" / "resume.pt").epoch == 0
+    train.run(resume=True, project=str(folder.parent), epochs=2)
+    _, first, second = rows(folder)
+    assert first[0] == "0"
+    assert second[0] == "1"
+
+
+def test_changed_data_is_recorded(fit, data, tmp_path, caplog):
+    shutil.copytree(Path(data).parent / "shapes", tmp_path / "set")
+    content = yaml.safe_load(Path(data).read_text())
+    for name in ("set", "moved"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**content, "path": str(tmp_path / name)}))
+    folder = fit(data=str(tmp_path / "set.yaml"))
+    (tmp_path / "set").rename(tmp_path / "moved")
+    labels = sorted((tmp_path / "moved/labels/train").glob("*.txt"))
+    labels[0].write_text("0 0.5 0.5 0.5 0.5\n")
+    image = next((tmp_path / "moved/images/train").glob(f"{labels[1].stem}.*"))
+    image.rename(image.with_stem("new"))
+    with caplog.at_level("WARNING", "yolov5"):
+        train.run(resume=str(folder), epochs=2, data=str(tmp_path / "moved.yaml"))
+    line = "from epoch 1 on: train: 1 image added, 1 removed, labels of 1 changed"
+    assert any(line in message for message in caplog.messages)
+    options = yaml.safe_load((folder / "opt.yaml").read_text())
+    assert options["data_changes"] == [line]
+    assert options["data"] == str(tmp_path / "moved.yaml")
+    train.run(resume=str(folder), epochs=3)
+    assert yaml.safe_load((folder / "opt.yaml").read_text())["data_changes"] == [line]
 
 
 def test_a_moved_run_goes_on(finished, tmp_path):
@@ -452,5 +538,5 @@ def test_resume_with_other_options(finished):
     kept = str(finished / "weights" / "epoch1.pt")
     with pytest.raises(ValueError, match="--imgsz 128 cannot change when resuming"):
         train.run(resume=kept, imgsz=128)
-    with pytest.raises(ValueError, match="all its 2 epochs are done"):
+    with pytest.raises(ValueError, match="finished with 2 epochs; to go on"):
         train.run(resume=kept)

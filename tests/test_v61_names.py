@@ -20,6 +20,7 @@ NAMES = {
         "EarlyStopping ModelEMA fuse_conv_and_bn initialize_weights model_info select_device time_sync"
     ),
     "utils.augmentations": "augment_hsv copy_paste letterbox mixup random_perspective",
+    "utils.datasets": "autosplit dataset_stats extract_boxes flatten_recursive",
     "utils.loss": "ComputeLoss FocalLoss smooth_BCE",
     "utils.plots": "Annotator colors",
     "models.common": (

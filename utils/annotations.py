@@ -7,7 +7,7 @@ Shapes: n objects of a picture, k points of a polygon.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -183,10 +183,15 @@ def _number(parent: ElementTree.Element, tag: str, place: str) -> float:
 
 
 class CocoSource:
-    """COCO instances: JSON files, each of the split that its name tells, and the folder where file names start."""
+    """COCO instances: JSON files, each of the split that its name tells, and the folder where file names start.
 
-    def __init__(self, files: Sequence[Path], images: Path | None, split: str) -> None:
-        self.images = images
+    by_name: the images by their names without folder, where their folders are not those of the JSON file.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], images: Path | None, split: str, by_name: Mapping[str, Path] | None = None
+    ) -> None:
+        self.images, self.by_name = images, by_name
         self.contents = [(file, split_of(file, split), read_annotations(file)) for file in files]
         self.names: dict[int, str] = {}
         for file, _, content in self.contents:
@@ -238,8 +243,11 @@ class CocoSource:
         beside = (file.parent, file.parent.parent)
         folders = [folder / sub for folder in beside for sub in (stem, f"images/{stem}", "images", "")]
         found = [path for folder in ([self.images] if self.images else folders) if (path := folder / name).is_file()]
+        if self.by_name is not None:
+            found = [self.by_name[name.name]] if name.name in self.by_name else []
         if not found:
-            raise FileNotFoundError(f"{place}: {stated} is not there; name the folder of the images with --images")
+            hint = "" if self.by_name is not None else "; name the folder of the images with --images"
+            raise FileNotFoundError(f"{place}: {stated} is not there{hint}")
         sides = (image.get("height"), image.get("width"))
         hw = shown_size(found[0], sides if all(isinstance(side, int) for side in sides) else None, place)
         rows = tuple(self._object(f"{file}: annotations[{i}]", row) for i, row in objects.pop(index))

@@ -3,6 +3,10 @@
     python -m utils.convert voc  --source VOCdevkit/VOC2012 --out ../datasets/voc
     python -m utils.convert coco --source annotations/instances_train.json annotations/instances_val.json --out ../mine
     python -m utils.convert yolo --source data.yaml --out ../mine/annotations
+    python -m utils.convert visdrone --source ~/Downloads/VisDrone --out ../datasets/VisDrone
+
+The last form takes the published files of a data set that v6.1 describes, archives or what was in them: visdrone,
+argoverse, sku110k, xview, globalwheat, objects365. With --download, and only then, it fetches them into --source first.
 
 All is read and checked before anything is written; no file that exists is written over, and no image is moved: they
 are hard links where the file system allows it, else copies.
@@ -12,7 +16,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -20,9 +24,12 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from utils.annotations import SPLITS, AnnotatedObject, CocoSource, Picture, VocSource
-from utils.config import DataConfig
-from utils.general import LOGGER, plural, progress, run_script
+from utils.config import DataConfig, read_yaml
+from utils.dataset_tools import autosplit
+from utils.fetch import fetch_all, unpacked
+from utils.general import LOGGER, check_file, plural, progress, run_script
 from utils.labels import LabelRecord, find_images, scan
+from utils.published import OBJECTS365_URLS, PUBLISHED, objects365_source
 
 MAX_SHOWN = 20  # errors that are said one by one
 
@@ -42,6 +49,7 @@ class ConvertOptions:
     difficult: bool = False
     zero_based: bool = False
     boxes: bool = False
+    download: bool = False
 
 
 # Into labels ----------------------------------------------------------------------------------------------------------
@@ -80,12 +88,10 @@ def label_text(picture: Picture, names: Sequence[str], boxes_only: bool) -> str:
 
 def convert(opt: ConvertOptions) -> None:
     """Writes images/, labels/ and data.yaml of VOC or COCO annotations into opt.out."""
-    out = Path(opt.out)
     images = Path(opt.images) if opt.images else None
+    source: VocSource | CocoSource
     if opt.format == "voc":
-        if len(opt.source) > 1:
-            raise ValueError(f"--source {' '.join(opt.source)}: one folder is wanted for voc")
-        source = VocSource(Path(opt.source[0]), images, opt.split, opt.difficult, opt.zero_based)
+        source = VocSource(_one_source(opt), images, opt.split, opt.difficult, opt.zero_based)
     else:
         source = CocoSource([Path(file) for file in opt.source], images, opt.split)
     errors: list[str] = []
@@ -96,6 +102,52 @@ def convert(opt: ConvertOptions) -> None:
     elif not names:
         pictures = list(pictures)
         names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
+    write_data_set(Path(opt.out), labelled(pictures, names, errors, opt), names, opt.copy)
+
+
+def _one_source(opt: ConvertOptions) -> Path:
+    if len(opt.source) > 1:
+        raise ValueError(f"--source {' '.join(opt.source)}: one folder is wanted for {opt.format}")
+    return Path(opt.source[0]).expanduser()
+
+
+def convert_published(opt: ConvertOptions) -> None:
+    """Writes images and labels of a published data set into opt.out, in v6.1's layout, with a data.yaml."""
+    source, out = _one_source(opt), Path(opt.out).expanduser()
+    published = PUBLISHED.get(opt.format)
+    written = [out / name for name in ("data.yaml", *(published.lists.values() if published else ()))]
+    if taken := [path for path in written if os.path.lexists(path)]:
+        raise FileExistsError(f"{taken[0]} exists and is not written over; choose another --out")
+    if opt.download:
+        urls = published.urls if published else OBJECTS365_URLS
+        if not urls:
+            raise ValueError(f"--download: {opt.format} wants an account: get its files by hand, as its yaml says")
+        fetch_all(urls, source)
+    errors: list[str] = []
+    with unpacked(source, out) as roots:
+        if published is None:
+            objects365 = objects365_source(roots)
+            names = objects365.ordered_names()
+            texts = labelled(objects365.pictures(errors), names, errors, replace(opt, boxes=True))
+            write_data_set(out, texts, names, opt.copy)
+            return
+        description = check_file(published.description)
+        names = DataConfig.from_yaml(description).names
+        texts = labelled(published.read(roots, names, errors), names, errors, opt)
+        content = {key: value for key, value in read_yaml(description).items() if key != "path"}
+        write_data_set(out, texts, names, opt.copy, folders=published.folders, content=content)
+    for split, name in published.lists.items():
+        images = [f"./{published.folders[split]}/{picture.name}\n" for picture, _ in texts if picture.split == split]
+        with (out / name).open("x", encoding="utf-8") as file:
+            file.writelines(images)
+    if published.is_split:
+        autosplit(out / published.folders["train"], (0.9, 0.1, 0.0))
+
+
+def labelled(
+    pictures: Iterable[Picture], names: Sequence[str], errors: list[str], opt: ConvertOptions
+) -> list[tuple[Picture, str]]:
+    """The pictures with their label files' texts; ValueError where there are none, or errors that are not skipped."""
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
         raise ValueError(f"class {repeated[0]!r} is named twice")
@@ -109,7 +161,7 @@ def convert(opt: ConvertOptions) -> None:
     _report(errors, opt.skip_bad)
     if not texts or not names:
         raise ValueError(f"{' '.join(opt.source)}: no picture with objects that could be converted")
-    write_data_set(out, texts, names, opt.copy)
+    return texts
 
 
 def _report(errors: Sequence[str], skip_bad: bool) -> None:
@@ -123,13 +175,26 @@ def _report(errors: Sequence[str], skip_bad: bool) -> None:
         )
 
 
-def write_data_set(out: Path, texts: Sequence[tuple[Picture, str]], names: Sequence[str], copy: bool) -> None:
-    """Writes the pictures with their labels and the yaml; FileExistsError before anything is written over."""
+def write_data_set(
+    out: Path,
+    texts: Sequence[tuple[Picture, str]],
+    names: Sequence[str],
+    copy: bool,
+    *,
+    folders: Mapping[str, str] | None = None,
+    content: Mapping[str, object] | None = None,
+) -> None:
+    """Writes the pictures with their labels and the yaml; FileExistsError before anything is written over.
+
+    folders: where a split's images go, images/<split> where it says nothing. content: what the yaml holds, where that
+    is not folders and names.
+    """
     targets: dict[Path, Path] = {}  # label file -> image it belongs to
     jobs = []
     for picture, text in texts:
-        image = out / "images" / picture.split / picture.name
-        label = (out / "labels" / picture.split / picture.name).with_suffix(".txt")
+        folder = (folders or {}).get(picture.split, f"images/{picture.split}")
+        image = out / folder / picture.name
+        label = (out / _labels_folder(folder) / picture.name).with_suffix(".txt")
         if label in targets:
             raise ValueError(f"{picture.image} and {targets[label]} would share the label file {label}; rename one")
         targets[label] = picture.image
@@ -147,13 +212,20 @@ def write_data_set(out: Path, texts: Sequence[tuple[Picture, str]], names: Seque
         with label.open("x", encoding="utf-8") as file:
             file.write(text)
     present = {picture.split for picture, _ in texts}
-    content: dict[str, object] = {split: f"images/{split}" for split in SPLITS if split in present}
-    content |= {"nc": len(names), "names": list(names)}
+    if content is None:
+        content = {split: f"images/{split}" for split in SPLITS if split in present}
+        content |= {"nc": len(names), "names": list(names)}
     with description.open("x", encoding="utf-8") as file:
-        yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
-    absent = [split for split in ("train", "val") if split not in present]
+        yaml.safe_dump(dict(content), file, allow_unicode=True, sort_keys=False)
+    absent = [split for split in ("train", "val") if split not in present and folders is None]
     hint = f"; it has no {' and no '.join(absent)}, which training needs" if absent else ""
     LOGGER.info(f"{description}: {plural(len(jobs), 'picture')}, {plural(len(names), 'class')}{hint}")
+
+
+def _labels_folder(folder: str) -> str:
+    """The folder of the labels of a folder of images: its last part `images` becomes `labels`."""
+    before, _, after = f"/{folder}/".rpartition("/images/")
+    return f"{before}/labels/{after}".strip("/")
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:
@@ -229,8 +301,15 @@ def coco_content(records: Sequence[LabelRecord], data: DataConfig) -> dict[str, 
 def parse_opt(args: list[str] | None = None) -> ConvertOptions:
     """The options of `python -m utils.convert`."""
     parser = argparse.ArgumentParser(description="Convert a data set: VOC or COCO into labels, labels into COCO.")
-    parser.add_argument("format", choices=("voc", "coco", "yolo"), help="what --source is; yolo is written as COCO")
-    parser.add_argument("--source", nargs="+", required=True, help="voc: folder; coco: .json files; yolo: data yaml")
+    parser.add_argument(
+        "format", choices=("voc", "coco", "yolo", *PUBLISHED, "objects365"), help="of --source; yolo is written as COCO"
+    )
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        required=True,
+        help="voc: folder; coco: .json files; yolo: data yaml; published set: folder of its archives or their content",
+    )
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--names", nargs="+", default=[], help="classes in their order; any other is an error")
     parser.add_argument("--images", default="", help="folder of the images, if they are not found by themselves")
@@ -240,13 +319,18 @@ def parse_opt(args: list[str] | None = None) -> ConvertOptions:
     parser.add_argument("--difficult", action="store_true", help="voc: keep objects marked as difficult")
     parser.add_argument("--zero-based", action="store_true", help="voc: corners count from 0, as some tools write them")
     parser.add_argument("--boxes", action="store_true", help="coco: boxes only, no polygons")
+    parser.add_argument("--download", action="store_true", help="published sets: first fetch them into --source")
     return ConvertOptions(**vars(parser.parse_args(args)))
 
 
 def main(opt: ConvertOptions) -> None:
     """Convert and say where the result is."""
+    if opt.download and opt.format in ("voc", "coco", "yolo"):
+        raise ValueError(f"--download: {opt.format} is a form, no data set that could be fetched")
     if opt.format == "yolo":
         to_coco(opt)
+    elif opt.format in PUBLISHED or opt.format == "objects365":
+        convert_published(opt)
     else:
         convert(opt)
 

@@ -35,6 +35,7 @@ from utils.augmentations import (
 )
 from utils.boxes import xyxy2xywhn
 from utils.config import Hyp
+from utils.dataset_tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, Ranks
 from utils.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.labels import LabelRecord

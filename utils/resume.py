@@ -1,44 +1,90 @@
-"""Going on with a run that was cut off: which checkpoint, with which options, on the same data."""
+"""Going on with a run that was cut off or has ended: which checkpoint, with which options, on the same data.
 
-from collections.abc import Collection, Mapping
+A run that was cut off goes on as if nothing had happened. One that has ended wants more --epochs, or after early
+stopping a larger --patience; from there on the learning rates, warm-up and --close-mosaic are those of a run of the new
+number of epochs, as if it had been cut off in its last one. Data may change and is recorded, hyper-parameters may not.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.general import LOGGER
+from utils.config import YAML_SUFFIXES, Hyp
+from utils.fingerprint import describe_changes, fingerprint
+from utils.general import LOGGER, check_file, plural
+from utils.labels import LabelRecord
 from utils.runs import newest
+
+KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the run left only weights in it
 
 # What the trainer and its run write into a checkpoint's `training`, and of which type each part is.
 TRAINING_PARTS = {
     **{"model": dict, "optimizer": dict, "scaler": dict, "rng": dict, "stopper": dict, "opt": dict, "hyp": dict},
-    **{"amp": str, "updates": int, "skipped": int},
+    **{"amp": str, "updates": int, "skipped": int, "data": dict, "changes": list},
 }
 
 
+# Which run ------------------------------------------------------------------------------------------------------------
+
+
 def find_run(resume: str | Path | bool, project: Path) -> Path:
-    """The last.pt to go on from: the one named, or with True that of the newest run below project."""
+    """The last.pt to go on from: the one named, that of the folder named, or with True of the newest below project."""
     if isinstance(resume, bool):
         path = newest(project, "last.pt")
         if path is None:
             raise FileNotFoundError(f"--resume: there is no run with a last.pt below {project}; name one")
         return path.resolve()
     path = Path(resume).expanduser().resolve()
+    if path.is_dir():
+        path = path / "last.pt" if path.name == "weights" else path / "weights" / "last.pt"
     if not path.is_file():
-        raise FileNotFoundError(f"--resume {resume}: no such file")
+        hint = "; a run with --nosave has none before its last epoch" if path.parent.is_dir() else ""
+        raise FileNotFoundError(f"--resume {resume}: no such file{hint if path.name == 'last.pt' else ''}")
     if path.parent.name != "weights" or not (path.parents[1] / "opt.yaml").is_file():
         raise ValueError(f"--resume {resume}: not in a run's folder; <run>/weights/last.pt is wanted, beside opt.yaml")
     return path
 
 
 def load_run(path: Path) -> Checkpoint:
-    """The checkpoint of a run that has not ended; ValueError for any other."""
+    """The run's checkpoint in this file, or for the last.pt of a run that has ended in resume.pt beside it.
+
+    ValueError for a file without what a resume needs.
+    """
     checkpoint = load_checkpoint(path)
+    kept = path.with_name(KEPT)
+    if checkpoint.training is None and path.name == "last.pt" and kept.is_file():
+        path, checkpoint = kept, load_checkpoint(kept)
     training = checkpoint.training
     if training is None:
-        raise ValueError(f"{path}: this run has ended, there is nothing to resume; start from it with --weights")
+        beside = f" and there is no {KEPT} beside it" if path.name == "last.pt" else "; name the run's last.pt"
+        raise ValueError(f"{path}: holds weights only{beside}; a new run can start from it with --weights")
     wrong = [name for name, kind in TRAINING_PARTS.items() if not isinstance(training.get(name), kind)]
     if wrong:
         raise ValueError(f"{path}: cannot be resumed, {wrong[0]!r} is missing or damaged; start from it with --weights")
     return checkpoint
+
+
+# With which options ---------------------------------------------------------------------------------------------------
+
+
+def resumed_options(
+    path: Path,
+    checkpoint: Checkpoint,
+    defaults: Mapping[str, object],
+    named: Mapping[str, object],
+    changeable: Collection[str],
+) -> dict[str, object]:
+    """The options to go on with, from the checkpoint's and those named; ValueError where they leave nothing to do."""
+    stored = checkpoint.training["opt"]
+    named = dict(named)
+    check_same_hyp(path, checkpoint.training["hyp"], named.pop("hyp", None), stored.get("hyp"))
+    if "data" in named:
+        named["data"] = str(check_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
+    options = merged_options(path, stored, defaults, named, changeable)
+    check_unfinished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
+    return options
 
 
 def merged_options(
@@ -64,6 +110,47 @@ def merged_options(
     return options
 
 
+def check_unfinished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int) -> None:
+    """ValueError where all epochs are done, or early stopping ended the run and would do so again at once."""
+    done, stopper = checkpoint.epoch + 1, checkpoint.training["stopper"]
+    best = int(stopper.get("best_epoch") or 0)
+    if stopper.get("stopped") and 0 < patience <= checkpoint.epoch - best:
+        raise ValueError(
+            f"{path}: stopped early after epoch {checkpoint.epoch}, {plural(checkpoint.epoch - best, 'epoch')} after "
+            f"its best, {best}; to go on name a larger --patience (0 = never stop)"
+        )
+    if done >= epochs:
+        raise ValueError(f"{path}: finished with {plural(done, 'epoch')}; to go on name more with --epochs")
+
+
+def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stored: object) -> None:
+    """ValueError where the file named with --hyp has other values than the run was trained with.
+
+    Where none is named the run's values hold; a file they came from or went to that says otherwise is warned of.
+    """
+    files = [named] if named else [stored, path.parents[1] / "hyp.yaml"]
+    for file in files:
+        try:
+            values = Hyp.from_yaml(str(file)).to_dict()
+        except (ValueError, FileNotFoundError) as error:
+            if named:
+                raise
+            LOGGER.debug(f"{error}: not compared with the run's hyper-parameters")  # it is gone: nothing depends on it
+            continue
+        differ = [
+            f"{key} {trained.get(key)} -> {values.get(key)}"
+            for key in dict.fromkeys((*trained, *values))
+            if trained.get(key) != values.get(key)
+        ]
+        if differ and named:
+            raise ValueError(f"--hyp {file} cannot change when resuming; {path} has other values: {', '.join(differ)}")
+        if differ:
+            LOGGER.warning(f"{file} is not what the run was trained with, which it keeps to: {', '.join(differ)}")
+
+
+# On which data --------------------------------------------------------------------------------------------------------
+
+
 def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) -> None:
     """ValueError where the data set has other classes than the run that goes on was trained with."""
     if tuple(checkpoint.names) != tuple(names):
@@ -74,9 +161,17 @@ def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) 
         )
 
 
-def check_same_images(before: object, now: int) -> None:
-    """Warns where the training images are not as many as they were: the run is then not what it would have been."""
-    if before not in (None, now):
-        LOGGER.warning(
-            f"--resume: {now} images to train on, {before} before; the run goes on with those that are there"
-        )
+def data_record(
+    training: Mapping[str, object], epoch: int, splits: Mapping[str, Sequence[LabelRecord]], root: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The splits' fingerprints, and the run's record of changes in its data.
+
+    What changed since the checkpoint of this epoch is added and warned of; training is empty for a new run.
+    """
+    now = {name: fingerprint(records, root) for name, records in splits.items()}
+    if not training:
+        return now, []
+    found = [f"from epoch {epoch + 1} on: {line}" for line in describe_changes(training["data"], now)]
+    for line in found:
+        LOGGER.warning(f"--resume: the data set is not what it was, {line}; opt.yaml keeps a record of it")
+    return now, [*map(str, training["changes"]), *found]

@@ -1,6 +1,7 @@
 """The folder of a training: its settings, its checkpoints, its pictures."""
 
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Self
 
 import numpy as np
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
@@ -19,6 +20,7 @@ from utils.engine import Trainer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
 from utils.label_maps import write_label_maps
 from utils.labels import LabelRecord
+from utils.resume import KEPT
 from utils.torch_utils import EarlyStopping
 
 MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
@@ -28,29 +30,37 @@ MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.jso
 class RunFiles:
     """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values.
 
-    images: how many there are to train on.
+    data: the images' fingerprints by split. changes: a line about each change of the data since the run began.
     """
 
     folder: Path
     options: dict[str, object]
     hyp: dict[str, float]
-    images: int
+    data: dict[str, Tensor]
+    changes: list[str]
 
     @classmethod
-    def create(cls, options: dict[str, object], hyp: dict[str, float], images: int, ranks: Ranks = SINGLE) -> Self:
+    def create(
+        cls,
+        options: dict[str, object],
+        hyp: dict[str, float],
+        data: dict[str, Tensor],
+        changes: list[str],
+        ranks: Ranks = SINGLE,
+    ) -> Self:
         """The folder of the run that --resume names, or a new one in project/name; its settings are written.
 
         Rank 0 makes it, and the others are told.
         """
         if not ranks.is_main:
-            return cls(Path(str(ranks.broadcast(None))), options, hyp, images)
+            return cls(Path(str(ranks.broadcast(None))), options, hyp, data, changes)
         resume = options["resume"]
         if resume:
             folder = Path(str(resume)).parents[1]
         else:
             place = Path(str(options["project"])) / str(options["name"])
             folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
-        run = cls(folder, options, hyp, images)
+        run = cls(folder, options, hyp, data, changes)
         run.open(is_new=not resume)
         ranks.broadcast(str(folder))
         return run
@@ -64,6 +74,11 @@ class RunFiles:
     def last(self) -> Path:
         """The checkpoint of the latest epoch, with all that a resume needs."""
         return self.folder / "weights" / "last.pt"
+
+    @property
+    def kept(self) -> Path:
+        """What last.pt held before the end of the run left only weights in it: with it the run can go on."""
+        return self.last.with_name(KEPT)
 
     @property
     def best(self) -> Path:
@@ -93,7 +108,10 @@ class RunFiles:
             for name in MADE_AT_THE_END:
                 (self.folder / name).unlink(missing_ok=True)
         remove_stale(self.last.parent, older_than_s=0)
-        for name, values in (("opt", {**self.options, "save_dir": str(self.folder)}), ("hyp", self.hyp)):
+        options = {**self.options, "save_dir": str(self.folder)}
+        if self.changes:
+            options["data_changes"] = self.changes
+        for name, values in (("opt", options), ("hyp", self.hyp)):
             with atomic_write(self.folder / f"{name}.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -121,7 +139,8 @@ class RunFiles:
             "stopper": stopper.state_dict(),
             "opt": self.options,
             "hyp": self.hyp,
-            "images": self.images,
+            "data": self.data,
+            "changes": self.changes,
             "maps": maps,
         }
         state = trainer.ema.ema.state_dict()
@@ -134,9 +153,13 @@ class RunFiles:
         if kept is not None:
             save_checkpoint(kept, checkpoint)
         save_checkpoint(self.last, checkpoint)
+        self.kept.unlink(missing_ok=True)  # of an earlier end of this run
 
     def strip(self) -> None:
-        """Leaves in last.pt and best.pt only what inference needs."""
+        """Leaves in last.pt and best.pt only what inference needs; what last.pt held goes into resume.pt."""
+        if self.last.exists():
+            with atomic_write(self.kept) as temporary:
+                shutil.copyfile(self.last, temporary)
         for path in (self.last, self.best):
             if path.exists():
                 strip_optimizer(path)

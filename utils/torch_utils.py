@@ -203,16 +203,18 @@ class EarlyStopping:
         self.patience = patience
         self.best_epoch: int | None = None
         self.best_fitness = -math.inf
+        self.stopped = False
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Whether to stop after this epoch of this fitness."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
-        return self.patience > 0 and epoch - (self.best_epoch or 0) >= self.patience
+        self.stopped = self.patience > 0 and epoch - (self.best_epoch or 0) >= self.patience
+        return self.stopped
 
     def state_dict(self) -> dict[str, object]:
-        """The best epoch so far and its fitness; `patience` is a setting of the run."""
-        return {"best_epoch": self.best_epoch, "best_fitness": self.best_fitness}
+        """The best epoch so far, its fitness, and whether that ended the run; `patience` is a setting of the run."""
+        return {"best_epoch": self.best_epoch, "best_fitness": self.best_fitness, "stopped": self.stopped}
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state_dict` was taken."""

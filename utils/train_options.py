@@ -12,7 +12,7 @@ from utils.runs import DEFAULT_WEIGHTS, check_training
 
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
-    {"epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
+    {"data", "epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
     | {"wandb", "mlflow", "entity", "bbox_interval"}
 )
 DEFAULT_PROJECT = str(ROOT / "runs" / "train")
@@ -113,7 +113,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
     add("--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt")
     add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
     add("--noval", action="store_true", help="validate after the last epoch only")
     add("--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels")

@@ -144,7 +144,14 @@ def test_a_failed_write_names_the_file_and_not_its_temporary_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("noun", "expected"),
-    [("bus", "buses"), ("person", "persons"), ("box", "boxes"), ("wine glass", "wine glasses"), ("skis", "skis")],
+    [
+        ("bus", "buses"),
+        ("person", "persons"),
+        ("box", "boxes"),
+        ("wine glass", "wine glasses"),
+        ("skis", "skis"),
+        ("epoch", "epochs"),
+    ],
 )
 def test_plural(noun, expected):
     assert [plural(count, noun) for count in (0, 1, 2)] == [f"0 {expected}", f"1 {noun}", f"2 {expected}"]

@@ -3,12 +3,27 @@
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.resume import TRAINING_PARTS, check_same_data, check_same_images, find_run, load_run, merged_options
+from utils.config import Hyp
+from utils.general import ROOT
+from utils.labels import LabelRecord
+from utils.resume import (
+    KEPT,
+    TRAINING_PARTS,
+    check_same_data,
+    check_same_hyp,
+    check_unfinished,
+    data_record,
+    find_run,
+    load_run,
+    merged_options,
+)
 
 TRAINING = {name: kind() for name, kind in TRAINING_PARTS.items()}
 YAML = {
@@ -46,6 +61,17 @@ def test_named_run(project, monkeypatch):
     assert find_run("exp2/weights/last.pt", project) == project / "exp2" / "weights" / "last.pt"
 
 
+@pytest.mark.parametrize("name", ["exp2", "exp2/weights", "exp2/weights/last.pt"])
+def test_named_by_its_folder(project, name):
+    assert find_run(project / name, project) == project / "exp2" / "weights" / "last.pt"
+
+
+def test_a_run_without_checkpoint(project):
+    (project / "exp2/weights/last.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="exp2: no such file; a run with --nosave has none before its last"):
+        find_run(project / "exp2", project)
+
+
 def test_no_file_and_no_run(project):
     with pytest.raises(FileNotFoundError, match=r"absent\.pt: no such file"):
         find_run("absent.pt", project)
@@ -61,13 +87,44 @@ def test_checkpoint_of_a_run(tmp_path):
 
 
 def test_ended_run(tmp_path):
-    save_checkpoint(tmp_path / "last.pt", replace(CHECKPOINT, training=None))
-    with pytest.raises(ValueError, match="has ended"):
-        load_run(tmp_path / "last.pt")
+    """Its last.pt holds weights only; resume.pt beside it holds the rest. Without that nothing can go on."""
+    last = tmp_path / "last.pt"
+    save_checkpoint(last, replace(CHECKPOINT, training=None, epoch=-1))
+    with pytest.raises(ValueError, match=r"last\.pt: holds weights only and there is no resume\.pt beside it"):
+        load_run(last)
+    save_checkpoint(tmp_path / KEPT, CHECKPOINT)
+    assert load_run(last).epoch == load_run(tmp_path / KEPT).epoch == 3
+    save_checkpoint(last, replace(CHECKPOINT, epoch=7))
+    assert load_run(last).epoch == 7
+    last.rename(tmp_path / "best.pt")
+    save_checkpoint(tmp_path / "best.pt", replace(CHECKPOINT, training=None))
+    with pytest.raises(ValueError, match=r"best\.pt: holds weights only; name the run's last\.pt"):
+        load_run(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    ("stopper", "epochs", "patience", "message"),
+    [
+        ({}, 4, 100, "finished with 4 epochs; to go on name more with --epochs"),
+        ({}, 5, 100, None),
+        ({"stopped": True, "best_epoch": 1}, 9, 2, "stopped early after epoch 3, 2 epochs after its best, 1"),
+        ({"stopped": True, "best_epoch": 1}, 9, 3, None),
+        ({"stopped": True, "best_epoch": 1}, 9, 0, None),
+        ({"stopped": True, "best_epoch": 1}, 4, 0, "finished with 4 epochs"),
+        ({"stopped": False, "best_epoch": 0}, 9, 2, None),  # not validated since: it did not stop
+    ],
+)
+def test_what_is_left_to_do(tmp_path, stopper, epochs, patience, message):
+    checkpoint = replace(CHECKPOINT, training={**TRAINING, "stopper": stopper})
+    if message is None:
+        check_unfinished(tmp_path, checkpoint, epochs, patience)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_unfinished(tmp_path, checkpoint, epochs, patience)
 
 
 @pytest.mark.parametrize("part", TRAINING_PARTS)
-@pytest.mark.parametrize("value", [None, [1.0]], ids=["missing", "foreign"])
+@pytest.mark.parametrize("value", [None, 1.5], ids=["missing", "foreign"])
 def test_damaged_run(tmp_path, part, value):
     training = {name: kept for name, kept in TRAINING.items() if name != part}
     training |= {} if value is None else {part: value}
@@ -111,8 +168,40 @@ def test_other_classes(tmp_path):
         check_same_data(tmp_path, CHECKPOINT, ("bus",))
 
 
-def test_other_images_are_told(caplog):
+LOW = ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"
+
+
+def test_hyp_named_when_resuming(tmp_path, caplog):
+    trained, last = Hyp.from_yaml(LOW).to_dict(), tmp_path / "weights" / "last.pt"
+    other = tmp_path / "other.yaml"
+    other.write_text(LOW.read_text().replace("mosaic: 1.0", "mosaic: 0.5") + "\nanchors: 4\n")
     with caplog.at_level(logging.WARNING, "yolov5"):
-        for before in (None, 12, 20):
-            check_same_images(before, 12)
-    assert caplog.messages == ["--resume: 12 images to train on, 20 before; the run goes on with those that are there"]
+        check_same_hyp(last, trained, str(LOW), str(other))
+        check_same_hyp(last, trained, None, "absent.yaml")
+        assert not caplog.messages
+        with pytest.raises(ValueError, match=r"other\.yaml cannot change .* mosaic 1\.0 -> 0\.5, anchors None -> 4\.0"):
+            check_same_hyp(last, trained, str(other), str(LOW))
+        with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+            check_same_hyp(last, trained, "absent.yaml", str(LOW))
+        check_same_hyp(last, trained, None, str(other))
+    assert caplog.messages == [
+        f"{other} is not what the run was trained with, which it keeps to: mosaic 1.0 -> 0.5, anchors None -> 4.0"
+    ]
+
+
+def records(*names, change=0.0):
+    box = np.array([[0, 0.5, 0.5, 0.1 + change, 0.1]], np.float32)
+    return {"train": [LabelRecord(f"/set/{name}", (8, 8), box) for name in names]}
+
+
+def test_other_data_is_told_and_recorded(caplog):
+    with caplog.at_level(logging.WARNING, "yolov5"):
+        prints, changes = data_record({}, -1, records("a", "b"), Path("/set"))
+        assert changes == []
+        before = {"data": prints, "changes": ["from epoch 1 on: val: 1 image added"]}
+        assert data_record(before, 3, records("b", "a"), Path("/set"))[1] == before["changes"]
+        assert not caplog.messages
+        _, changes = data_record(before, 3, records("b", "c", "d", change=0.1), Path("/set"))
+    line = "from epoch 4 on: train: 2 images added, 1 removed, labels of 1 changed"
+    assert changes == [*before["changes"], line]
+    assert caplog.messages == [f"--resume: the data set is not what it was, {line}; opt.yaml keeps a record of it"]

@@ -1,0 +1,188 @@
+"""Small tools for data sets, under v6.1's names: splits by lot, statistics, crops of the boxes, flat folders.
+
+python -m utils.dataset_tools split ../datasets/mine/images                # autosplit_{train,val}.txt beside images/
+python -m utils.dataset_tools stats mine.yaml
+python -m utils.dataset_tools boxes ../datasets/mine/images ../datasets/mine/crops
+python -m utils.dataset_tools flatten ../datasets/mine/images ../datasets/mine_flat
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.boxes import xywhn2xyxy
+from utils.config import DataConfig
+from utils.general import LOGGER, ROOT, atomic_write, plural, progress, run_script
+from utils.images import read_image, write_image
+from utils.label_files import read_labels
+from utils.labels import find_images, label_path, scan
+from utils.runs import UniqueNames
+
+SPLITS = ("train", "val", "test")
+
+
+def autosplit(
+    path: str | Path = ROOT.parent / "datasets" / "coco128" / "images",
+    weights: Sequence[float] = (0.9, 0.1, 0.0),
+    annotated_only: bool = False,
+) -> dict[str, Path]:
+    """Divides the images of a folder at random, always the same way; the lists written, by split.
+
+    They are autosplit_{train,val,test}.txt beside the folder named, with lines `./images/a.jpg`, those of a split
+    without any image left out. weights: shares of train, val and test. annotated_only leaves images without label file
+    out. Earlier lists are replaced. ValueError where nothing is to be divided.
+    """
+    folder = Path(path)
+    if len(weights) != len(SPLITS) or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"weights {weights}: three shares of 0 or more, of train, val and test")
+    images = find_images([folder])
+    if annotated_only:
+        images = [image for image in images if os.path.exists(label_path(image))]
+        if not images:
+            raise ValueError(f"{folder}: none of its images has a label file")
+    drawn = random.Random(0).choices(SPLITS, weights=weights, k=len(images))
+    written = {}
+    for split in SPLITS:
+        target = folder.parent / f"autosplit_{split}.txt"
+        target.unlink(missing_ok=True)
+        lines = [
+            f"./{Path(image).relative_to(folder.parent).as_posix()}\n"
+            for image, chosen in zip(images, drawn, strict=True)
+            if chosen == split
+        ]
+        if lines:
+            with atomic_write(target) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
+            written[split] = target
+            LOGGER.info(f"{target}: {plural(len(lines), 'image')}")
+    return written
+
+
+def extract_boxes(path: str | Path, out: str | Path | None = None) -> Path:
+    """Writes what is in each labelled box of a folder's images as <out>/<class>/<stem>_<number>.jpg; the folder.
+
+    Without `out` it is `classifier` beside the images' folder; it must not exist, so that nothing is written over.
+    """
+    folder = Path(path)
+    target = folder.parent / "classifier" if out is None else Path(out)
+    images = find_images([folder])
+    target.mkdir(parents=True)
+    names, count = UniqueNames(), 0
+    for image in progress(images, desc="Cutting out", delay=0.5):
+        label = label_path(image)
+        boxes = read_labels(label).boxes if os.path.exists(label) else np.zeros((0, 5), np.float32)
+        if not len(boxes):
+            continue
+        picture = read_image(image)  # (h, w, 3)
+        h, w = picture.shape[:2]
+        corners = xywhn2xyxy(boxes[:, 1:], w, h).round().astype(int).clip(0, (w, h, w, h))  # (n, 4)
+        for number, (index, (x1, y1, x2, y2)) in enumerate(zip(boxes[:, 0].astype(int), corners, strict=True)):
+            if x2 > x1 and y2 > y1:
+                file = target / str(index) / f"{names.claim(f'{index}/{Path(image).stem}_{number}').split('/')[1]}.jpg"
+                file.parent.mkdir(exist_ok=True)
+                write_image(file, np.ascontiguousarray(picture[y1:y2, x1:x2]))
+                count += 1
+    LOGGER.info(f"{target}: {plural(count, 'picture')}")
+    return target
+
+
+def flatten_recursive(path: str | Path, out: str | Path | None = None) -> Path:
+    """Copies all files below a folder into one, without its subfolders; that folder, `<path>_flat` where none is named.
+
+    Files of one name get numbers. The folder must not exist, so that nothing is written over.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    target = folder.with_name(f"{folder.name}_flat") if out is None else Path(out)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    target.mkdir(parents=True)
+    names = UniqueNames()
+    for file in progress(files, desc="Copying", delay=0.5):
+        suffix = "".join(file.suffixes[-1:])
+        shutil.copyfile(file, target / f"{_free(names, file.stem, suffix)}{suffix}")
+    LOGGER.info(f"{target}: {plural(len(files), 'file')}")
+    return target
+
+
+def _free(names: UniqueNames, stem: str, suffix: str) -> str:
+    """The stem, with a number where a file of this stem and suffix is there already."""
+    claimed = names.claim(f"{stem}{suffix}")
+    return stem if claimed == f"{stem}{suffix}" else f"{stem}_{claimed.removeprefix(f'{stem}{suffix}')}"
+
+
+def dataset_stats(path: str | Path, verbose: bool = False) -> dict[str, object]:
+    """What a data yaml's splits hold: for each the numbers of images and of objects, whole and by class, as plain data.
+
+    per_class counts the objects of each class and the images that show it; labels lists each image's rows
+    [class, x centre, y centre, width, height]. `verbose` writes it to standard output as JSON, the labels left out.
+    """
+    data = DataConfig.from_yaml(path)
+    data.prepare()
+    stats: dict[str, object] = {"nc": data.nc, "names": list(data.names)}
+    for split in SPLITS:
+        if not getattr(data, split):
+            stats[split] = None
+            continue
+        records, _ = scan(find_images(data.split(split)), data.nc, desc=split)
+        counts = np.array(
+            [np.bincount(record.boxes[:, 0].astype(int), minlength=data.nc) for record in records], int
+        ).reshape(-1, data.nc)  # (images, C)
+        stats[split] = {
+            "instance_stats": {"total": int(counts.sum()), "per_class": counts.sum(0).tolist()},
+            "image_stats": {
+                "total": len(records),
+                "unlabelled": int((counts.sum(1) == 0).sum()),
+                "per_class": (counts > 0).sum(0).tolist(),
+            },
+            "labels": [{Path(record.image).name: record.boxes.round(4).tolist()} for record in records],
+        }
+    if verbose:
+        short = {
+            key: {k: v for k, v in part.items() if k != "labels"} if isinstance(part, dict) else part
+            for key, part in stats.items()
+        }
+        print(json.dumps(short, indent=2, ensure_ascii=False))
+    return stats
+
+
+# Command --------------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(args: list[str] | None = None) -> argparse.Namespace:
+    """The options of `python -m utils.dataset_tools`."""
+    parser = argparse.ArgumentParser(description="Small tools for data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    split = commands.add_parser("split", help="divide a folder's images at random into autosplit_*.txt beside it")
+    split.add_argument("path", help="folder of images")
+    split.add_argument("--weights", nargs=3, type=float, default=(0.9, 0.1, 0.0), help="shares of train, val, test")
+    split.add_argument("--annotated-only", action="store_true", help="leave out images without label file")
+    stats = commands.add_parser("stats", help="numbers of images and objects by split and class, as JSON")
+    stats.add_argument("path", help="data yaml")
+    for name, text in (("boxes", "cut out what is in the boxes"), ("flatten", "copy all files into one folder")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("path", help="folder")
+        command.add_argument("out", nargs="?", help="folder to write, which must not exist")
+    return parser.parse_args(args)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Does what the command says."""
+    if opt.command == "split":
+        autosplit(opt.path, opt.weights, opt.annotated_only)
+    elif opt.command == "stats":
+        dataset_stats(opt.path, verbose=True)
+    elif opt.command == "boxes":
+        extract_boxes(opt.path, opt.out)
+    else:
+        flatten_recursive(opt.path, opt.out)
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())

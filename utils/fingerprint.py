@@ -1,0 +1,60 @@
+"""What data a run was trained on, in 16 bytes an image, so that a run that goes on can say what has changed since.
+
+Shapes: N images of a split.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.general import plural
+from utils.labels import LabelRecord
+
+HALF = 8  # bytes of a hash: the first half of a row is of the image's name, the second of its size and labels
+
+
+def fingerprint(records: Sequence[LabelRecord], root: Path) -> Tensor:
+    """A row for each image, (N, 16) uint8: the hash of its path below the root, then that of its size and objects.
+
+    A data set that was moved as a whole keeps its fingerprint. Pixels are not looked at.
+    """
+    start = f"{root}{os.sep}"
+    rows = bytearray()
+    for record in records:
+        content = hashlib.blake2b(np.array(record.hw, np.int64).tobytes(), digest_size=HALF)
+        content.update(np.ascontiguousarray(record.boxes, np.float32).tobytes())
+        for polygon in record.polygons:
+            content.update(b"|" if polygon is None else np.ascontiguousarray(polygon, np.float32).tobytes())
+        rows += _name_hash(record.image.removeprefix(start)) + content.digest()
+    return torch.from_numpy(np.frombuffer(bytes(rows), np.uint8).reshape(-1, 2 * HALF).copy())
+
+
+def describe_changes(before: Mapping[str, object], now: Mapping[str, Tensor]) -> list[str]:
+    """A line for each split, `train: 2 images added, 1 removed, labels of 3 changed`; none where all is as it was.
+
+    Both are fingerprints by split; ValueError where `before`, from a file, is none.
+    """
+    lines = []
+    for split, rows in now.items():
+        old, new = (_as_dict(part, split) for part in (before.get(split), rows))
+        added, removed = len(new.keys() - old.keys()), len(old.keys() - new.keys())
+        changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
+        if added or removed or changed:
+            lines.append(f"{split}: {plural(added, 'image')} added, {removed} removed, labels of {changed} changed")
+    return lines
+
+
+def _name_hash(name: str) -> bytes:
+    return hashlib.blake2b(name.replace(os.sep, "/").encode("utf-8", "surrogateescape"), digest_size=HALF).digest()
+
+
+def _as_dict(rows: object, split: str) -> dict[bytes, bytes]:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.uint8 or rows.ndim != 2 or rows.shape[1] != 2 * HALF:
+        raise ValueError(f"the checkpoint's record of the {split} images is damaged; start from it with --weights")
+    data = rows.numpy().tobytes()
+    return {data[i : i + HALF]: data[i + HALF : i + 2 * HALF] for i in range(0, len(data), 2 * HALF)}
