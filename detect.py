@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.experimental import attempt_load
+from models.backend import load_backend
 from utils.augmentations import letterbox
 from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
 from utils.features import FeatureRecorder
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, plural, run_script
-from utils.inference import check_limits, ready, warm_up
+from utils.general import LOGGER, ROOT, colorstr, plural, run_script
+from utils.inference import check_limits, fixed_size, input_size, ready, warm_up
 from utils.nms import non_max_suppression
 from utils.opencv import check_display
 from utils.outputs import ResultWriter, output_stem
@@ -72,6 +72,8 @@ class DetectOptions:
     hide_labels: bool
     hide_conf: bool
     half: bool
+    dnn: bool
+    threads: int
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -79,6 +81,8 @@ class DetectOptions:
         check_limits(self.conf_thres, self.iou_thres, counts)
         if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        if self.threads < 0:
+            raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:
             check_display()
         if self.visualize and len(self.weights) > 1:
@@ -94,7 +98,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble; where the default is absent, the newest best.pt of runs/train",
+        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
+        "newest best.pt of runs/train",
     )
     parser.add_argument(
         "--source", default=str(DEFAULT_SOURCE), help="file, folder, glob, camera number, URL, or .txt of streams"
@@ -142,6 +147,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
     parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     return DetectOptions(**vars(parser.parse_args(arguments)))
 
 
@@ -169,7 +176,10 @@ def main(opt: DetectOptions) -> Path:
     LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
     weights = find_weights(opt.weights)
     with closing(open_source(find_source(opt.source))) as source:
-        model = ready(attempt_load(weights, select_device(opt.device)), opt.half)
+        device = select_device(opt.device)
+        model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
+        if opt.visualize and not hasattr(model, "model"):
+            raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
         unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
         if unknown:
             raise ValueError(f"--classes {unknown[0]}: the model's classes are 0 to {len(model.names) - 1}")
@@ -193,14 +203,15 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     stride = largest_stride(model)
-    height, width = (check_img_size(side, stride) for side in (opt.imgsz * 2)[:2])
+    height, width = input_size(model, opt.imgsz)
+    is_fixed = fixed_size(model) is not None
     warm_up(model, (height, width))
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     tally = Tally()
     try:
         for frames in source:
             times = [time_sync(device)]
-            images = to_batch(frames, (height, width), stride, device, dtype)  # (B, 3, H, W)
+            images = to_batch(frames, (height, width), stride, device, dtype, is_fixed)  # (B, 3, H, W)
             times.append(time_sync(device))
             prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
@@ -245,10 +256,15 @@ def has_images(folder: Path) -> bool:
 
 
 def to_batch(
-    frames: Sequence[Frame], imgsz: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+    frames: Sequence[Frame],
+    imgsz: tuple[int, int],
+    stride: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_fixed: bool = False,
 ) -> Tensor:
-    """(B, 3, H, W) RGB in 0..1, letterboxed to imgsz; frames of one size are padded to whole strides only."""
-    auto = len({frame.image.shape for frame in frames}) == 1
+    """(B, 3, H, W) RGB in 0..1, letterboxed to imgsz; unless it is fixed, frames of one size to whole strides only."""
+    auto = not is_fixed and len({frame.image.shape for frame in frames}) == 1
     fitted = [letterbox(frame.image, imgsz, auto=auto, stride=stride)[0] for frame in frames]
     images = torch.from_numpy(np.stack(fitted)).to(device)  # (B, H, W, 3) BGR, uint8 until here: a quarter of the bytes
     return images.flip(3).permute(0, 3, 1, 2).to(dtype).div_(255)  # (B, 3, H, W), in channels-last order

@@ -45,7 +45,7 @@ class TwoBoxes(nn.Module):
 @pytest.fixture
 def model(monkeypatch):
     fake = TwoBoxes().eval()
-    monkeypatch.setattr(detect, "attempt_load", lambda weights, device: fake)
+    monkeypatch.setattr(detect, "load_backend", lambda weights, device, **options: fake)
     return fake
 
 
@@ -91,6 +91,7 @@ def test_defaults_are_those_of_v61():
         "project": str(ROOT / "runs" / "detect"),
         "name": "exp",
         "line_thickness": 3,
+        "threads": 0,
     }
     options = dataclasses.asdict(detect.parse_opt([]))
     assert {key: value for key, value in options.items() if value is not False} == expected
