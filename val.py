@@ -256,6 +256,11 @@ def run_model(
     """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
     stride = largest_stride(model)
     hw = input_size(model, [opt.imgsz])
+    if fixed_size(model):
+        LOGGER.warning(
+            f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
+            "file exported with --dynamic, is evaluated on rectangular batches, which gives other figures"
+        )
     warm_up(model, hw)
     pin_memory = device.type == "cuda"
     pad = 0.0 if opt.task == "speed" else 0.5

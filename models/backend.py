@@ -10,6 +10,7 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ from utils.config import DataConfig
 from utils.general import LOGGER
 
 CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
+CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
 READABLE = ".pt, .torchscript, .onnx, an OpenVINO .xml or its folder"
@@ -100,24 +102,16 @@ class TorchScriptRuntime(Runtime):
     """A traced network; it computes on the kind of device that it was traced on."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        extra = {CONFIG: ""}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
-                network = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
-        metadata = None
-        if extra[CONFIG]:
-            try:
-                metadata = Metadata.from_text(json.loads(extra[CONFIG]))
-            except (ValueError, AttributeError, TypeError) as error:
-                raise ValueError(f"{path}: {error}") from error
-        if metadata is None:
-            raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
+        metadata = _torchscript_metadata(path)  # before any of it is built
         made_on = metadata.details.get("device", device.type)
         if made_on != device.type:
             raise ValueError(f"{path}: was exported for {made_on}; use --device {made_on}, or export it for this one")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
+                network = torch.jit.load(str(path), map_location=device)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
         super().__init__(metadata, device)
         self.network = network.eval()
         self.dtype = torch.float16 if metadata.details.get("precision") == "fp16" else torch.float32
@@ -273,6 +267,24 @@ def find_kind(path: Path) -> str:
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")
     return "torchscript" if kind == "pt" and _is_torchscript(path) else kind
+
+
+def _torchscript_metadata(path: Path) -> Metadata:
+    """What a TorchScript file says of itself in its extra file; ValueError where it says nothing, or is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" not in names:
+                raise ValueError("not a TorchScript file")
+            texts = json.loads(archive.read(names[CONFIG_ENTRY])) if CONFIG_ENTRY in names else {}
+            metadata = Metadata.from_text(texts) if isinstance(texts, dict) else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if metadata is None:
+        raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
+    return metadata
 
 
 def _is_torchscript(path: Path) -> bool:
