@@ -242,7 +242,7 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
 
     def checked(runtime: Runtime) -> Comparison:
-        images = [batch.to(device) for batch in check_images(runtime.metadata)]
+        images = [batch.to(device) for batch in check_images(runtime.metadata, opt.nms)]
         return compare(runtime, job.reference, images, job.limits)
 
     if name == "openvino":

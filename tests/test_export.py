@@ -7,23 +7,22 @@ import logging
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 import detect
 import export
 import val
 from models.backend import load_backend
 from models.experimental import attempt_load
-from models.export_check import Limits, check_images, compare
+from models.export_check import Limits, check_images, compare, nms_differences
 from models.export_formats import ExportModel, NmsSettings, check_nam
 from models.metadata import AXES, Metadata
 from models.onnx_header import read_onnx_header
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
 from utils.images import read_image
 from utils.nms import non_max_suppression
@@ -32,28 +31,12 @@ ALL = ["torchscript", "onnx", "openvino"]
 SHAPES = [(1, 64, 96), (3, 64, 96), (1, 128, 64), (2, 96, 160)]
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """The checkpoint of a yolov5n-NAM with three classes and norms as after a training."""
-    torch.manual_seed(0)
-    model = Model("yolov5n-NAM.yaml", nc=3, verbose=False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    path = tmp_path_factory.mktemp("export") / "net.pt"
-    save_checkpoint(path, Checkpoint(model.yaml, ("ant", "bee", "cat"), model.state_dict()))
-    return path
-
-
 @pytest.fixture
-def run(weights, tmp_path, caplog):
+def run(small_weights, tmp_path, caplog):
     """`export.run` on a copy of the weights, at 64 x 96 pixels; gives the files and the console's lines."""
     caplog.set_level(logging.INFO, "yolov5")
     file = tmp_path / "net.pt"
-    file.write_bytes(weights.read_bytes())
+    file.write_bytes(small_weights.read_bytes())
 
     def call(**options):
         caplog.clear()
@@ -117,8 +100,8 @@ def test_options_that_are_refused(run, tmp_path, options, message):
     assert files(tmp_path) == ["net.pt"]
 
 
-def test_the_script_answers_in_one_line(weights):
-    command = [sys.executable, str(ROOT / "export.py"), "--weights", str(weights), "--include", "edgetpu"]
+def test_the_script_answers_in_one_line(small_weights):
+    command = [sys.executable, str(ROOT / "export.py"), "--weights", str(small_weights), "--include", "edgetpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ERROR: --include edgetpu: " in done.stderr
@@ -128,7 +111,7 @@ def test_the_script_answers_in_one_line(weights):
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def test_default_formats(run, tmp_path, weights):
+def test_default_formats(run, tmp_path, small_weights):
     written, lines = run()
     assert written == [tmp_path / "net.torchscript", tmp_path / "net.onnx"]
     assert files(tmp_path) == ["net.onnx", "net.pt", "net.torchscript"]
@@ -137,13 +120,13 @@ def test_default_formats(run, tmp_path, weights):
     for row, name in zip(rows, ("torchscript", "onnx"), strict=True):
         cells = row.split()
         assert cells[0] == name
-        assert 6 < float(cells[1]) < 9
+        assert 0 < float(cells[1]) < 1
         assert float(cells[2]) < 0.01
         assert float(cells[3]) < 1e-4
     meta = load_backend(tmp_path / "net.onnx").metadata
     assert (meta.names, meta.stride, meta.imgsz, meta.dynamic) == (("ant", "bee", "cat"), 32, (64, 96), ())
-    assert meta.details["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert json.loads(meta.details["nam"]) == {"variant": "channel", "layers": ["model.24"]}
+    assert meta.details["weights_sha256"] == hashlib.sha256(small_weights.read_bytes()).hexdigest()
+    assert json.loads(meta.details["nam"]) == {"variant": "channel", "layers": ["model.7"]}
     assert json.loads(meta.details["settings"])["opset"] == 12
 
 
@@ -164,14 +147,14 @@ def test_dynamic_onnx_equals_pytorch_at_any_size(run, tmp_path, opset):
 def test_nam_is_four_operators(run, tmp_path, options):
     run(include="onnx", **options)
     graph = onnx.load(str(tmp_path / "net.onnx"))
-    layer = [node.op_type for node in graph.graph.node if "/model.24/" in node.name]
+    layer = [node.op_type for node in graph.graph.node if "/model.7/" in node.name]
     assert layer == ["Mul", "Add", "Sigmoid", "Mul"]
-    check_nam(graph, ["model.24"])
+    check_nam(graph, ["model.7"])
     for node in graph.graph.node:
-        if "/model.24/" in node.name and node.op_type == "Add":
+        if "/model.7/" in node.name and node.op_type == "Add":
             node.op_type = "Sub"
-    with pytest.raises(ValueError, match="NAM at model.24 came out as"):
-        check_nam(graph, ["model.24"])
+    with pytest.raises(ValueError, match=r"NAM at model\.7 came out as"):
+        check_nam(graph, ["model.7"])
 
 
 def test_simplify_leaves_fewer_nodes(run, tmp_path):
@@ -185,7 +168,7 @@ def test_simplify_leaves_fewer_nodes(run, tmp_path):
 def test_half(run, tmp_path):
     written, _ = run(include=["onnx", "openvino"], half=True)
     sizes = [export.megabytes(file) for file in written]
-    assert max(sizes) < 4.5
+    assert 2 * max(sizes) < 1
     network, images = attempt_load(tmp_path / "net.pt"), torch.rand(1, 3, 64, 96)
     for file in written:
         model = load_backend(file)
@@ -214,15 +197,27 @@ def test_engine_gets_its_onnx_file_and_a_command(run, tmp_path):
     assert files(tmp_path) == ["net.onnx", "net.pt"]
 
 
-def test_several_weights(weights, tmp_path):
+def test_several_weights(small_weights, tmp_path):
     both = [tmp_path / name for name in ("net.pt", "other.pt")]
     for file in both:
-        file.write_bytes(weights.read_bytes())
+        file.write_bytes(small_weights.read_bytes())
     written = export.run(both, imgsz=64, include="torchscript")
     assert written == [tmp_path / "net.torchscript", tmp_path / "other.torchscript"]
 
 
 # NMS inside -----------------------------------------------------------------------------------------------------------
+
+
+def test_detections_are_compared_with_their_partners():
+    num, boxes = torch.tensor([[2.0]]), torch.tensor([[[0, 0, 9, 9], [20, 20, 30, 31], [0.0, 0, 0, 0]]])
+    scores, classes = torch.tensor([[0.9, 0.8, 0]]), torch.tensor([[0.0, 1, 0]])
+    wanted = [num, boxes, scores, classes]
+    turned = [num, boxes[:, [1, 0, 2]] + 0.01, scores[:, [1, 0, 2]], classes[:, [1, 0, 2]]]
+    assert nms_differences(wanted, turned, export.FP32_LIMITS) == pytest.approx((0.01, 0), abs=1e-5)
+    assert nms_differences([num * 0, *wanted[1:]], [num * 0, *wanted[1:]], export.FP32_LIMITS) == (0, 0)
+    for other in ([num / 2, *wanted[1:]], [*wanted[:3], 1 - classes], [num, boxes + 1, scores, classes]):
+        with pytest.raises(ValueError, match="have no partner on the other side"):
+            nms_differences(wanted, other, export.FP32_LIMITS)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -234,15 +229,17 @@ def test_nms_inside_gives_what_ours_gives(run, tmp_path, agnostic):
     shapes = {port.name: port.shape for port in header.outputs}
     assert shapes == {"num": (2, 1), "boxes": (2, 40, 4), "scores": (2, 40), "classes": (2, 40)}
     model, network = load_backend(tmp_path / "net.onnx"), attempt_load(tmp_path / "net.pt")
-    count = 0
+    count = alone = 0
     for shape in ((2, 64, 96), (3, 128, 64)):  # of three images the last ones make a batch that is filled up
         images = torch.rand(shape[0], 3, *shape[1:])
         wanted = non_max_suppression(network(images)[0], 0.02, 0.3, agnostic=agnostic, max_det=40)
         found = non_max_suppression(model(images)[0], 0.02, 0.3, agnostic=agnostic, max_det=40)
         for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+            assert a.shape == b.shape
+            alone += int(((a[:, None] - b).abs().amax(2).amin(1) > 1e-2).sum())
             count += len(b)
     assert count > 50
+    assert alone <= 0.05 * count  # which one of two that are as sure to the last digit stays is chance
     with pytest.raises(ValueError, match="has its NMS inside, which OpenCV cannot run"):
         load_backend(tmp_path / "net.onnx", dnn=True)
 
@@ -252,18 +249,16 @@ def test_nms_inside_gives_what_ours_gives(run, tmp_path, agnostic):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_file_that_is_off_does_not_take_its_place(run, tmp_path, monkeypatch, name):
-    run(include=name)
     target = tmp_path / f"net{export.FORMATS[name]}"
-    content = {path: path.read_bytes() for path in (target.iterdir() if target.is_dir() else [target])}
+    old = target / "old.xml" if name == "openvino" else target
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("what was there")
     monkeypatch.setattr(export, "FP32_LIMITS", Limits(-1.0, 0.0))
-    with pytest.raises(ValueError, match=f"not written, for the reason given above: {name} of .*net.pt"):
+    with pytest.raises(ValueError, match=rf"not written, for the reason given above: {name} of .*net\.pt"):
         run(include=name)
-    assert {path: path.read_bytes() for path in content} == content
+    assert old.read_text() == "what was there"
     assert files(tmp_path) == sorted(["net.pt", target.name])
-    (tmp_path / "new.pt").write_bytes((tmp_path / "net.pt").read_bytes())
-    with pytest.raises(ValueError, match="not written"):
-        export.run(tmp_path / "new.pt", imgsz=64, include=name)
-    assert files(tmp_path) == sorted(["net.pt", "new.pt", target.name])
+    assert name != "openvino" or files(target) == ["old.xml"]
 
 
 def test_one_failure_lets_the_others_be_written(run, tmp_path, monkeypatch, caplog):
@@ -280,7 +275,7 @@ def test_what_is_wrong_is_seen(run, tmp_path):
     network = attempt_load(tmp_path / "net.pt")
     runtime, images = load_backend(tmp_path / "net.onnx"), [torch.rand(1, 3, 64, 96)]
     compare(runtime, ExportModel(network), images, export.FP32_LIMITS)
-    with pytest.raises(ValueError, match=r"it gives \[\(1, 378, 8\)\], PyTorch \[\(1, 3, 8, 12, 8\)"):
+    with pytest.raises(ValueError, match=r"it gives \[\(1, 252, 8\)\], PyTorch \[\(1, 2, 8, 12, 8\)"):
         compare(runtime, ExportModel(network, raw=True), images, export.FP32_LIMITS)
     network.model[-1].m[0].bias.data += 0.1
     with pytest.raises(ValueError, match=r"pixels and .* in the scores off PyTorch"):
@@ -304,7 +299,7 @@ def test_weights_that_are_no_checkpoint(run, tmp_path):
     run(include="onnx")
     with pytest.raises(ValueError, match=r"net\.onnx: not a checkpoint"):
         export.run(tmp_path / "net.onnx")
-    with pytest.raises(FileNotFoundError, match="none.pt: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file"):
         export.run(tmp_path / "none.pt")
 
 
@@ -349,6 +344,22 @@ def test_detect_writes_the_same_labels(trained, shared, tmp_path, kind, dnn):
         assert np.array_equal(found[name][:, 0], rows[:, 0])
         assert np.abs((found[name] - rows)[:, 1:5] * (w, h, w, h)).max() <= 1
         assert np.abs((found[name] - rows)[:, 5]).max() < 0.01
+
+
+def test_nms_inside_finds_what_detect_finds(trained, shared, tmp_path):
+    file = tmp_path / "best.pt"
+    file.write_bytes(trained.read_bytes())
+    export.run(file, imgsz=320, include="onnx", nms=True, topk_all=300, dynamic=True)
+    network, model, count = attempt_load(file), load_backend(file.with_suffix(".onnx")), 0
+    for picture in sorted((shared / "datasets" / "bccd" / "images" / "val").glob("*.jpg"))[:20]:
+        image = cv2.resize(read_image(picture), (320, 256))
+        batch = torch.from_numpy(image[None, ..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
+        wanted = non_max_suppression(network(batch)[0], 0.25, 0.45)[0]
+        num, boxes, scores, classes = (output[0] for output in model.outputs(batch))
+        found = torch.cat((boxes, scores[:, None], classes[:, None]), 1)[: int(num)]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+        count += len(found)
+    assert count > 100
 
 
 def test_val_gives_the_same_map(trained, shared, tmp_path):
