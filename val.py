@@ -20,6 +20,7 @@ from models.backend import load_backend
 from utils.coco_json import CocoRating, find_annotations
 from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
+from utils.dist import SINGLE, Ranks, joined
 from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_sizes, log_speed, log_table
 from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
@@ -159,17 +160,27 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights)
-    device = select_device(opt.device)
-    return rate(opt, data, weights, device) if opt.task in SPLITS else compare(opt, data, weights, device)
+    with joined() as ranks:
+        device = select_device(opt.device, ranks.local_rank, ranks.size)
+        if opt.task in SPLITS:
+            return rate(opt, data, weights, device, ranks)
+        if ranks.size > 1:
+            raise ValueError(f"--task {opt.task} measures one process; start it without torchrun")
+        return compare(opt, data, weights, device)
 
 
-def rate(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device) -> EvalResult:
-    """Evaluates the weights together on a split. Files go to project/name."""
+def rate(
+    opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device, ranks: Ranks = SINGLE
+) -> EvalResult:
+    """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
     check_names(model.names, data, opt.single_cls)
-    data.prepare()
-    sources = data.split(opt.task)
-    records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
+    with ranks.main_first():
+        data.prepare()
+        sources = data.split(opt.task)
+        records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
+    if not ranks.is_main:
+        return run_model(opt, model, device, records, data.names, [], ranks)
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
 
@@ -182,7 +193,7 @@ def rate(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: tor
         if opt.save_json:
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
-        result = run_model(opt, model, device, records, data.names, observers)
+        result = run_model(opt, model, device, records, data.names, observers, ranks)
     log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
     if opt.verbose:
         log_sizes(result)
@@ -252,6 +263,7 @@ def run_model(
     records: Sequence[LabelRecord],
     names: Sequence[str],
     observers: Sequence[Observer],
+    ranks: Ranks = SINGLE,
 ) -> EvalResult:
     """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
     stride = largest_stride(model)
@@ -273,6 +285,7 @@ def run_model(
         pad=pad,
         hw=fixed_size(model),
         pin_memory=pin_memory,
+        ranks=ranks,
     )
 
     def observe(evaluated: EvaluatedBatch) -> None:
@@ -293,6 +306,7 @@ def run_model(
         by_size=opt.task in SPLITS,
         half=next(model.parameters()).dtype == torch.float16,
         on_batch=observe,
+        ranks=ranks,
     )
 
 

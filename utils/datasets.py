@@ -35,10 +35,11 @@ from utils.augmentations import (
 )
 from utils.boxes import xyxy2xywhn
 from utils.config import Hyp
+from utils.dist import SINGLE, Ranks
 from utils.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.labels import LabelRecord
 from utils.quads import join_quad
-from utils.sampling import DRAW_QUAD, QUAD, EpochBatches, Key, rectangular_shapes
+from utils.sampling import DRAW_QUAD, QUAD, EpochBatches, Key, OrderedBatches, rectangular_shapes
 
 
 class ImageShape(NamedTuple):
@@ -293,36 +294,36 @@ def train_loader(
     rect: bool = False,
     cache: str | None = None,
     stride: int = 32,
-    rank: int = 0,
-    world_size: int = 1,
+    ranks: Ranks = SINGLE,
     pin_memory: bool = False,
     quad: bool = False,
     weights: np.ndarray | None = None,
     close_mosaic: int = 0,
 ) -> TrainLoader:
-    """Training batches of `batch_size` samples per rank, prepared from start_epoch on until `epochs`.
+    """Training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
 
     rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py; "val"
     keeps none of these. quad: a quarter as many samples of twice the size, see utils/quads.py. weights: how often each
     image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last epochs are
     without mosaic and mixup.
     """
-    assert not quad or batch_size % QUAD == 0
+    assert batch_size % (ranks.size * (QUAD if quad else 1)) == 0
     assert not rect or weights is None, "rectangular batches have a fixed order"
     order, shapes = None, None
     if rect:
         hw = np.array([record.hw for record in records])
-        order, shapes = rectangular_shapes(hw, batch_size * world_size, imgsz, stride)
-    workers = worker_count(workers, batch_size, world_size)
+        order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride)
+    batch_size //= ranks.size
+    workers = worker_count(workers, batch_size, ranks.size)
     options = {
         "shapes": shapes,
         "mosaic_epochs": epochs - close_mosaic if close_mosaic and epochs is not None else None,
         "cache": None if cache == "val" else cache,
-        "buffer_bytes": buffer_share(workers * world_size),
+        "buffer_bytes": buffer_share(workers * ranks.size),
     }
     dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, **options)
     batches = EpochBatches(
-        len(records), batch_size, seed, start_epoch, epochs, order, rank, world_size, weights=weights, quad=quad
+        len(records), batch_size, seed, start_epoch, epochs, order, ranks.rank, ranks.size, weights=weights, quad=quad
     )
     return TrainLoader(dataset, batches, workers, pin_memory)
 
@@ -339,11 +340,13 @@ def val_loader(
     hw: tuple[int, int] | None = None,
     cache: str | None = None,
     pin_memory: bool = False,
+    ranks: Ranks = SINGLE,
 ) -> DataLoader:
     """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 
     hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
-    cache: see utils/image_store.py; "val", which is for these alone, is "ram".
+    cache: see utils/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part of
+    the batches, which are those of one process.
     """
     order, shapes = np.arange(len(records)), None
     if hw is not None:
@@ -353,9 +356,8 @@ def val_loader(
         order, shapes = rectangular_shapes(sizes, batch_size, imgsz, stride, pad)
     return DataLoader(
         DetectionDataset(records, imgsz, shapes=shapes, cache="ram" if cache == "val" else cache),
-        batch_size,
-        sampler=order.tolist(),
-        num_workers=worker_count(workers, batch_size),
+        batch_sampler=OrderedBatches(order, batch_size, ranks),
+        num_workers=worker_count(workers, batch_size, ranks.size),
         collate_fn=collate_fn,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,

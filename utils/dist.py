@@ -8,10 +8,12 @@ import io
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +48,32 @@ class Ranks:
         """Goes on when all have come here."""
         if self.size > 1:
             self.sum_(torch.zeros(1))
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Runs the block in rank 0, then in all others at once: what the first one writes the others find."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+    @contextmanager
+    def sent(self, path: Path | None) -> Iterator[Path]:
+        """A file of rank 0, of the path that it gives, for all: on other machines too, while the block runs."""
+        if self.size == 1:
+            assert path is not None
+            yield path
+            return
+        content = np.fromfile(path, np.uint8) if self.is_main else np.zeros(0, np.uint8)
+        received = self._gather_bytes(content)[0]
+        if self.is_main:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / str(path.name if path else "sent")
+            received.tofile(copy)
+            yield copy
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """The tensor, in place the sum over all processes."""

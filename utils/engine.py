@@ -5,17 +5,22 @@ The trainer knows neither files nor options: it gets its parts and gives back nu
 Legend: B images of a batch, H and W of the network's image, T targets of a batch.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from utils.datasets import Batch
+from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, make_divisible
 from utils.optim import Schedule
 from utils.sampling import DRAW_SCALE
@@ -85,6 +90,10 @@ class Trainer:
     A step whose gradients are not finite is skipped and counted in `skipped`; an epoch without any other, or weights
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
+
+    Of several `ranks` each trains on its part of every batch, with a criterion whose losses are shares of the whole's;
+    gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages are
+    the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
     """
 
     def __init__(
@@ -98,11 +107,16 @@ class Trainer:
         *,
         resize: Callable[[Tensor, int], Tensor] | None = None,
         loss_factor: float = 1.0,
+        ranks: Ranks = SINGLE,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
-        self.resize, self.loss_factor = resize, loss_factor
+        self.resize, self.loss_factor, self.ranks = resize, loss_factor, ranks
         self.device = next(model.parameters()).device
+        self.network = model
+        if ranks.size > 1:
+            self.network = shared_network(model, self.device)
+            ema.ema.load_state_dict(model.state_dict())
         # On a GPU the scaler skips steps with gradients that are not finite without making the host wait. Only fp16
         # needs its scale, which is one otherwise.
         self.scales = amp_dtype == torch.float16
@@ -117,7 +131,8 @@ class Trainer:
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
-        Batches without a finite loss are left out of the mean. observe(i, batch, means) is called after each batch;
+        Batches without a finite loss are left out of the mean. Of several ranks each sees its own share of the losses
+        until the epoch ends. observe(i, batch, means) is called after each batch;
         means, the losses so far, are given now and then only.
         """
         self.train_mode()
@@ -128,13 +143,14 @@ class Trainer:
         for i, batch in enumerate(batches):
             number = epoch * batch_count + i
             accumulate = self.schedule.apply(self.optimizer, epoch, number)
-            items = self.backward(batch, number)
+            pending += 1
+            is_last = i + 1 == batch_count
+            is_step = pending >= accumulate or is_last
+            items = self.backward(batch, number, is_step) * self.ranks.size
             is_finite = items.isfinite().all()
             total += torch.where(is_finite, items, 0)
             counted += is_finite
-            pending += 1
-            is_last = i + 1 == batch_count
-            if pending >= accumulate or is_last:
+            if is_step:
                 self.step()
                 steps += 1
                 pending = 0
@@ -142,7 +158,8 @@ class Trainer:
                 is_free = self.device.type == "cpu" or i % GROUPED_SIZE == 0 or is_last
                 observe(i, batch, (total / counted).cpu() if is_free else None)
         self.check_finite(epoch, steps)
-        return (total / counted).cpu()
+        self.share_statistics()
+        return self.ranks.mean_(total / counted).cpu()
 
     def train_mode(self) -> None:
         """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
@@ -151,17 +168,22 @@ class Trainer:
             if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
                 module.eval()
 
-    def backward(self, batch: Batch, number: int) -> Tensor:
-        """Adds the gradients of a batch of this number; its box, obj and cls loss, (3,) on the device."""
+    def backward(self, batch: Batch, number: int, is_step: bool = True) -> Tensor:
+        """Adds the gradients of a batch of this number; its box, obj and cls loss, (3,) on the device.
+
+        is_step: an optimizer step follows, for which the ranks' gradients are added up.
+        """
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
         targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self.resize is not None:
             images = self.resize(images, number)
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            raw = self.model(images)
-        loss, items = self.criterion(raw, targets)
-        self.scaler.scale(loss * self.loss_factor).backward()
+        is_local = self.ranks.size > 1 and not is_step
+        with self.network.no_sync() if is_local else nullcontext():
+            with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                raw = self.network(images)
+            loss, items = self.criterion(raw, targets)
+            self.scaler.scale(loss * self.loss_factor).backward()
         return items
 
     def step(self) -> None:
@@ -195,6 +217,16 @@ class Trainer:
             usual = ", of which fp16 needs some to find its scale" if self.scales else ""
             LOGGER.warning(f"{skipped} of {steps} steps skipped in epoch {epoch}: gradients were not finite{usual}")
 
+    def share_statistics(self) -> None:
+        """Averages over the ranks what their batch norms have seen, the model's and that of the moving average."""
+        if self.ranks.size == 1:
+            return
+        norms = (m for network in (self.model, self.ema.ema) for m in network.modules() if isinstance(m, _BatchNorm))
+        found = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        flat = self.ranks.mean_(torch.cat([buffer.flatten().float() for buffer in found]))
+        for buffer, values in zip(found, flat.split([buffer.numel() for buffer in found]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
     @property
     def learning_rates(self) -> list[float]:
         """Of the optimizer's groups: norm weights, decayed weights, biases."""
@@ -226,6 +258,20 @@ class Trainer:
         torch.set_rng_state(state["rng"]["cpu"])
         if "cuda" in state["rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+
+def shared_network(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model, whose gradients become the mean over all processes; all begin with the weights of rank 0."""
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # that there are none is no fault
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # `share_statistics` averages them, once an epoch
+        gradient_as_bucket_view=True,
+        find_unused_parameters=True,  # a layer that nobody reads has no gradient, which is allowed
+    )
 
 
 def memory_text(device: torch.device) -> str:

@@ -36,7 +36,8 @@ class EvalPlots:
             self.confusion.process_batch(detections, labels)
         if evaluated.index >= EXAMPLE_BATCHES:
             return
-        images, targets, paths, _ = evaluated.batch
+        batch = evaluated.batch
+        images, targets, paths = batch.images, batch.targets, batch.paths
         if len(self.names) == 1:  # single_cls has made one of the data set's classes
             targets = torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
         h, w = images.shape[2:]

@@ -9,7 +9,6 @@ Legend: B images of a batch, H and W of the network's image, N boxes before NMS,
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,25 +16,17 @@ from torch import Tensor, nn
 
 from utils.boxes import scale_coords, xywhn2xyxy
 from utils.datasets import Batch, ImageShape
+from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.nms import load_nms, non_max_suppression
+from utils.shards import EvaluatedBatch, gather_batches
 from utils.size_ap import SIZES, SizeTally
 from utils.torch_utils import time_sync
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
-
-
-class EvaluatedBatch(NamedTuple):
-    """What an observer sees of a batch; all of it is on the CPU, and free to be kept but for the pictures."""
-
-    index: int
-    batch: Batch
-    found: Sequence[Tensor]  # B of (n, 6): xyxy in the network's pixels, confidence, class; surest first
-    native: Sequence[Tensor]  # B of (n, 6): the same in pixels of the image file
-    labels: Sequence[Tensor]  # B of (t, 5): class, xyxy in pixels of the image file
 
 
 Observer = Callable[[EvaluatedBatch], None]
@@ -60,6 +51,7 @@ def evaluate(
     compute_loss: Criterion | None = None,
     on_batch: Observer | None = None,
     show_progress: bool = True,
+    ranks: Ranks = SINGLE,
 ) -> EvalResult:
     """Precision, recall, AP, speed and, with compute_loss, losses of a model on all batches of a loader.
 
@@ -68,6 +60,7 @@ def evaluate(
     count as one. augment: is passed on to the model. hybrid: the labels join what was found, with confidence 1.
     by_size: AP by object size as well. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss, its three
     parts (3,)). on_batch: is called after each batch. ValueError where model and data differ in classes.
+    ranks: each evaluates its loader's batches and gets the result of all; on_batch is called in rank 0 alone.
     """
     if isinstance(model, nn.Module):
         model.eval()
@@ -76,10 +69,10 @@ def evaluate(
     load_nms(device.type)
     limits = {"agnostic": agnostic or single_cls, "multi_label": True, "max_det": max_det}
     tally = Tally(names, SizeTally(IOU_LEVELS) if by_size else None)
-    losses = torch.zeros(3, device=device)
+    losses, kept = torch.zeros(3, device=device), []
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
     with torch.no_grad():
-        for batch in progress(loader, desc="Evaluating", disable=not show_progress):
+        for batch in progress(loader, desc="Evaluating", disable=not (show_progress and ranks.is_main)):
             targets = batch.targets.clone()  # (T, 6)
             if single_cls:
                 targets[:, 1] = 0
@@ -98,8 +91,15 @@ def evaluate(
             if compute_loss is not None:
                 losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
             evaluated = tally.add(batch, targets, found, watch, single_cls)
-            if on_batch is not None:
+            if on_batch is not None and ranks.is_main:
                 on_batch(evaluated)
+            elif on_batch is not None:
+                kept.append(evaluated._replace(batch=evaluated.batch._replace(images=batch.images[:0])))
+    if ranks.size > 1:
+        tally.merge(ranks)
+        for evaluated in gather_batches(ranks, kept, loader) if on_batch is not None else ():
+            on_batch(evaluated)
+        ranks.sum_(losses)
     return tally.result(None if compute_loss is None else losses / max(tally.batches, 1))
 
 
@@ -185,6 +185,21 @@ class Tally:
         self.shape = tuple(batch.images.shape)
         self.seconds += watch.seconds()
         return evaluated
+
+    def merge(self, ranks: Ranks) -> None:
+        """Adds up what the processes have counted, in their order."""
+        lists = {"right": self.right, "scores": self.scores, "classes": self.classes}
+        if self.sizes is not None:
+            lists |= {f"sizes_{name}": parts for name, parts in self.sizes.parts().items()}
+        own = {name: np.concatenate(parts) for name, parts in lists.items()}
+        own |= {"counts": np.array([self.images, self.batches]), "seconds": self.seconds, "shape": np.array(self.shape)}
+        found = ranks.gather(own)
+        for name, parts in lists.items():
+            parts[:] = [arrays[name] for arrays in found]
+        self.images, self.batches = sum(arrays["counts"] for arrays in found).tolist()
+        self.seconds = sum(arrays["seconds"] for arrays in found)
+        shapes = [tuple(arrays["shape"].tolist()) for arrays in found if len(arrays["shape"])]
+        self.shape = shapes[-1] if shapes else ()
 
     def result(self, losses: Tensor | None) -> EvalResult:
         """The result of all batches, with their mean losses (3,)."""

@@ -161,7 +161,7 @@ def plural(count: int, noun: str) -> str:
     """`1 bus`, `2 buses`, `4 persons`; a noun that ends in s as plurals do (scissors) stays as it is."""
     if count == 1:
         return f"1 {noun}"
-    if noun.endswith(("us", "ss", "x", "z", "ch", "sh")):
+    if noun.endswith(("us", "ss", "x", "z", "ch", "sh")) and not noun.endswith("och"):  # epochs
         return f"{count} {noun}es"
     return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
 

@@ -33,8 +33,11 @@ class RunLogger:
     A run that goes on keeps the rows before start_epoch: what was written after the last checkpoint is written anew.
     """
 
-    def __init__(self, folder: Path, start_epoch: int = 0) -> None:
-        self.folder, self.csv = folder, folder / "results.csv"
+    def __init__(self, folder: Path, start_epoch: int = 0, is_main: bool = True) -> None:
+        self.folder, self.csv, self.is_main = folder, folder / "results.csv", is_main
+        self.tensorboard = None
+        if not is_main:
+            return
         rows = [HEADER]
         if start_epoch and self.csv.exists():
             rows += [
@@ -64,6 +67,8 @@ class RunLogger:
 
         An epoch that was not validated has nan in the columns of the validation.
         """
+        if not self.is_main:
+            return
         measured = (math.nan,) * 7
         if result is not None:
             measured = (result.mp, result.mr, result.map50, result.map, *result.losses)
@@ -104,10 +109,12 @@ def open_tensorboard(folder: Path, start_epoch: int) -> "SummaryWriter | None":
 class EpochBar:
     """The progress bar of a training epoch, with v6.1's columns."""
 
-    def __init__(self, epoch: int, epochs: int, batches: Iterable[Batch], batch_count: int) -> None:
+    def __init__(
+        self, epoch: int, epochs: int, batches: Iterable[Batch], batch_count: int, disable: bool = False
+    ) -> None:
         self.epoch = f"{epoch}/{epochs - 1}"
         LOGGER.info(("\n" + "%10s" * len(BAR_COLUMNS)) % BAR_COLUMNS)
-        self.bar = progress(batches, total=batch_count)
+        self.bar = progress(batches, total=batch_count, disable=disable)
         self.losses = ("",) * 3
 
     def __iter__(self) -> Iterator[Batch]:

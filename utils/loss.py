@@ -6,6 +6,7 @@ every run: where several boxes want one cell's objectness, the order of the matc
 Legend: B images, L levels, A anchors of a level, T targets, M matches, H and W cells of a level's map, N cells of all.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.config import Hyp
+from utils.dist import SINGLE, Ranks
 from utils.iou import bbox_iou
 
 Bce = Callable[[Tensor, Tensor], Tensor]
@@ -93,14 +95,20 @@ class FocalLoss:
 
 
 def build_targets(
-    targets: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]], anchor_t: float, pad: bool = False
+    targets: Tensor,
+    anchors: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    anchor_t: float,
+    pad: bool = False,
+    ranks: Ranks = SINGLE,
 ) -> Matches:
     """The matches of targets (T, 6), image, class, cxcywh 0..1, with anchors (L, A, 2) on maps of sizes (W, H).
 
     A target matches an anchor where neither side is anchor_t times the other's or more. The cell that its centre lies
     in answers, and the neighbours that are nearer than half a cell, one to the side and one above or below. `pad` is
     for GPUs: the number of matches is not asked for, and rows without one stay, with weight 0. On a CPU, where asking
-    costs nothing, only the matches are worked on, which is a quarter of the rows.
+    costs nothing, only the matches are worked on, which is a quarter of the rows. A match weighs its share of all that
+    the processes have.
     """
     grid = torch.tensor(sizes, dtype=torch.int64).to(targets.device, non_blocking=True)[:, None]  # (L, 1, 2)
     xy, wh = targets[:, 2:4] * grid, targets[:, 4:6] * grid  # (L, T, 2)
@@ -123,7 +131,7 @@ def build_targets(
         level, place, anchor, target = valid.nonzero(as_tuple=True)
         rows = valid.sum((1, 2, 3)).tolist()
     cell = cells[level, place, target]
-    share = valid / valid.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    share = valid / ranks.sum_(valid.sum((1, 2, 3), keepdim=True)).clamp(min=1)
     return Matches(
         level=level,
         image=targets[target, 0].long(),
@@ -152,13 +160,21 @@ class ComputeLoss:
     """The loss of a detection head; hyp's gains are taken as they stand, so scale them first (`Hyp.scaled`).
 
     `autobalance` moves the weights of the levels' objectness towards equal losses, while gradients are computed.
+    Of several `ranks` each has its part of a batch, and its loss is its share: their sum is the loss of the whole.
     """
 
-    def __init__(self, head: Head, hyp: Hyp, label_smoothing: float = 0.0, autobalance: bool = False) -> None:
+    def __init__(
+        self,
+        head: Head,
+        hyp: Hyp,
+        label_smoothing: float = 0.0,
+        autobalance: bool = False,
+        ranks: Ranks = SINGLE,
+    ) -> None:
         balance = BALANCE.get(head.nl, BALANCE_OTHERWISE)[: head.nl]
         if len(balance) < head.nl:
             raise ValueError(f"the head has {head.nl} detection levels: the loss is made for 1 to {len(balance)}")
-        self.head, self.hyp, self.autobalance = head, hyp, autobalance
+        self.head, self.hyp, self.autobalance, self.ranks = head, hyp, autobalance, ranks
         self.positive, self.negative = smooth_BCE(label_smoothing)
         self.bce_obj: Bce = BCELoss(hyp.obj_pw)
         self.bce_cls: Bce = BCELoss(hyp.cls_pw)
@@ -168,18 +184,25 @@ class ComputeLoss:
         self.balanced_level = int((head.stride - BALANCED_STRIDE).abs().argmin())
 
     def __call__(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss times B, to call backward on, and its parts box, obj and cls, (3,), detached and not times B.
+        """The loss times the B of all ranks, to call backward on, and its parts box, obj and cls, (3,), not times B.
 
         raw is L maps (B, A, H, W, 5 + nc) before any sigmoid, targets (T, 6) image, class, cxcywh in 0..1.
         """
         parts = self.parts(raw, targets.float())
-        return parts.sum() * raw[0].shape[0], parts.detach()
+        return parts.sum() * (raw[0].shape[0] * self.ranks.size), parts.detach()
+
+    def alone(self) -> "ComputeLoss":
+        """The same loss for this process by itself."""
+        other = copy.copy(self)
+        other.ranks = SINGLE
+        return other
 
     def parts(self, raw: Sequence[Tensor], targets: Tensor) -> Tensor:
         """The box, obj and cls loss with their gains, (3,) FP32."""
         anchors = self.head.anchors.float()
         sizes = [(level.shape[3], level.shape[2]) for level in raw]
-        matches = build_targets(targets, anchors, sizes, self.hyp.anchor_t, pad=raw[0].device.type != "cpu")
+        pad = raw[0].device.type != "cpu"
+        matches = build_targets(targets, anchors, sizes, self.hyp.anchor_t, pad, self.ranks)
         answers, objectness = pick(raw, matches)  # (M, 5 + nc), (N,)
 
         sides = answers[:, :4].sigmoid() * 2
@@ -211,9 +234,10 @@ class ComputeLoss:
 
         losses = torch.stack([level.mean() for level in self.bce_obj(logits, target).split(counts)])  # (L,)
         self.balance = self.balance.to(losses.device)
-        loss = (losses * self.balance).sum()
+        loss = (losses * self.balance).sum() / self.ranks.size
         if self.autobalance and torch.is_grad_enabled():
-            self.balance = self.balance * 0.9999 + 0.0001 / losses.detach().clamp(min=1e-6)
+            means = self.ranks.mean_(losses.detach().clone())
+            self.balance = self.balance * 0.9999 + 0.0001 / means.clamp(min=1e-6)
             self.balance = self.balance / self.balance[self.balanced_level]
         return loss
 

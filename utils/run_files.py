@@ -14,6 +14,7 @@ from torch import nn
 
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.curves import plot_labels
+from utils.dist import SINGLE, Ranks
 from utils.engine import Trainer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
 from utils.labels import LabelRecord
@@ -33,8 +34,13 @@ class RunFiles:
     images: int
 
     @classmethod
-    def create(cls, options: dict[str, object], hyp: dict[str, float], images: int) -> Self:
-        """The folder of the run that --resume names, or a new one in project/name; its settings are written."""
+    def create(cls, options: dict[str, object], hyp: dict[str, float], images: int, ranks: Ranks = SINGLE) -> Self:
+        """The folder of the run that --resume names, or a new one in project/name; its settings are written.
+
+        Rank 0 makes it, and the others are told.
+        """
+        if not ranks.is_main:
+            return cls(Path(str(ranks.broadcast(None))), options, hyp, images)
         resume = options["resume"]
         if resume:
             folder = Path(str(resume)).parents[1]
@@ -43,6 +49,7 @@ class RunFiles:
             folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
         run = cls(folder, options, hyp, images)
         run.open(is_new=not resume)
+        ranks.broadcast(str(folder))
         return run
 
     @property

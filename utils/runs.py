@@ -64,6 +64,17 @@ def check_training(options: Mapping[str, Any]) -> None:
         raise ValueError("--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out")
 
 
+def check_shares(options: Mapping[str, Any], processes: int) -> None:
+    """ValueError where a batch of train.py cannot be shared out to so many processes."""
+    if processes == 1:
+        return
+    batch_size, least = options["batch_size"], processes * (QUAD if options["quad"] else 1)
+    if batch_size == AUTO_BATCH:
+        raise ValueError(f"--batch-size {AUTO_BATCH} is for one process; name a size, a multiple of {least}")
+    if batch_size % least:
+        raise ValueError(f"--batch-size {batch_size} is shared out to {processes} processes: a multiple of {least}")
+
+
 def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
     """The checkpoint to start a training from, or None to start from scratch; unless it was named it may be absent."""
     check_file(cfg, (".yaml", ".yml"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.dist import SINGLE, Ranks
 from utils.labels import LabelRecord
 
 Key = tuple[int, ...]  # epoch and index of a sample, or epoch and four indices of a quad
@@ -67,6 +68,32 @@ def numbered_repeats(indices: np.ndarray) -> np.ndarray:
     repeats = np.empty_like(indices)
     repeats[order] = np.arange(len(indices)) - np.searchsorted(ordered, ordered)
     return indices + len(indices) * repeats
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedBatches:
+    """Batches of indices in a fixed order: the part of them that is one process's, which begins with number `first`."""
+
+    order: np.ndarray  # (N,)
+    batch_size: int
+    ranks: Ranks = SINGLE
+
+    @property
+    def share(self) -> range:
+        """The numbers of this process's batches."""
+        return self.ranks.share(math.ceil(len(self.order) / self.batch_size))
+
+    def batch(self, number: int) -> list[int]:
+        """The indices of a batch by its number, which may be another process's."""
+        return self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return len(self.share)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """One after another."""
+        return map(self.batch, self.share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,13 @@ class SizeTally:
         self.classes.append(labels[:, 0].astype(np.int64))
         self.sized.append(sized)
 
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The lists of what was counted, by name."""
+        return {
+            **{"right": self.right, "counted": self.counted, "scores": self.scores},
+            **{"classes": self.classes, "sized": self.sized},
+        }
+
     def result(self, nc: int) -> SizeAP:
         """AP of each size and class."""
         scores, classes, sized = (np.concatenate(parts) for parts in (self.scores, self.classes, self.sized))

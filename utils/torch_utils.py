@@ -19,19 +19,19 @@ DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or G
 # Devices --------------------------------------------------------------------------------------------------------------
 
 
-def select_device(device: str = "") -> torch.device:
+def select_device(device: str = "", local_rank: int = 0, processes: int = 1) -> torch.device:
     """The device that `--device` means; ValueError where it is none, or not in this machine.
 
-    Of several GPUs it is the first one: a process computes on one. It becomes the current GPU, which events, streams
-    and pinned memory use. The environment stays as it is.
+    A process computes on one GPU: of several it is the one at local_rank, the process's number on this machine. It
+    becomes the current GPU, which events, streams and pinned memory use. The environment stays as it is.
     """
-    found = _find_device(device)
+    found = _find_device(device, local_rank, processes)
     if found.type == "cuda":
         torch.cuda.set_device(found)
     return found
 
 
-def _find_device(device: str) -> torch.device:
+def _find_device(device: str, local_rank: int, processes: int) -> torch.device:
     name = device.strip().lower().replace(" ", "")
     if name == "cpu":
         return torch.device("cpu")
@@ -39,22 +39,30 @@ def _find_device(device: str) -> torch.device:
         if not torch.backends.mps.is_available():
             raise ValueError("--device mps: this machine or this build of torch has no Apple GPU; use --device cpu")
         return torch.device("mps")
-    if not name:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not name and not count:
+        return torch.device("cpu")
+    name = name or ",".join(map(str, range(count if processes > 1 else 1)))
     parts = [part.removeprefix("cuda:") for part in ("0" if name == "cuda" else name).split(",")]
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise ValueError(f"--device {device}: must be {DEVICE_FORMS}")
     numbers = [int(part) for part in parts]
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"--device {device}: names a GPU twice")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     absent = [number for number in numbers if number >= count]
     if absent:
         has = "no GPU that torch can use" if not count else f"GPU 0 to {count - 1}" if count > 1 else "GPU 0 only"
         raise ValueError(f"--device {device}: there is no GPU {absent[0]}, this machine has {has}")
-    if len(numbers) > 1:
-        LOGGER.warning(f"--device {device}: a process computes on one GPU; {numbers[0]} is used")
-    return torch.device("cuda", numbers[0])
+    if local_rank >= len(numbers):
+        raise ValueError(
+            f"--device {device or name}: fewer GPUs than processes; torchrun --nproc_per_node {len(numbers)} fits them"
+        )
+    if len(numbers) > 1 and processes == 1:
+        LOGGER.warning(
+            f"--device {device}: a process computes on one GPU; {numbers[0]} is used. For all of them start it with "
+            f"torchrun --nproc_per_node {len(numbers)}"
+        )
+    return torch.device("cuda", numbers[local_rank])
 
 
 def time_sync(device: torch.device | None = None) -> float:

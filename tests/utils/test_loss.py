@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from utils import loss as loss_module
 from utils.config import Hyp
+from utils.dist import SINGLE
 from utils.general import ROOT
 from utils.loss import BCELoss, ComputeLoss, FocalLoss, Pick, build_targets, scatter_last, smooth_BCE
 
@@ -37,8 +38,8 @@ def golden_inputs(dtype=torch.float32):
 def padded(monkeypatch):
     """Makes the loss work as it does on a GPU: on all rows, those without a match too."""
 
-    def always(targets, anchors, sizes, anchor_t, pad=False):
-        return build_targets(targets, anchors, sizes, anchor_t, pad=True)
+    def always(targets, anchors, sizes, anchor_t, pad=False, ranks=SINGLE):
+        return build_targets(targets, anchors, sizes, anchor_t, True, ranks)
 
     monkeypatch.setattr(loss_module, "build_targets", always)
 
