@@ -18,6 +18,7 @@ FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}
 OF_IMAGES = {"models.autoshape", "models.results"}
 LATE_IMPORTS = {
     "av",
+    "mss",
     "pandas",
     "pycocotools",
     "scipy.cluster.vq",
@@ -235,7 +236,7 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    assert required("requirements.txt") == used - {"pycocotools", "supervision"}
+    assert required("requirements.txt") == used - {"mss", "pycocotools", "supervision"}
     assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
 
 
