@@ -1,6 +1,7 @@
-"""The screen as a stream, by `mss` (`pip install mss`), an optional package imported here only."""
+"""The screen as a stream, by `mss` (10.2 or newer, `pip install mss`), an optional package imported here only."""
 
 import time
+from collections.abc import Sequence
 from types import ModuleType
 
 import cv2
@@ -64,20 +65,28 @@ class ScreenCapture:
         mss = import_mss()
         self.errors = (mss.ScreenShotError, OSError)
         self.name = source
+        self.due = time.monotonic()
         self.grabber = None
         try:
-            self.grabber = mss.mss()
-            screens = self.grabber.monitors
+            self.grabber = mss.MSS()
+            self.area = self._pixels(self.grabber.monitors, number, area)
         except self.errors as error:
             raise ValueError(f"--source {source}: the screen cannot be read: {error}") from None
+        except ValueError:
+            self.release()
+            raise
+
+    def _pixels(
+        self, screens: Sequence[dict[str, int]], number: int, area: tuple[int, int, int, int] | None
+    ) -> dict[str, int]:
+        """The area among all screens; ValueError where it reaches beyond its own."""
         if not 0 <= number < len(screens):
-            raise ValueError(f"--source {source}: screens are 1 to {len(screens) - 1}, and 0 for all side by side")
+            raise ValueError(f"--source {self.name}: screens are 1 to {len(screens) - 1}, and 0 for all side by side")
         screen = screens[number]
         left, top, width, height = area or (0, 0, screen["width"], screen["height"])
         if left < 0 or top < 0 or left + width > screen["width"] or top + height > screen["height"]:
-            raise ValueError(f"--source {source}: the screen has {screen['width']} x {screen['height']} pixels")
-        self.area = {"left": screen["left"] + left, "top": screen["top"] + top, "width": width, "height": height}
-        self.due = time.monotonic()
+            raise ValueError(f"--source {self.name}: the screen has {screen['width']} x {screen['height']} pixels")
+        return {"left": screen["left"] + left, "top": screen["top"] + top, "width": width, "height": height}
 
     def isOpened(self) -> bool:
         """Whether pictures can be taken."""
