@@ -18,6 +18,7 @@ FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}
 OF_IMAGES = {"models.autoshape", "models.results"}
 LATE_IMPORTS = {
     "av",
+    "mss",
     "onnx",
     "onnxruntime",
     "onnxslim",
@@ -253,7 +254,7 @@ def test_requirements_are_what_is_imported():
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
     files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-dev")]
-    assert files[0] | files[1] == used - {"pycocotools", "supervision"}
+    assert files[0] | files[1] == used - {"mss", "pycocotools", "supervision"}
     assert not files[0] & files[1]
     assert required("constraints.txt") == set().union(*files)
 
