@@ -271,9 +271,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
+        old = scratch / "old"
         if target.exists():
-            target.replace(scratch / "old")
-        folder.replace(target)
+            target.replace(old)
+        try:
+            folder.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
     finally:
         shutil.rmtree(scratch)
 

@@ -108,6 +108,18 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def as_user_error(what: str) -> Iterator[None]:
+    """Turns torch's errors at a block that a format does not know into one line; lack of memory stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"torch cannot write this network as {what}: {lines[0][:200]}") from error
+
+
 def nam_layers(network: nn.Module) -> list[str]:
     """The names of the NAM blocks in a network."""
     return [name for name, module in network.named_modules() if isinstance(module, NAMAttention)]
@@ -119,7 +131,7 @@ def nam_layers(network: nn.Module) -> list[str]:
 def write_torchscript(model: ExportModel, images: Tensor, metadata: Metadata, path: Path, optimize: bool) -> None:
     """A traced network for any batch and size, with its metadata as config.txt; `optimize` writes one for mobiles."""
     extra = {CONFIG: metadata.to_json()}
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), as_user_error("TorchScript"):
         traced = torch.jit.trace(model, images, strict=False, check_trace=False)  # the file itself is compared
         if optimize:
             from torch.utils.mobile_optimizer import optimize_for_mobile
@@ -141,7 +153,7 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
         outputs = list(NMS_OUTPUTS)
     elif model.raw:
         outputs = [f"raw{i}" for i in range(len(model.network.stride))]
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), as_user_error(f"ONNX of opset {settings.opset}"):
         torch.onnx.export(
             model,
             (images,),

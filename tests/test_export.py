@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import detect
 import export
@@ -301,6 +302,24 @@ def test_weights_that_are_no_checkpoint(run, tmp_path):
         export.run(tmp_path / "net.onnx")
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file"):
         export.run(tmp_path / "none.pt")
+
+
+class Sorts(nn.Module):
+    """A block that ONNX has no operator for."""
+
+    def forward(self, x):
+        """Bins of x."""
+        return x + torch.histc(x.flatten(), 4).sum()
+
+
+def test_a_block_that_a_format_does_not_know(small_weights, tmp_path, monkeypatch):
+    network = attempt_load(small_weights)
+    network.model[0].act = Sorts()
+    monkeypatch.setattr(export, "attempt_load", lambda *_: network)
+    (tmp_path / "net.pt").write_bytes(small_weights.read_bytes())
+    with pytest.raises(ValueError, match=r"not written, .* onnx of .*net\.pt"):
+        export.run(tmp_path / "net.pt", imgsz=64, include="onnx")
+    assert files(tmp_path) == ["net.pt"]
 
 
 def test_nms_of_nothing_found():

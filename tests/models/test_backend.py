@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 import export
+import hubconf
 from models.backend import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, from_nms, load_backend
 from models.experimental import Ensemble, attempt_load
 from models.metadata import AXES
@@ -259,3 +260,17 @@ def test_a_zip_that_is_no_program(tmp_path):
         archive.writestr("x/data.pkl", b"")
     with pytest.raises(ValueError, match="not a TorchScript file"):
         load_backend(tmp_path / "x.torchscript")
+
+
+@pytest.mark.parametrize("file", ["a.onnx", "fixed.onnx", "fixed_openvino_model"])
+def test_torch_hub_takes_exported_files(folder, file):
+    """Of a picture in the network's own size the boxes are those of the checkpoint."""
+    picture = np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8)
+    found, wanted = (hubconf.custom(folder / name, verbose=False, device="cpu") for name in (file, "a.pt"))
+    for model in (found, wanted):
+        model.conf = 0.05
+    a, b = (model([picture], size=96).xyxy[0] for model in (found, wanted))
+    assert len(b) > 5
+    assert a.shape == b.shape
+    assert (a[:, 4] - b[:, 4]).abs().max() < 1e-3
+    assert found(np.zeros((200, 100, 3), np.uint8), size=96).s[2:] == ((96, 64) if file == "a.onnx" else (64, 96))
