@@ -9,6 +9,7 @@ are those that one process would have written.
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -148,7 +149,8 @@ class ResultWriter:
         return self.part / file
 
     def close(self) -> None:
-        """Finishes the open videos."""
-        while self.videos:
-            _, video = self.videos.popitem()
-            video.close()
+        """Finishes the open videos: all of them, also where one fails."""
+        with ExitStack() as stack:
+            for video in self.videos.values():
+                stack.callback(video.close)
+            self.videos = {}
