@@ -7,223 +7,194 @@
                                                               --source 0                # camera
                                                               --source rtsp://host/path # stream
                                                               --source streams.txt      # one stream a line
+                                                              --source images.txt       # one image a line
+                                                              --source screen           # or: screen 1 0 0 640 480
+    find . -name "*.png" | python detect.py                   --source -
+    torchrun --nproc_per_node 2 detect.py                     --source folder           # files are shared out
+
+One thread reads ahead and one draws and writes, while this one computes.
 
 Legend: B frames of a batch, H and W of the network's image, N candidates, n detections of a frame.
 """
 
-import argparse
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.experimental import attempt_load
-from utils.augmentations import letterbox
+from models.backend import load_backend
+from utils.augmentations import letterbox, letterbox_placement
 from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
-from utils.features import FeatureRecorder
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, plural, run_script
-from utils.inference import check_limits, ready, warm_up
+from utils.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
+from utils.detect_report import Tally, enumerate_counts, joined_results, report
+from utils.dist import Ranks, joined
+from utils.features import FeatureRecorder, save_features
+from utils.general import LOGGER, ROOT, colorstr, plural, run_script
+from utils.inference import fixed_size, input_size, ready, warm_up
 from utils.nms import non_max_suppression
-from utils.opencv import check_display
 from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
-from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized, run_folder
-from utils.sources import READABLE, FileSource, Frame, LiveSource, open_source
+from utils.runs import find_weights, normalized, run_folder
+from utils.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.streams import without_credentials
+from utils.threads import Background
 from utils.torch_utils import largest_stride, select_device, time_sync
 
-DEFAULT_SOURCE = ROOT / "data" / "images"
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
+WINDOW = 2  # batches of files are looked at together, so that those of one shape find each other
 
 
-@dataclass(frozen=True)
-class DetectOptions:
-    """The flags of `parse_opt`, which holds their defaults and meanings."""
+class Found(NamedTuple):
+    """What was found in a frame: (n, 6) in its pixels, the network's image (H, W), the seconds, the layers' maps."""
 
-    weights: list[str]
-    source: str
-    data: str
-    imgsz: list[int]
-    conf_thres: float
-    iou_thres: float
-    max_det: int
-    device: str
-    view_img: bool
-    save_txt: bool
-    save_conf: bool
-    save_crop: bool
-    nosave: bool
-    classes: list[int] | None
-    agnostic_nms: bool
-    augment: bool
-    visualize: bool
-    update: bool
-    project: str
-    name: str
-    exist_ok: bool
-    line_thickness: int
-    hide_labels: bool
-    hide_conf: bool
-    half: bool
-
-    def check(self) -> None:
-        """ValueError where a number is out of its range, or options do not go together."""
-        counts = {"--max-det": self.max_det, "--line-thickness": self.line_thickness}
-        check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
-        if self.view_img:
-            check_display()
-        if self.visualize and len(self.weights) > 1:
-            raise ValueError(
-                f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
-            )
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Find objects in images, videos, cameras and streams.")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--source", default=str(DEFAULT_SOURCE), help="file, folder, glob, camera number, URL, or .txt of streams"
-    )
-    parser.add_argument(
-        "--data",
-        default=str(ROOT / "data" / "coco128.yaml"),
-        help="class names for formats that carry none; a checkpoint carries its own",
-    )
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
-    )
-    parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
-    parser.add_argument(
-        "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
-    )
-    parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
-    parser.add_argument(
-        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
-    )
-    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
-    parser.add_argument("--save-crop", action="store_true", help="write what is in the boxes as crops/<class>/*.jpg")
-    parser.add_argument("--nosave", action="store_true", help="write no annotated images and videos")
-    parser.add_argument("--classes", nargs="+", type=int, help="only these class numbers, as --classes 0 2 3")
-    parser.add_argument(
-        "--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other"
-    )
-    parser.add_argument(
-        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
-    )
-    parser.add_argument("--visualize", action="store_true", help="write feature maps of all layers as .png and .npy")
-    parser.add_argument(
-        "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument(
-        "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
-    )
-    parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
-    parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    return DetectOptions(**vars(parser.parse_args(arguments)))
-
-
-@dataclass
-class Tally:
-    """What was done: frames, seconds for pre-processing, inference and NMS, objects by class, last batch's shape."""
-
-    frames: int = 0
-    seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    objects: Counter[str] = field(default_factory=Counter)
-    shape: tuple[int, ...] = ()
-    is_interrupted: bool = False
-
-    def add(self, shape: tuple[int, ...], seconds: np.ndarray) -> None:
-        """Counts a batch (B, 3, H, W) and its three durations."""
-        self.frames += shape[0]
-        self.seconds += seconds
-        self.shape = tuple(shape)
+    detections: Tensor
+    net_hw: tuple[int, int]
+    seconds: float
+    maps: Mapping[str, np.ndarray]
 
 
 def main(opt: DetectOptions) -> Path:
-    """Runs the detection that the options describe; the folder of its results."""
+    """Runs the detection that the options describe; the folder of its results.
+
+    ValueError at the end, when all else is written, where a file of a list could not be read.
+    """
     opt.check()
-    shown = asdict(opt) | {"source": without_credentials(opt.source)}
-    LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
-    weights = find_weights(opt.weights)
-    with closing(open_source(find_source(opt.source))) as source:
-        model = ready(attempt_load(weights, select_device(opt.device)), opt.half)
-        unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
-        if unknown:
-            raise ValueError(f"--classes {unknown[0]}: the model's classes are 0 to {len(model.names) - 1}")
-        with (
-            run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder,
-            ResultWriter(folder, model.names) as writer,
-        ):
-            tally = detect(opt, model, source, writer)
-        report(tally, writer, source.skipped)
-    if opt.update:
-        for path in weights:
-            strip_optimizer(path)
-    if tally.is_interrupted and not source.is_live:
+    with joined() as ranks:
+        shown = asdict(opt) | {"source": without_credentials(opt.source)}
+        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
+        weights = find_weights(opt.weights)
+        window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
+        reading = Reading(opt.vid_stride, window, ranks)
+        with closing(open_source(find_source(opt.source), reading)) as source:
+            model = load_model(opt, weights)
+            with shared_folder(opt, ranks) as folder:
+                tables = ["csv"] * opt.save_csv + ["json"] * opt.save_json
+                with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
+                    tally = detect(opt, model, source, writer)
+                    total = joined_results(ranks, tally, source, writer)
+        if ranks.is_main:
+            report(total, writer)
+            for path in weights if opt.update else ():
+                strip_optimizer(path)
+    if ranks.is_main:
+        check_any_was_read(total["tried"], total["skipped"], total["last_error"])
+        if source.is_list and total["skipped"]:
+            raise ValueError(
+                f"{plural(total['skipped'], 'file')} of the list could not be read, see the warnings above"
+            )
+    if total["is_interrupted"] and not source.is_live:
         raise SystemExit(130)  # as shells have it; a stream has no other end than Ctrl-C
     return folder
+
+
+def load_model(opt: DetectOptions, weights: Sequence[Path]) -> nn.Module:
+    """The network on its device, ready to run."""
+    device = select_device(opt.device)
+    model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
+    if opt.visualize and not hasattr(model, "model"):
+        raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
+    unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
+    if unknown:
+        raise ValueError(f"--classes {unknown[0]}: the model's classes are 0 to {len(model.names) - 1}")
+    return model
+
+
+@contextmanager
+def shared_folder(opt: DetectOptions, ranks: Ranks) -> Iterator[Path]:
+    """The run's folder, which rank 0 makes and all write into."""
+    if not ranks.is_main:
+        yield Path(str(ranks.broadcast(None)))
+        return
+    with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
+        ranks.broadcast(str(folder.resolve()))
+        yield folder
 
 
 @torch.inference_mode()
 def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> Tally:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
-    parameter = next(model.parameters())
-    device, dtype = parameter.device, parameter.dtype
-    stride = largest_stride(model)
-    height, width = (check_img_size(side, stride) for side in (opt.imgsz * 2)[:2])
-    warm_up(model, (height, width))
+    imgsz = input_size(model, opt.imgsz)
+    opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
+    warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     tally = Tally()
-    try:
-        for frames in source:
-            times = [time_sync(device)]
-            images = to_batch(frames, (height, width), stride, device, dtype)  # (B, 3, H, W)
-            times.append(time_sync(device))
-            prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
-            times.append(time_sync(device))
-            limits = (opt.conf_thres, opt.iou_thres, opt.classes, opt.agnostic_nms)
-            found = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
-            times.append(time_sync(device))
-            tally.add(images.shape, np.diff(times))
+    with Background() as background:
+        try:
+            for frames in source:
+                items = find(opt, model, frames, tally, recorder, source.is_live)
+                for frame, item in zip(frames, items, strict=True):
+                    counts = Counter(model.names[int(index)] for index in item.detections[:, 5].sort().values)
+                    tally.objects += counts
+                    LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
+                    drawn = draw(opt, frame, item.detections, writer.names) if opt.view_img else None
+                    background.submit(partial(save, opt, frame, item, writer, source, drawn))
+                    if drawn is not None and not show(frame.name, drawn):
+                        return tally
+        except KeyboardInterrupt:
+            LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
+            tally.is_interrupted = True
+        finally:
             if recorder is not None:
-                recorder.save(writer.folder / output_stem(frames[0]))
-            for frame, boxes in zip(frames, found, strict=True):
-                detections = to_native(boxes, images.shape[2:], frame.image.shape[:2])
-                counts = Counter(model.names[int(index)] for index in detections[:, 5].sort().values)
-                tally.objects += counts
-                LOGGER.info(console_line(frame, images.shape[2:], counts, times[2] - times[1]))
-                if not save_and_show(opt, frame, detections, writer, source.is_live):
-                    return tally
-    except KeyboardInterrupt:
-        LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
-        tally.is_interrupted = True
-    finally:
-        if recorder is not None:
-            recorder.close()
+                recorder.close()
     return tally
+
+
+def find(
+    opt: DetectOptions,
+    model: nn.Module,
+    frames: Sequence[Frame],
+    tally: Tally,
+    recorder: FeatureRecorder | None,
+    is_live: bool,
+) -> list[Found]:
+    """What is found in each of the frames: those of one shape in the network go through it together.
+
+    So a frame is padded as it is alone, and its result does not depend on its neighbours. The streams' frames of one
+    shape and moment are one batch, others are of `opt.batch_size` at most.
+    """
+    parameter = next(model.parameters())
+    device, dtype = parameter.device, parameter.dtype
+    imgsz, stride = input_size(model, opt.imgsz), largest_stride(model)
+    is_fixed = fixed_size(model) is not None
+    limits = (opt.conf_thres, opt.iou_thres, opt.classes, opt.agnostic_nms)
+    found: dict[int, Found] = {}
+    for indices in batches(frames, imgsz, stride, len(frames) if is_live else opt.batch_size):
+        times = [time_sync(device)]
+        images = to_batch([frames[i] for i in indices], imgsz, stride, device, dtype, is_fixed)  # (B, 3, H, W)
+        times.append(time_sync(device))
+        prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
+        times.append(time_sync(device))
+        boxes = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
+        times.append(time_sync(device))
+        tally.add(images.shape, np.diff(times))
+        maps = recorder.take() if recorder is not None else [{}] * len(indices)
+        net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
+        for i, rows, layers in zip(indices, boxes, maps, strict=True):
+            found[i] = Found(to_native(rows, net_hw, frames[i].image.shape[:2]), net_hw, seconds, layers)
+    return [found[i] for i in range(len(frames))]
+
+
+def batches(frames: Sequence[Frame], imgsz: tuple[int, int], stride: int, most: int) -> list[list[int]]:
+    """The frames' indices in groups of one shape in the network, at most so many in each."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, frame in enumerate(frames):
+        groups.setdefault(padded_hw(frame.image.shape[:2], imgsz, stride), []).append(i)
+    return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
+
+
+def padded_hw(image_hw: Sequence[int], imgsz: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The shape that an image has in the network, padded to whole strides only."""
+    (h, w), _, (pad_w, pad_h) = letterbox_placement((image_hw[0], image_hw[1]), imgsz, stride=stride)
+    return h + round(2 * pad_h), w + round(2 * pad_w)
 
 
 def find_source(source: str) -> str:
@@ -245,10 +216,15 @@ def has_images(folder: Path) -> bool:
 
 
 def to_batch(
-    frames: Sequence[Frame], imgsz: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+    frames: Sequence[Frame],
+    imgsz: tuple[int, int],
+    stride: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_fixed: bool = False,
 ) -> Tensor:
-    """(B, 3, H, W) RGB in 0..1, letterboxed to imgsz; frames of one size are padded to whole strides only."""
-    auto = len({frame.image.shape for frame in frames}) == 1
+    """(B, 3, H, W) RGB in 0..1, letterboxed to imgsz; unless it is fixed, frames of one shape to whole strides only."""
+    auto = not is_fixed and len({padded_hw(frame.image.shape[:2], imgsz, stride) for frame in frames}) == 1
     fitted = [letterbox(frame.image, imgsz, auto=auto, stride=stride)[0] for frame in frames]
     images = torch.from_numpy(np.stack(fitted)).to(device)  # (B, H, W, 3) BGR, uint8 until here: a quarter of the bytes
     return images.flip(3).permute(0, 3, 1, 2).to(dtype).div_(255)  # (B, 3, H, W), in channels-last order
@@ -267,28 +243,35 @@ def console_line(frame: Frame, net_hw: Sequence[int], counts: Counter[str], seco
     return f"{frame.prefix}{net_hw[0]}x{net_hw[1]} {objects}Done. ({seconds:.3f}s)"
 
 
-def enumerate_counts(counts: Counter[str]) -> str:
-    """`4 persons, 1 bus`."""
-    return ", ".join(plural(count, name) for name, count in counts.items())
-
-
-def save_and_show(opt: DetectOptions, frame: Frame, detections: Tensor, writer: ResultWriter, is_live: bool) -> bool:
-    """Writes and shows what the options ask for; whether to go on, that is, key q was not pressed."""
+def save(
+    opt: DetectOptions,
+    frame: Frame,
+    found: Found,
+    writer: ResultWriter,
+    source: FileSource | LiveSource,
+    drawn: np.ndarray | None,
+) -> None:
+    """Writes what the options ask for; runs in the writing thread. drawn: the frame with its boxes, if there is one."""
     if opt.save_txt:
-        writer.save_labels(frame, detections, opt.save_conf)
+        writer.save_labels(frame, found.detections, opt.save_conf)
     if opt.save_crop:
-        writer.save_crops(frame, detections)
-    saves_picture = not opt.nosave and not opt.source.endswith(".txt")
-    if not saves_picture and not opt.view_img:
-        return True
+        writer.save_crops(frame, found.detections)
+    writer.save_rows(frame, found.detections)
+    if found.maps:
+        save_features(writer.folder / output_stem(frame), found.maps)
+    if not opt.nosave and source.saves_pictures:
+        picture = draw(opt, frame, found.detections, writer.names) if drawn is None else drawn
+        writer.save_picture(frame, picture, source.is_live)
+
+
+def draw(opt: DetectOptions, frame: Frame, detections: Tensor, names: Sequence[str]) -> np.ndarray:
+    """A copy of the frame with the boxes of its detections (n, 6) and their labels."""
     annotator = Annotator(frame.image, line_width=opt.line_thickness)
     for *box_xyxy, confidence, index in detections.tolist():
-        name = writer.names[int(index)]
+        name = names[int(index)]
         label = "" if opt.hide_labels else name if opt.hide_conf else f"{name} {confidence:.2f}"
         annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
-    if saves_picture:
-        writer.save_picture(frame, annotator.result(), is_live)
-    return not opt.view_img or show(frame.name, annotator.result())
+    return annotator.result()
 
 
 def show(title: str, image: np.ndarray) -> bool:
@@ -301,19 +284,6 @@ def show(title: str, image: np.ndarray) -> bool:
             "--view-img: this OpenCV opens no windows; install opencv-python instead of opencv-python-headless, "
             "or leave --view-img out and look at the saved results"
         ) from None
-
-
-def report(tally: Tally, writer: ResultWriter, skipped: int) -> None:
-    """Prints the speed, what was found and where it is."""
-    if tally.frames:
-        pre, inference, nms = tally.seconds / tally.frames * 1000
-        speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
-        LOGGER.info(f"Speed: {speeds} per image at shape {tally.shape}")
-    found = enumerate_counts(Counter(dict(tally.objects.most_common()))) or "no objects"
-    unread = f", {plural(skipped, 'unreadable file')} skipped" if skipped else ""
-    LOGGER.info(f"{plural(tally.frames, 'image')}: {found}{unread}")
-    if writer.written:
-        LOGGER.info(f"Results saved to {colorstr('bold', str(writer.folder))}: {enumerate_counts(writer.written)}")
 
 
 def run(

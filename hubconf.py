@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models import autoshape as _autoshape
-from models import experimental, transfer, yolo
+from models import backend, transfer, yolo
 from utils import checkpoint, general, torch_utils
 
 dependencies = ["torch", "numpy", "cv2", "PIL", "yaml", "tqdm"]
@@ -25,7 +25,7 @@ def custom(
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The network of a checkpoint, ours or YOLOv5 v6.x's, in evaluation on the device (None: a GPU if there is one).
+    """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
     With `autoshape` it takes images and gives Detections; without it takes tensors, and its norms and gradients are
     left as a training needs them. `verbose` lets the project's log write to the console. FileNotFoundError or
@@ -34,7 +34,7 @@ def custom(
     if verbose:
         general.set_logging()
     place = torch_utils.select_device("" if device is None else str(device))
-    model = experimental.attempt_load(path, place, fuse=autoshape)
+    model = backend.load_backend(path, place, fuse=autoshape)
     return _shaped(model, autoshape)
 
 

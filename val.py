@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.experimental import attempt_load
+from models.backend import load_backend
 from utils.coco_json import CocoRating, find_annotations
 from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
 from utils.dist import SINGLE, Ranks, joined
 from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_sizes, log_speed, log_table
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
-from utils.inference import check_limits, ready, warm_up
+from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
+from utils.inference import check_limits, fixed_size, input_size, ready, warm_up
 from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.report import write_report
@@ -64,14 +64,17 @@ class ValOptions:
     name: str
     exist_ok: bool
     half: bool
+    dnn: bool
+    threads: int
     noplots: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
         counts = {"--batch-size": self.batch_size, "--imgsz": self.imgsz, "--max-det": self.max_det}
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if self.workers < 0:
-            raise ValueError(f"--workers {self.workers}: 0 or more")
+        for flag, value in (("--workers", self.workers), ("--threads", self.threads)):
+            if value < 0:
+                raise ValueError(f"{flag} {value}: 0 or more")
         if self.task not in TASKS:
             raise ValueError(f"--task {self.task}: must be one of {', '.join(TASKS)}")
         if not self.sizes or min(self.sizes) < 1:
@@ -99,7 +102,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble; where the default is absent, the newest best.pt of runs/train",
+        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
+        "newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
@@ -145,6 +149,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
     return ValOptions(**vars(parser.parse_args(arguments)))
 
@@ -168,7 +174,7 @@ def rate(
     opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device, ranks: Ranks = SINGLE
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
-    model = ready(attempt_load(weights, device), opt.half)
+    model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
     check_names(model.names, data, opt.single_cls)
     with ranks.main_first():
         data.prepare()
@@ -222,11 +228,11 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: 
         study = Study(increment_path(Path(opt.project) / opt.name, opt.exist_ok, mkdir=True), data.file.stem)
     results = []
     for file in weights:
-        model = ready(attempt_load([file], device), opt.half)
+        model = ready(load_backend([file], device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
         check_names(model.names, data, opt.single_cls)
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
-            imgsz = check_img_size(imgsz, largest_stride(model))
+            imgsz = max(input_size(model, [imgsz]))
             limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
             LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
             result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
@@ -263,12 +269,25 @@ def run_model(
 ) -> EvalResult:
     """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
     stride = largest_stride(model)
-    imgsz = check_img_size(opt.imgsz, stride)
-    warm_up(model, (imgsz, imgsz))
+    hw = input_size(model, [opt.imgsz])
+    if fixed_size(model):
+        LOGGER.warning(
+            f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
+            "file exported with --dynamic, is evaluated on rectangular batches, which gives other figures"
+        )
+    warm_up(model, hw)
     pin_memory = device.type == "cuda"
     pad = 0.0 if opt.task == "speed" else 0.5
     loader = val_loader(
-        records, imgsz, opt.batch_size, workers=opt.workers, stride=stride, pad=pad, pin_memory=pin_memory, ranks=ranks
+        records,
+        max(hw),
+        opt.batch_size,
+        workers=opt.workers,
+        stride=stride,
+        pad=pad,
+        hw=fixed_size(model),
+        pin_memory=pin_memory,
+        ranks=ranks,
     )
 
     def observe(evaluated: EvaluatedBatch) -> None:

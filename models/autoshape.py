@@ -82,7 +82,8 @@ class AutoShape(nn.Module):
             load_nms(device.type)  # once, and not to be timed
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
-            batch = to_batch(images, size, largest_stride(self)).to(device)  # (B, 3, H, W)
+            fixed_hw = getattr(self.model, "fixed_hw", None)
+            batch = to_batch(images, size, largest_stride(self), fixed_hw).to(device)  # (B, 3, H, W)
             batch = batch.to(parameter.dtype).div_(255)
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)
@@ -99,15 +100,18 @@ class AutoShape(nn.Module):
         return Detections(images, native, files, np.diff(times).tolist(), self.names, batch.shape)
 
 
-def to_batch(images: Sequence[np.ndarray], size: int, stride: int) -> Tensor:
+def to_batch(images: Sequence[np.ndarray], size: int, stride: int, fixed_hw: tuple[int, int] | None = None) -> Tensor:
     """(B, 3, H, W) uint8 in channels-last order: images (h, w, 3) letterboxed to what their longer sides need.
 
-    The longer side becomes `size`, each axis the largest of the batch, rounded up to the stride.
+    The longer side becomes `size`, each axis the largest of the batch, rounded up to the stride. fixed_hw: the only
+    height and width that an exported file takes.
     """
     if size < 1:
         raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
     size = make_divisible(size, stride)
-    if len({image.shape for image in images}) == 1:
+    if fixed_hw is not None:
+        fitted = [letterbox(image, fixed_hw, auto=False)[0] for image in images]
+    elif len({image.shape for image in images}) == 1:
         fitted = [letterbox(image, size, auto=True, stride=stride)[0] for image in images]
     else:
         scaled = [letterbox_placement(image.shape[:2], size).hw for image in images]

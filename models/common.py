@@ -369,7 +369,8 @@ class ChannelSwish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> same."""
-        return (x * torch.sigmoid(self.a * x + self.b)).to(x.dtype)
+        y = x * torch.sigmoid(self.a * x + self.b)
+        return y if y.dtype == x.dtype else y.to(x.dtype)  # or an export has a node for it
 
 
 class NAMAttention(nn.Module):

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
+from models.yolo import Model
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
 from utils.shapes import ShapesSettings, generate
 
@@ -20,6 +23,35 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs ../shared, which is not part of the project")
     return folder
+
+
+SMALL = {  # three levels; NAM is layer 7
+    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0},
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
+    "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], *([-1, 1, "Conv", [16, 3, 2]],) * 4, [-1, 1, "C3", [16]]],
+    "head": [
+        *([-1, 1, "SPPF", [16, 5]], [-1, 1, "NAMAttention", [16]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]),
+        *([[-1, 3], 1, "Concat", [1]], [-1, 1, "C3", [16]], [[2, 10, 7], 1, "Detect", ["nc", "anchors"]]),
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory) -> Path:
+    """A checkpoint of a small network with NAM that finds ants, bees and cats everywhere, quick to export."""
+    torch.manual_seed(0)
+    model = Model(SMALL, verbose=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    for conv in model.head.m:
+        conv.bias.data.view(2, 8)[:, 4] += 3
+    path = tmp_path_factory.mktemp("small") / "net.pt"
+    save_checkpoint(path, Checkpoint(model.yaml, ("ant", "bee", "cat"), model.state_dict()))
+    return path
 
 
 @pytest.fixture(scope="session")

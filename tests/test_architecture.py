@@ -19,6 +19,11 @@ OF_IMAGES = {"models.autoshape", "models.results"}
 LATE_IMPORTS = {
     "av",
     "optuna",
+    "mss",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "openvino",
     "pandas",
     "pycocotools",
     "scipy.cluster.vq",
@@ -26,6 +31,7 @@ LATE_IMPORTS = {
     "supervision",
     "tensorboard",
     "torchvision",
+    "torch.utils.mobile_optimizer",
     "torch.utils.tensorboard",
     "wandb",
     "mlflow",
@@ -48,8 +54,8 @@ ALLOWED = {  # file: what it alone does, and why
     "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
 }
 PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
-HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools", "optuna"} | {
-    *("wandb", "mlflow")
+HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
+    *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino")
 }
 
 
@@ -227,7 +233,7 @@ def test_help_is_quick_to_come(path):
 
 
 def test_every_command_is_a_script():
-    assert {"train.py", "val.py", "detect.py"} <= {name_of(path) for path in SCRIPTS}
+    assert {"train.py", "val.py", "detect.py", "export.py"} <= {name_of(path) for path in SCRIPTS}
 
 
 # Packages -------------------------------------------------------------------------------------------------------------
@@ -243,9 +249,11 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    extras = {"mlflow", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
-    assert required("requirements.txt") == used - extras
-    assert required("constraints.txt") == required("requirements.txt") | required("requirements-dev.txt")
+    files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-dev")]
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
+    assert files[0] | files[1] == used - extras
+    assert not files[0] & files[1]
+    assert required("constraints.txt") == set().union(*files)
 
 
 def test_ci_runs_the_readmes_command():

@@ -45,7 +45,7 @@ class TwoBoxes(nn.Module):
 @pytest.fixture
 def model(monkeypatch):
     fake = TwoBoxes().eval()
-    monkeypatch.setattr(detect, "attempt_load", lambda weights, device: fake)
+    monkeypatch.setattr(detect, "load_backend", lambda weights, device, **options: fake)
     return fake
 
 
@@ -91,6 +91,9 @@ def test_defaults_are_those_of_v61():
         "project": str(ROOT / "runs" / "detect"),
         "name": "exp",
         "line_thickness": 3,
+        "batch_size": 1,  # from here on ours
+        "vid_stride": 1,
+        "threads": 0,
     }
     options = dataclasses.asdict(detect.parse_opt([]))
     assert {key: value for key, value in options.items() if value is not False} == expected
@@ -118,6 +121,8 @@ def test_size_has_three_names_and_others_can_be_shortened(flag):
         ({"iou_thres": -1.0}, "--iou-thres -1.0"),
         ({"max_det": 0}, "--max-det 0"),
         ({"line_thickness": 0}, "--line-thickness 0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"vid_stride": 0}, "--vid-stride 0"),
         ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3"),
         ({"imgsz": 0}, "--imgsz 0"),
         ({"classes": [3]}, "--classes 3: the model's classes are 0 to 2"),

@@ -47,7 +47,7 @@ class OneBox(nn.Module):
 @pytest.fixture
 def model(monkeypatch):
     fake = OneBox().eval()
-    monkeypatch.setattr(val, "attempt_load", lambda weights, device: fake)
+    monkeypatch.setattr(val, "load_backend", lambda weights, device, **options: fake)
     return fake
 
 
@@ -100,10 +100,11 @@ def test_flags_have_v61_names_and_defaults():
         "workers": 8,
         "project": str(ROOT / "runs" / "val"),
         "name": "exp",
+        "threads": 0,
     } | dict.fromkeys(
         (
             *("single_cls", "augment", "verbose", "save_txt", "save_hybrid", "save_conf", "save_json"),
-            *("exist_ok", "half", "noplots"),
+            *("exist_ok", "half", "dnn", "noplots"),
         ),
         False,
     )

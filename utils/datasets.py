@@ -338,19 +338,23 @@ def val_loader(
     stride: int = 32,
     pad: float = 0.5,
     rect: bool = True,
+    hw: tuple[int, int] | None = None,
     cache: str | None = None,
     pin_memory: bool = False,
     ranks: Ranks = SINGLE,
 ) -> DataLoader:
     """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 
+    hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
     cache: see utils/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part of
     the batches, which are those of one process.
     """
     order, shapes = np.arange(len(records)), None
-    if rect and len(records):
-        hw = np.array([record.hw for record in records])
-        order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride, pad)
+    if hw is not None:
+        shapes = np.tile(hw, (len(records), 1))
+    elif rect and len(records):
+        sizes = np.array([record.hw for record in records])
+        order, shapes = rectangular_shapes(sizes, batch_size, imgsz, stride, pad)
     return DataLoader(
         DetectionDataset(records, imgsz, shapes=shapes, cache="ram" if cache == "val" else cache),
         batch_sampler=OrderedBatches(order, batch_size, ranks),

@@ -1,12 +1,13 @@
 """What val.py and detect.py do alike before the first image: their limits, and the network made ready to run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from utils.general import LOGGER
+from utils.general import LOGGER, check_img_size
 from utils.nms import load_nms
+from utils.torch_utils import largest_stride
 
 
 def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
@@ -26,6 +27,26 @@ def ready(model: nn.Module, half: bool) -> nn.Module:
         LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
     model = model.to(memory_format=torch.channels_last)
     return model.half() if half and device.type == "cuda" else model.float()
+
+
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the only images that an exported file takes; None where the model takes any."""
+    return getattr(model, "fixed_hw", None)
+
+
+def input_size(model: nn.Module, imgsz: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the network's images: what is asked for, rounded up to the stride, or the file's only ones.
+
+    imgsz: one number or two. What is used in place of what was asked for is said in the log.
+    """
+    height, width = imgsz[0], imgsz[-1]
+    fixed = fixed_size(model)
+    if fixed is None:
+        height, width = check_img_size((height, width), largest_stride(model))
+        return height, width
+    if fixed != (height, width):
+        LOGGER.warning(f"--imgsz {height} {width}: the file is made for {fixed[0]} {fixed[1]} only, which is used")
+    return fixed
 
 
 @torch.no_grad()

@@ -1,11 +1,15 @@
-"""What detect.py leaves on disk: annotated images and videos, label files, crops.
+"""What detect.py leaves on disk: annotated images and videos, label files, crops, tables.
 
 Names are unique within a run (a.jpg and a.png give a.txt and a2.txt); what an earlier run left under the same name in
-the same folder (`--exist-ok`) is replaced, never appended to.
+the same folder (`--exist-ok`) is replaced, never appended to. Of several processes all but the first write label files,
+crops and tables into a folder of their own, which the first one takes over at the end, in their order: names and rows
+are those that one process would have written.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +19,7 @@ from torch import Tensor
 
 from utils.images import write_image
 from utils.plots import crop_box
+from utils.prediction_files import PredictionFiles
 from utils.runs import UniqueNames, label_rows, safe_name
 from utils.sources import Frame
 from utils.video import VideoWriter
@@ -28,12 +33,25 @@ def output_stem(frame: Frame) -> str:
     return frame.stem if frame.is_still else f"{frame.stem}_{frame.number}"
 
 
-class ResultWriter:
-    """Writes the results of frames below `folder`; a context manager, so that videos are finished whatever happens."""
+def part_folder(folder: Path, rank: int) -> Path:
+    """Where a process other than the first keeps what is to be renamed or joined at the end."""
+    return folder if rank == 0 else folder / f".rank{rank}"
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+
+class ResultWriter:
+    """Writes the results of frames below `folder`; a context manager, so that videos are finished whatever happens.
+
+    tables: which of "csv" and "json" are wanted. rank: of this process among several.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], tables: Sequence[str] = (), rank: int = 0) -> None:
         self.folder = folder
         self.names = names
+        self.part = part_folder(folder, rank)
+        if rank:
+            shutil.rmtree(self.part, ignore_errors=True)  # a run that was killed left it
+        self.tables = PredictionFiles(self.part, names, tables)
+        self.claims: list[tuple[str, str, str]] | None = [] if rank else None  # kind of crop, or "", stem, file
         self.label_names = UniqueNames()
         self.crop_names: dict[str, UniqueNames] = {}
         self.videos: dict[str, VideoWriter] = {}
@@ -44,8 +62,11 @@ class ResultWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Finishes the videos."""
-        self.close()
+        """Finishes the videos and tables."""
+        try:
+            self.close()
+        finally:
+            self.tables.close()
 
     def save_picture(self, frame: Frame, drawn: np.ndarray, is_live: bool = False) -> None:
         """Writes the drawn image under its file's name, or as the next frame of its video."""
@@ -75,7 +96,7 @@ class ResultWriter:
 
         detections are (n, 6): xyxy in pixels of the frame, confidence, class. Without any there is no file.
         """
-        path = self.folder / "labels" / f"{self.label_names.claim(output_stem(frame))}.txt"
+        path = self._label_path(output_stem(frame))
         if not len(detections):
             path.unlink(missing_ok=True)
             return
@@ -90,14 +111,46 @@ class ResultWriter:
             if not crop.size:
                 continue
             kind = safe_name(self.names[int(row[5])])
-            folder = self.folder / "crops" / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            stem = self.crop_names.setdefault(kind, UniqueNames()).claim(frame.stem)
-            write_image(folder / f"{stem}.jpg", crop)
+            path = self._crop_path(kind, frame.stem)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, crop)
             self.written["crop"] += 1
 
+    def save_rows(self, frame: Frame, detections: Tensor) -> None:
+        """Appends the detections to predictions.csv and predictions.json, as far as they are wanted."""
+        self.tables.add(frame, output_stem(frame), detections)
+
+    def take_over(self, rank: int, claims: Sequence[tuple[str, str, str]]) -> None:
+        """Moves what another process wrote to where this one would have written it, in the order of its claims."""
+        part = part_folder(self.folder, rank)
+        for kind, stem, file in claims:
+            path = self._crop_path(kind, stem) if kind else self._label_path(stem)
+            if (part / file).exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                (part / file).replace(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.tables.append_folder(part)
+        shutil.rmtree(part, ignore_errors=True)
+
+    def _label_path(self, stem: str) -> Path:
+        """The label file that comes next under this name."""
+        return self._claimed("", stem, Path("labels") / f"{self.label_names.claim(stem)}.txt")
+
+    def _crop_path(self, kind: str, stem: str) -> Path:
+        """The crop of a class that comes next under this name."""
+        name = self.crop_names.setdefault(kind, UniqueNames()).claim(stem)
+        return self._claimed(kind, stem, Path("crops") / kind / f"{name}.jpg")
+
+    def _claimed(self, kind: str, stem: str, file: Path) -> Path:
+        """The file's path; another process is told of it."""
+        if self.claims is not None:
+            self.claims.append((kind, stem, file.as_posix()))
+        return self.part / file
+
     def close(self) -> None:
-        """Finishes the open videos."""
-        while self.videos:
-            _, video = self.videos.popitem()
-            video.close()
+        """Finishes the open videos: all of them, also where one fails."""
+        with ExitStack() as stack:
+            for video in self.videos.values():
+                stack.callback(video.close)
+            self.videos = {}

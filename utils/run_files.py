@@ -76,7 +76,7 @@ class RunFiles:
         return self.folder / "weights" / "last.pt"
 
     @property
-    def kept(self) -> Path:
+    def resumable(self) -> Path:
         """What last.pt held before the end of the run left only weights in it: with it the run can go on."""
         return self.last.with_name(KEPT)
 
@@ -153,12 +153,12 @@ class RunFiles:
         if kept is not None:
             save_checkpoint(kept, checkpoint)
         save_checkpoint(self.last, checkpoint)
-        self.kept.unlink(missing_ok=True)  # of an earlier end of this run
+        self.resumable.unlink(missing_ok=True)  # of an earlier end of this run
 
     def strip(self) -> None:
         """Leaves in last.pt and best.pt only what inference needs; what last.pt held goes into resume.pt."""
         if self.last.exists():
-            with atomic_write(self.kept) as temporary:
+            with atomic_write(self.resumable) as temporary:
                 shutil.copyfile(self.last, temporary)
         for path in (self.last, self.best):
             if path.exists():

@@ -1,45 +1,51 @@
-"""What detect.py looks at: images, folders, globs, videos, cameras and streams, as batches of frames.
+"""What detect.py looks at: images, folders, globs, lists, videos, cameras, streams and the screen, as frames.
 
-`open_source` chooses by what the text is. Files come one by one, decoded ahead by one thread; streams come as a batch
-of those that have a new frame. A file that cannot be read is named and skipped, unless it is all there is.
+`open_source` chooses by what the text is. Files are decoded ahead by one thread, in their order; of streams come those
+that have a new frame. A file that cannot be read is named and skipped, unless it is all there is. Of several processes
+each reads a part of the files or streams, under the names that they have for one.
 """
 
 import base64
 import glob
-import queue
+import itertools
+import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import cv2
 import numpy as np
 
+from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, one_line
-from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from utils.images import VIDEO_SUFFIXES, read_image
 from utils.runs import UniqueNames, safe_name
+from utils.screen import ScreenCapture, check_screen, is_screen
+from utils.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
 from utils.streams import (
     TIMEOUT_S,
+    Capture,
+    NoFrameError,
     check_url,
     close_streams,
-    is_recording,
     is_url,
     new_frames,
     open_capture,
     open_streams,
+    stem_of_stream,
     suffix_of,
     without_credentials,
 )
+from utils.threads import Prefetcher
 
 MAX_IMAGE_BYTES = 64 << 20
-STREAM_LIST_SUFFIX = ".txt"
-READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-T = TypeVar("T")
+LIST_SUFFIX = ".txt"
+STANDARD_INPUT = "-"
 
 
 class Frame(NamedTuple):
@@ -66,89 +72,178 @@ class Frame(NamedTuple):
         return self.number == 0
 
 
+class Reading(NamedTuple):
+    """How to read: every how many-th frame of videos and streams, how many frames at a time, and for which process."""
+
+    vid_stride: int = 1
+    window: int = 1
+    ranks: Ranks = SINGLE
+
+
+DEFAULT_READING = Reading()
+
+
 class FileSource:
-    """The frames of images and videos, each in a list of one; `skipped` counts files that could not be read."""
+    """The frames of images and videos in lists of `window` (the last has fewer); `skipped` counts unreadable files.
+
+    files: all there are, of all processes, or a generator of names. is_list: somebody named each of them, so that one
+    that is missing is an error at the end.
+    """
 
     is_live = False
+    saves_pictures = True
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Iterable[str], reading: Reading = DEFAULT_READING, is_list: bool = False) -> None:
         self.files = files
-        self.skipped = 0
+        self.total = len(files) if isinstance(files, Sequence) else None
+        self.reading = reading
+        self.is_list = is_list
+        self.tried = self.skipped = 0
+        self.last_error: Exception | None = None
         self._ahead: Prefetcher[Frame] | None = None
 
     def __iter__(self) -> Iterator[list[Frame]]:
-        """Lists of one frame; ValueError where no file at all can be read."""
-        self._ahead = Prefetcher(self._frames())
-        return ([frame] for frame in self._ahead)
+        """Lists of frames; ValueError where no file at all can be read."""
+        self._ahead = Prefetcher(self._frames(), max(self.reading.window, 2))
+        while window := [*itertools.islice(self._ahead, self.reading.window)]:
+            yield window
+        if self.reading.ranks.size == 1:
+            check_any_was_read(self.tried, self.skipped, self.last_error and one_line(self.last_error))
 
     def close(self) -> None:
         """Ends the reading thread."""
         if self._ahead is not None:
             self._ahead.close()
 
+    def summary(self) -> list[str]:
+        """Nothing to say beyond `skipped`."""
+        return []
+
     def _frames(self) -> Iterator[Frame]:
-        """All frames in order; runs in the reading thread."""
+        """All frames of this process in order; runs in the reading thread."""
         names = UniqueNames()
-        last_error: Exception | None = None
-        for i, file in enumerate(self.files, 1):
-            reader = read_video if suffix_of(file) in VIDEO_SUFFIXES else read_still
+        total = "?" if self.total is None else self.total
+        share = None if self.total is None else self.reading.ranks.share(self.total)
+        for i, file in enumerate(self.files):
             stem = names.claim(safe_name(stem_of(file)))
+            if share is not None and i not in share:
+                continue
+            self.tried += 1
             try:
-                yield from reader(file, f"{i}/{len(self.files)}", stem)
+                if self.is_list:
+                    check_file_name(file)
+                if suffix_of(file) in VIDEO_SUFFIXES:
+                    yield from read_video(file, f"{i + 1}/{total}", stem, self.reading.vid_stride)
+                else:
+                    yield from read_still(file, f"{i + 1}/{total}", stem)
             except (ValueError, OSError) as error:
                 self.skipped += 1
-                last_error = error
-                if len(self.files) > 1:
+                self.last_error = error
+                if self.total != 1:
                     LOGGER.warning(f"skipped: {one_line(error)}")
-        if self.skipped == len(self.files) and last_error is not None:
-            if self.skipped == 1:
-                raise ValueError(one_line(last_error)) from last_error
-            raise ValueError(f"none of the {self.skipped} files could be read; the last: {one_line(last_error)}")
 
 
 class LiveSource:
-    """The newest frames of cameras and streams, a list for each round; ValueError where none ever sends one."""
+    """The newest frames of cameras, streams or a screen, a list for each round.
+
+    ValueError where none ever sends a frame; of several processes this one then only says so, others may have some.
+    """
 
     is_live = True
-    skipped = 0
+    is_list = False
+    tried = skipped = 0
+    last_error = None
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self.streams = open_streams(addresses)
+    def __init__(
+        self, addresses: Sequence[str], reading: Reading = DEFAULT_READING, saves_pictures: bool = True
+    ) -> None:
+        self.saves_pictures = saves_pictures
+        self.numbers = reading.ranks.share(len(addresses))
+        self.is_alone = reading.ranks.size == 1
+        own = addresses[self.numbers.start : self.numbers.stop]
+        self.streams = open_streams(own, open_live, reading.vid_stride)
         names = UniqueNames()
-        self.stems = [names.claim(stream.stem) for stream in self.streams]
+        stems = [names.claim(stem_of_stream(address)) for address in addresses]
+        self.stems = stems[self.numbers.start : self.numbers.stop]
 
     def __iter__(self) -> Iterator[list[Frame]]:
         """Lists of one frame per stream that has a new one."""
-        for batch in new_frames(self.streams):
-            frames = []
-            for i, shot in batch:
-                name, fps = self.streams[i].name, self.streams[i].fps
-                frames.append(Frame(shot.image, name, f"{i}: ", self.stems[i], ".mp4", shot.number, shot.skipped, fps))
-            yield frames
+        if not self.streams:
+            return
+        try:
+            for batch in new_frames(self.streams):
+                frames = []
+                for i, shot in batch:
+                    name, fps = self.streams[i].name, self.streams[i].fps
+                    prefix, stem = f"{self.numbers[i]}: ", self.stems[i]
+                    frames.append(Frame(shot.image, name, prefix, stem, ".mp4", shot.number, shot.skipped, fps))
+                yield frames
+        except NoFrameError as error:
+            if self.is_alone:
+                raise
+            LOGGER.warning(str(error))
 
     def close(self) -> None:
         """Ends all streams."""
         close_streams(self.streams)
 
+    def summary(self) -> list[str]:
+        """A line for each stream: frames taken and dropped, connections lost."""
+        return [f"{number}: {stream.summary()}" for number, stream in zip(self.numbers, self.streams, strict=True)]
 
-def open_source(source: str) -> FileSource | LiveSource:
-    """The frames that `source` stands for: a file, folder, glob, camera number, URL, or a .txt of streams.
 
-    FileNotFoundError or ValueError says what is wrong with it.
+def check_any_was_read(tried: int, skipped: int, last_error: str | None) -> None:
+    """ValueError where there were files and none could be read."""
+    if skipped == tried and last_error is not None:
+        raise ValueError(
+            last_error if skipped == 1 else f"none of the {skipped} files could be read; the last: {last_error}"
+        )
+
+
+def open_live(address: str) -> Capture:
+    """The reader for a camera, stream or screen."""
+    return ScreenCapture(address) if is_screen(address) else open_capture(address)
+
+
+def open_source(source: str, reading: Reading = DEFAULT_READING) -> FileSource | LiveSource:
+    """The frames that `source` stands for: a file, folder, glob, camera number, URL, `screen`, a .txt, or `-`.
+
+    FileNotFoundError or ValueError says what is wrong with it. All processes must call it, in the same order.
     """
     source = source.strip()
     if not source:
-        raise ValueError("--source is empty: name a file, folder, glob, camera number, URL or .txt of streams")
+        raise ValueError("--source is empty: name a file, folder, glob, camera number, URL, screen, .txt or -")
+    if source == STANDARD_INPUT:
+        return FileSource(named_on_standard_input(reading), reading, is_list=True)
+    path = Path(source).expanduser()
+    if is_screen(source) and not path.exists():
+        check_screen(source)
+        return LiveSource([source], reading)
     if source.isdecimal():
-        return LiveSource([source])
+        return LiveSource([source], reading)
     if is_url(source):
         check_url(source)
-        is_file = urlsplit(source).scheme.lower() in {"http", "https"} and suffix_of(source) in READABLE
-        return FileSource([source]) if is_file else LiveSource([source])
-    path = Path(source).expanduser()
-    if path.suffix.lower() == STREAM_LIST_SUFFIX and path.is_file():
-        return LiveSource(read_stream_list(path))
-    return FileSource(find_media(path))
+        return FileSource([source], reading) if is_media_url(source) else LiveSource([source], reading)
+    if path.suffix.lower() == LIST_SUFFIX and path.is_file():
+        has_streams, listed = read_source_list(path)
+        return LiveSource(listed, reading, False) if has_streams else FileSource(listed, reading, is_list=True)
+    return FileSource(find_media(path), reading)
+
+
+def named_on_standard_input(reading: Reading) -> Iterable[str]:
+    """The names as they come; where several processes share them, all that rank 0 gets. ValueError without any."""
+    if reading.ranks.is_main and sys.stdin is not None and sys.stdin.isatty():
+        LOGGER.info("--source -: type the names of images and videos, one a line; Ctrl-D ends the list")
+    if reading.ranks.size > 1:
+        listed = reading.ranks.broadcast([*standard_input()] if reading.ranks.is_main else None)
+        assert isinstance(listed, list)
+        names: Iterator[str] = iter(listed)
+    else:
+        names = standard_input()
+    first = next(names, None)
+    if first is None:
+        raise ValueError("--source -: standard input names no file; one image or video a line is wanted")
+    return [first, *names] if reading.ranks.size > 1 else itertools.chain([first], names)
 
 
 def find_media(path: Path) -> list[str]:
@@ -177,18 +272,6 @@ def find_media(path: Path) -> list[str]:
     return sorted(files, key=lambda file: suffix_of(file) in VIDEO_SUFFIXES)
 
 
-def read_stream_list(path: Path) -> list[str]:
-    """The camera numbers, URLs and video files that a text file names, one a line; `#` begins a remark."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    streams = [line for line in lines if line and not line.startswith("#")]
-    if not streams:
-        raise ValueError(f"{path}: names no stream; one camera number, URL or video file a line")
-    for stream in streams:
-        if not (stream.isdecimal() or is_url(stream) or (is_recording(stream) and Path(stream).is_file())):
-            raise ValueError(f"{path}: {stream!r} is neither a camera number nor a URL nor a video file")
-    return streams
-
-
 def stem_of(file: str) -> str:
     """The file name of a path or URL without its suffix."""
     return PurePosixPath(unquote(urlsplit(file).path)).stem if is_url(file) else Path(file).stem
@@ -202,8 +285,12 @@ def read_still(file: str, position: str, stem: str) -> Iterator[Frame]:
     yield Frame(image, name, f"image {position} {name}: ", stem, suffix)
 
 
-def read_video(file: str, position: str, stem: str) -> Iterator[Frame]:
-    """The frames of a video file or URL; ValueError where there is not one, a warning where they end too early."""
+def read_video(file: str, position: str, stem: str, vid_stride: int = 1) -> Iterator[Frame]:
+    """The first and each vid_stride-th frame after it of a video file or URL, under their own numbers in the video.
+
+    Their rate is that of the video divided by vid_stride. ValueError where there is no frame, a warning where they end
+    too early.
+    """
     name = without_credentials(file)
     capture = open_capture(file)
     try:
@@ -212,12 +299,14 @@ def read_video(file: str, position: str, stem: str) -> Iterator[Frame]:
         count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
         total = str(count) if count > 0 else "?"
         number = 0
-        while True:
-            received, image = capture.read()
-            if not received or image is None:
-                break
+        while capture.grab():
+            if number % vid_stride == 0:
+                received, image = capture.retrieve()
+                if not received or image is None:
+                    break
+                prefix = f"video {position} ({number + 1}/{total}) {name}: "
+                yield Frame(image, name, prefix, stem, ".mp4", number + 1, 0, fps / vid_stride)
             number += 1
-            yield Frame(image, name, f"video {position} ({number}/{total}) {name}: ", stem, ".mp4", number, 0, fps)
     finally:
         capture.release()
     if not number:
@@ -256,55 +345,3 @@ def image_request(url: str) -> urllib.request.Request:
         token = base64.b64encode(unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     return request
-
-
-class End(NamedTuple):
-    """What a Prefetcher's thread puts last: the error that ended it, if it was one."""
-
-    error: Exception | None = None
-
-
-class Prefetcher(Iterator[T]):
-    """An iterator run by a thread, up to `depth` items ahead; its exceptions come out where the items do."""
-
-    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
-        self._queue: queue.Queue[T | End] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(items,), name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __next__(self) -> T:
-        """The next item; waits for it."""
-        if self._stop.is_set():
-            raise StopIteration
-        item = self._queue.get()
-        if not isinstance(item, End):
-            return item
-        self.close()
-        raise item.error or StopIteration
-
-    def close(self) -> None:
-        """Ends the thread after the item it works on; what is left is dropped."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self, items: Iterable[T]) -> None:
-        """Puts the items into the queue; runs in the thread."""
-        end = End()
-        try:
-            for item in items:
-                if not self._put(item):
-                    return
-        except Exception as error:  # raised again by __next__
-            end = End(error)
-        self._put(end)
-
-    def _put(self, item: T | End) -> bool:
-        """Whether there was room before the end was asked for."""
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-            return True
-        return False

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from utils.general import LOGGER
+from utils.general import LOGGER, one_line, plural
 from utils.images import VIDEO_SUFFIXES
 from utils.opencv import silence
 from utils.runs import safe_name
@@ -41,6 +41,10 @@ class Capture(Protocol):
 
     def release(self) -> None:
         """Closes it."""
+
+
+class NoFrameError(ValueError):
+    """No stream has ever sent a frame."""
 
 
 class Snapshot(NamedTuple):
@@ -84,7 +88,7 @@ def check_url(url: str) -> None:
         raise ValueError(f"{shown}: a page, not a video; fetch the video, for instance with yt-dlp, and name its file")
 
 
-def open_capture(address: str) -> Capture:
+def open_capture(address: str) -> cv2.VideoCapture:
     """OpenCV's reader for a camera number, a URL or a file; it may turn out not to be opened."""
     silence()
     if address.isdecimal():
@@ -103,11 +107,16 @@ class Stream:
     """One stream and the thread that reads it: `newest` gives what came last."""
 
     def __init__(
-        self, address: str, opener: Callable[[str], Capture] = open_capture, pause_s: float = FIRST_PAUSE_S
+        self,
+        address: str,
+        opener: Callable[[str], Capture] = open_capture,
+        pause_s: float = FIRST_PAUSE_S,
+        vid_stride: int = 1,
     ) -> None:
         self.address = address
         self.name = without_credentials(address)
-        self.stem = safe_name(self.name.split("://")[-1])
+        self.vid_stride = vid_stride
+        self.taken = self.dropped = self.lost = 0  # frames given and left out, connections that broke off
         self.fps: float | None = None
         self.failures = 0  # attempts without a frame since the last frame
         # A recording ends; everything else is expected to go on, and is called again if it does not.
@@ -115,7 +124,7 @@ class Stream:
         self._opener = opener
         self._pause_s = pause_s
         self._latest: tuple[np.ndarray, int] | None = None
-        self._given = 0
+        self._given = 1 - vid_stride
         self._lock = threading.Lock()
         self._stop = threading.Event()
         # A daemon, because a read inside FFmpeg may outlast the program's last line by TIMEOUT_S.
@@ -134,8 +143,15 @@ class Stream:
         if latest is None:
             return None
         image, number = latest
-        skipped, self._given = number - self._given - 1, number
+        skipped, self._given = (number - self._given) // self.vid_stride - 1, number
+        self.taken += 1
+        self.dropped += skipped
         return Snapshot(image, number, skipped)
+
+    def summary(self) -> str:
+        """`rtsp://host/path: 90 frames taken, 10 dropped, 1 connection lost`."""
+        lost = f", {plural(self.lost, 'connection')} lost" if self.lost else ""
+        return f"{self.name}: {plural(self.taken, 'frame')} taken, {self.dropped} dropped{lost}"
 
     def close(self) -> None:
         """Asks the thread to end and waits for it as long as one read may take."""
@@ -153,8 +169,8 @@ class Stream:
             before = number
             try:
                 number = self._read_connection(number)
-            except cv2.error as error:
-                LOGGER.warning(f"{self.name}: {' '.join(str(error).split())}")
+            except (cv2.error, ValueError) as error:
+                LOGGER.warning(f"{self.name}: {one_line(error)}".replace(self.address, self.name))
             if self._stop.is_set() or (self.is_recording and number > before):
                 return
             self.failures = 1 if number > before else self.failures + 1
@@ -162,6 +178,7 @@ class Stream:
                 LOGGER.warning(f"{self.name}: given up after {self.failures} attempts without a frame")
                 return
             pause = min(self._pause_s * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
+            self.lost += number > before
             state = "connection lost" if number > before else "no frame"
             LOGGER.warning(f"{self.name}: {state}, trying again in {pause:.3g} s")
             self._stop.wait(pause)
@@ -172,32 +189,41 @@ class Stream:
         try:
             if not capture.isOpened():
                 return number
-            self.fps = capture.get(cv2.CAP_PROP_FPS)
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            self.fps = fps / self.vid_stride
             # A recording comes as fast as it is read: its own clock says when each frame is due.
-            period = 1 / self.fps if self.is_recording and self.fps and self.fps > 0 else 0.0
+            period = 1 / fps if self.is_recording and fps > 0 else 0.0
             while not self._stop.wait(period):
                 received, image = capture.read()
                 if not received or image is None:
                     break
                 number += 1
-                with self._lock:
-                    self._latest = (image, number)
+                if (number - 1) % self.vid_stride == 0:
+                    with self._lock:
+                        self._latest = (image, number)
             return number
         finally:
             capture.release()
 
 
-def open_streams(addresses: Sequence[str], opener: Callable[[str], Capture] = open_capture) -> list[Stream]:
+def stem_of_stream(address: str) -> str:
+    """The name of a stream's files, without credentials."""
+    return safe_name(without_credentials(address).split("://")[-1])
+
+
+def open_streams(
+    addresses: Sequence[str], opener: Callable[[str], Capture] = open_capture, vid_stride: int = 1
+) -> list[Stream]:
     """A running stream for each address; ValueError before any is opened where one cannot be read."""
     for address in filter(is_url, addresses):
         check_url(address)
-    return [Stream(address, opener) for address in addresses]
+    return [Stream(address, opener, vid_stride=vid_stride) for address in addresses]
 
 
 def new_frames(streams: Sequence[Stream]) -> Iterator[list[tuple[int, Snapshot]]]:
     """For each round the (index of stream, frame) that are new, one at least, until all streams have ended.
 
-    ValueError where no stream has ever sent a frame and each was tried MAX_FIRST_FAILURES times.
+    NoFrameError where no stream has ever sent a frame and each was tried MAX_FIRST_FAILURES times.
     """
     is_silent = True
     while True:
@@ -210,7 +236,7 @@ def new_frames(streams: Sequence[Stream]) -> Iterator[list[tuple[int, Snapshot]]
             yield batch
         elif is_silent and all(stream.ended or stream.failures >= MAX_FIRST_FAILURES for stream in streams):
             names = ", ".join(stream.name for stream in streams)
-            raise ValueError(f"no frame came from {names}; is the address right, is the camera connected and free?")
+            raise NoFrameError(f"no frame came from {names}; is the address right, is the camera connected and free?")
         elif all_ended:
             return
         else:

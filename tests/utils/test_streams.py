@@ -204,3 +204,20 @@ def test_closing_ends_the_thread():
     stream.close()
     assert stream.ended
     assert stream.name not in {thread.name for thread in threading.enumerate()}
+
+
+def test_frames_taken_and_dropped_are_counted():
+    stream = start(FakeCamera(range(1, 6), None), "rtsp://user:secret@host/cam")
+    wait_for(lambda: stream.failures)
+    stream.newest()
+    stream.close()
+    assert stream.summary() == "rtsp://host/cam: 1 frame taken, 4 dropped, 1 connection lost"
+
+
+@pytest.mark.parametrize(("stride", "last"), [(2, 5), (3, 4), (9, 1)])
+def test_stride_leaves_frames_out_which_are_not_dropped_ones(stride, last):
+    stream = Stream("a.mp4", FakeCamera(range(1, 7)), vid_stride=stride)
+    wait_for(lambda: stream.ended)
+    snapshot = stream.newest()
+    assert (snapshot.image[0, 0, 0], snapshot.number, snapshot.skipped) == (last, last, (last - 1) // stride)
+    assert stream.fps == 25 / stride

@@ -1,0 +1,337 @@
+"""Networks out of files of any kind, behind one call: checkpoints, TorchScript, ONNX, OpenVINO.
+
+What is loaded is a Module that takes images (B, 3, H, W) in 0..1 and gives (decoded (B, N, 5 + nc), raw maps or []),
+with `names`, `nc` and `stride`; an exported file's come from the file itself. Which runtime reads a file is told by its
+suffix, and for a .pt by its content.
+
+Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
+"""
+
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.experimental import attempt_load
+from models.metadata import Metadata
+from models.onnx_header import FLOAT16, OnnxHeader, Shape, read_onnx_header
+from utils.config import DataConfig
+from utils.general import LOGGER
+
+CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
+CONFIG_ENTRY = f"extra/{CONFIG}"
+OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
+STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
+READABLE = ".pt, .torchscript, .onnx, an OpenVINO .xml or its folder"
+NMS_OUTPUTS = 4  # num, boxes, scores, classes
+OpenVinoModel = Any  # openvino.Model; the package is optional
+
+
+class Runtime(nn.Module):
+    """A network in an exported file; a class for each runtime says how `compute` is done.
+
+    fixed_batch and fixed_hw say what the file takes, None where it takes any. Batches are divided and filled up here;
+    images must come in the fixed height and width. An empty parameter tells, as it does of a network, where images are
+    wanted; it costs nothing.
+    """
+
+    def __init__(self, metadata: Metadata, device: torch.device) -> None:
+        super().__init__()
+        self.metadata = metadata
+        self.names, self.nc = list(metadata.names), metadata.nc
+        self.fixed_batch, self.fixed_hw = metadata.fixed_batch, metadata.fixed_hw
+        self.stride = torch.tensor([float(metadata.stride)])
+        self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Runtime":
+        del recurse  # what the file holds stays in its own type and place: it was made for them
+        return super()._apply(fn, recurse=False)
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for images (B, 3, H, W) float32 in 0..1; B is fixed_batch, if there is one."""
+        raise NotImplementedError
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for any number of images (B, 3, H, W) in 0..1, in FP32, where the images are."""
+        if self.fixed_hw not in (None, tuple(images.shape[2:])):
+            raise ValueError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels, but this file takes "
+                f"{self.fixed_hw[0]}x{self.fixed_hw[1]} (height x width) only; export with --dynamic for any size"
+            )
+        size = self.fixed_batch or len(images)
+        parts = []
+        for group in images.float().split(size):
+            missing = size - len(group)
+            full = torch.cat((group, group.new_zeros(missing, *group.shape[1:]))) if missing else group
+            parts.append([output[: len(group)] for output in self.compute(full)])
+        return [torch.cat(output).to(images.device, torch.float32) for output in zip(*parts, strict=True)]
+
+    def forward(self, images: Tensor, augment: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """The decoded boxes (B, N, no), xywh in pixels, objectness and class scores; raw maps are not in the file."""
+        if augment:
+            raise ValueError("--augment changes the size and needs the checkpoint; name the .pt file")
+        found = self.outputs(images)
+        decoded = from_nms(found, self.nc) if len(found) == NMS_OUTPUTS and found[1].ndim == 3 else found[0]
+        if decoded.ndim != 3 or decoded.shape[2] != 5 + self.nc:
+            raise ValueError(
+                f"the file gives {tuple(decoded.shape)} where (images, boxes, {5 + self.nc}) is wanted, that is 5 and "
+                f"one for each of {self.nc} classes; it is of another family of networks, or exported with --train"
+            )
+        return decoded, []
+
+
+def from_nms(outputs: Sequence[Tensor], nc: int) -> Tensor:
+    """Rows (B, K, 5 + nc) as before NMS of num (B, 1), boxes xyxy (B, K, 4), scores (B, K) and classes (B, K)."""
+    num, boxes_xyxy, scores, classes = outputs
+    is_found = torch.arange(scores.shape[1], device=scores.device) < num  # (B, K)
+    low, high = boxes_xyxy.split(2, 2)
+    one_hot = torch.nn.functional.one_hot(classes.long().clamp(0, nc - 1), nc)
+    return torch.cat(((low + high) / 2, high - low, (scores * is_found)[..., None], one_hot.to(scores)), 2)
+
+
+class TorchScriptRuntime(Runtime):
+    """A traced network; it computes on the kind of device that it was traced on."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        metadata = _torchscript_metadata(path)  # before any of it is built
+        made_on = metadata.details.get("device", device.type)
+        if made_on != device.type:
+            raise ValueError(f"{path}: was exported for {made_on}; use --device {made_on}, or export it for this one")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
+                network = torch.jit.load(str(path), map_location=device)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
+        super().__init__(metadata, device)
+        self.network = network.eval()
+        self.dtype = torch.float16 if metadata.details.get("precision") == "fp16" else torch.float32
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        found = self.network(images.to(self.dtype))
+        first = found if isinstance(found, Tensor) else found[0]
+        if not isinstance(first, Tensor):
+            return list(first)
+        return [first] if isinstance(found, Tensor) or first.ndim == 3 else list(found)
+
+
+class OnnxRuntime(Runtime):
+    """An ONNX file by ONNX Runtime, on a GPU where one is wanted and this build of it has CUDA."""
+
+    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+        header = read_onnx_header(path)
+        super().__init__(describe(path, header.texts, header, names), device)
+        ort = import_runtime("onnxruntime", path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+        providers = [name for name in (*wanted, "CPUExecutionProvider") if name in ort.get_available_providers()]
+        if wanted and wanted[0] not in providers:
+            LOGGER.warning("this ONNX Runtime has no CUDA: it computes on the CPU; onnxruntime-gpu is the one that has")
+        try:
+            self.session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # of classes that the package does not publish
+            raise ValueError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}") from error
+        self.input = header.inputs[0]
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        array = images.cpu().numpy().astype(np.float16 if self.input.kind == FLOAT16 else np.float32)
+        return [torch.from_numpy(found) for found in self.session.run(None, {self.input.name: array})]
+
+
+class OpenCVRuntime(Runtime):
+    """An ONNX file by OpenCV's DNN module, which needs no further package."""
+
+    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+        header = read_onnx_header(path)
+        super().__init__(describe(path, header.texts, header, names), device)
+        if header.inputs[0].kind == FLOAT16:
+            raise ValueError(f"{path}: is of FP16, which OpenCV does not compute; leave --dnn out or export in FP32")
+        if len(header.outputs) == NMS_OUTPUTS:
+            raise ValueError(f"{path}: has its NMS inside, which OpenCV cannot run; leave --dnn out")
+        if threads:
+            cv2.setNumThreads(threads)
+        try:
+            self.network = cv2.dnn.readNetFromONNX(str(path))
+        except cv2.error as error:
+            raise ValueError(f"{path}: OpenCV {cv2.__version__} cannot load it: {error.err}") from error
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        self.network.setInput(images.cpu().numpy())
+        try:
+            found = self.network.forward(self.network.getUnconnectedOutLayersNames())
+        except cv2.error as error:
+            raise ValueError(f"OpenCV {cv2.__version__} cannot compute this file: {error.err}") from error
+        return [torch.from_numpy(output) for output in found]
+
+
+class OpenVinoRuntime(Runtime):
+    """An OpenVINO file on the CPU, in FP32 even where the CPU has bf16, so that its boxes are PyTorch's."""
+
+    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+        openvino = import_runtime("openvino", path)
+        core = openvino.Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        try:
+            network = core.read_model(str(find_xml(path)))
+            shape = network.input(0).partial_shape
+            taken: Shape = tuple(None if size.is_dynamic else size.get_length() for size in shape)
+            texts = _rt_texts(network)
+            compiled = core.compile_model(network, "CPU", settings)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1][:200]}") from error
+        super().__init__(describe(path, texts, taken, names), device)
+        self.network = compiled
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        found = self.network([images.cpu().numpy()])
+        return [torch.from_numpy(np.array(found[output])) for output in self.network.outputs]
+
+
+def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
+    """The metadata in an OpenVINO network, empty where it has none that can be read."""
+    if not network.has_rt_info(OPENVINO_PLACE):
+        return {}
+    texts = json.loads(network.get_rt_info(OPENVINO_PLACE).astype(str))
+    return texts if isinstance(texts, dict) else {}
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def load_backend(
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device | str = "cpu",
+    *,
+    dnn: bool = False,
+    data: str | Path | None = None,
+    threads: int = 0,
+    fuse: bool = True,
+) -> nn.Module:
+    """The network of a file of any kind, or the Ensemble of several checkpoints, for inference on the device.
+
+    dnn: ONNX by OpenCV in place of ONNX Runtime. data: the data yaml with the class names of a file that brings none.
+    threads: how many the runtime may use, 0 for as many as it likes. ValueError, FileNotFoundError or ImportError says
+    what is wrong with the file, or what to install.
+    """
+    paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(path) for path in weights]
+    kinds = [find_kind(path) for path in paths]
+    if dnn and kinds != ["onnx"]:
+        raise ValueError("--dnn reads one ONNX file; name one with --weights, as export.py writes it")
+    if threads and set(kinds) <= {"pt", "torchscript"}:
+        torch.set_num_threads(threads)
+    if set(kinds) <= {"pt"}:
+        return attempt_load(paths, device, fuse)
+    if len(paths) > 1:
+        exported = paths[next(i for i, kind in enumerate(kinds) if kind != "pt")]
+        raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this file alone")
+    (path,), (kind,), place = paths, kinds, torch.device(device)
+
+    def names() -> Sequence[str]:
+        if data is None:
+            raise ValueError(f"{path}: brings no class names; name the data yaml that has them with --data")
+        return DataConfig.from_yaml(data).names
+
+    if kind == "torchscript":
+        return TorchScriptRuntime(path, place).eval()
+    classes = {"onnx": OpenCVRuntime if dnn else OnnxRuntime, "openvino": OpenVinoRuntime}
+    return classes[kind](path, place, names, threads).eval()
+
+
+DetectMultiBackend = load_backend  # v6.1's name
+
+
+def find_kind(path: Path) -> str:
+    """`pt`, `torchscript`, `onnx` or `openvino`; FileNotFoundError or ValueError where the file is none of them."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        find_xml(path)
+        return "openvino"
+    kinds = {".pt": "pt", ".torchscript": "torchscript", ".onnx": "onnx", ".xml": "openvino"}
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")
+    return "torchscript" if kind == "pt" and _is_torchscript(path) else kind
+
+
+def _torchscript_metadata(path: Path) -> Metadata:
+    """What a TorchScript file says of itself in its extra file; ValueError where it says nothing, or is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" not in names:
+                raise ValueError("not a TorchScript file")
+            texts = json.loads(archive.read(names[CONFIG_ENTRY])) if CONFIG_ENTRY in names else {}
+            metadata = Metadata.from_text(texts) if isinstance(texts, dict) else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if metadata is None:
+        raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
+    return metadata
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether the file is a zip archive with a program in it, as a `.torchscript.pt` is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def find_xml(path: Path) -> Path:
+    """The .xml of an OpenVINO folder, or the file itself; ValueError where there is not exactly one with its .bin."""
+    found = sorted(path.glob("*.xml")) if path.is_dir() else [path]
+    if len(found) != 1:
+        raise ValueError(f"{path}: a folder with {len(found)} .xml files; wanted is {READABLE}")
+    if not found[0].with_suffix(".bin").is_file():
+        raise ValueError(f"{found[0]}: its weights, {found[0].with_suffix('.bin').name}, do not lie beside it")
+    return found[0]
+
+
+def import_runtime(package: str, path: Path) -> ModuleType:
+    """The package that runs such a file; ImportError with the command that installs it."""
+    try:
+        if package == "onnxruntime":
+            import onnxruntime as found
+        else:
+            import openvino as found
+    except ImportError as error:
+        hint = ", or give --dnn for OpenCV" if package == "onnxruntime" else ""
+        raise ImportError(f"{path} needs {package}: pip install {package}{hint}") from error
+    return found
+
+
+def describe(
+    path: Path, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
+) -> Metadata:
+    """What is known of a file from its texts and its own shapes; class names from `names` where it has none."""
+    shape = source.inputs[0].shape if isinstance(source, OnnxHeader) else source
+    if shape is None or len(shape) != 4 or shape[1] not in (3, None) or (shape[2] is None) != (shape[3] is None):
+        raise ValueError(f"{path}: takes {shape}; wanted is a detector of images (B, 3, H, W)")
+    try:
+        metadata = Metadata.from_text(texts, shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if metadata is not None:
+        return metadata
+    foreign = {"names": list(names()), "stride": STRIDE_OF_FOREIGN}
+    LOGGER.warning(f"{path}: brings no class names; those of --data are used")
+    return Metadata.from_text(foreign, shape)

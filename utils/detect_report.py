@@ -1,0 +1,89 @@
+"""What a run of detect.py amounts to: counted by each process, joined and printed by the first.
+
+Legend: B frames of a batch.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from utils.dist import Ranks
+from utils.general import LOGGER, colorstr, one_line, plural
+from utils.outputs import ResultWriter
+from utils.sources import FileSource, LiveSource
+
+
+@dataclass
+class Tally:
+    """What was done: frames, seconds for pre-processing, inference and NMS, objects by class, last batch's shape."""
+
+    frames: int = 0
+    seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    objects: Counter[str] = field(default_factory=Counter)
+    shape: tuple[int, ...] = ()
+    is_interrupted: bool = False
+
+    def add(self, shape: tuple[int, ...], seconds: np.ndarray) -> None:
+        """Counts a batch (B, 3, H, W) and its three durations."""
+        self.frames += shape[0]
+        self.seconds += seconds
+        self.shape = tuple(shape)
+
+
+def joined_results(ranks: Ranks, tally: Tally, source: FileSource | LiveSource, writer: ResultWriter) -> dict[str, Any]:
+    """What all processes did, as plain values; rank 0 takes over what the others wrote."""
+    writer.close()
+    own = {
+        "frames": tally.frames,
+        "seconds": tally.seconds.tolist(),
+        "shape": tally.shape,
+        "is_interrupted": tally.is_interrupted,
+        "objects": tally.objects,
+        "written": writer.written,
+        "tried": source.tried,
+        "skipped": source.skipped,
+        "last_error": one_line(source.last_error) if source.last_error else None,
+        "summary": source.summary(),
+        "claims": writer.claims or [],
+    }
+    everyone = [json.loads(str(part["text"])) for part in ranks.gather({"text": np.array(json.dumps(own))})]
+    if ranks.is_main:
+        for rank, other in enumerate(everyone[1:], 1):
+            writer.take_over(rank, other["claims"])
+    return {
+        "frames": sum(part["frames"] for part in everyone),
+        "seconds": np.sum([part["seconds"] for part in everyone], 0),
+        "shape": next((tuple(part["shape"]) for part in everyone if part["frames"]), ()),
+        "is_interrupted": any(part["is_interrupted"] for part in everyone),
+        "objects": sum((Counter(part["objects"]) for part in everyone), Counter()),
+        "written": sum((Counter(part["written"]) for part in everyone), Counter()),
+        "tried": sum(part["tried"] for part in everyone),
+        "skipped": sum(part["skipped"] for part in everyone),
+        "last_error": next((part["last_error"] for part in reversed(everyone) if part["last_error"]), None),
+        "summary": [line for part in everyone for line in part["summary"]],
+    }
+
+
+def report(total: Mapping[str, Any], writer: ResultWriter) -> None:
+    """Prints the speed, what was found and where it is, of all processes; of streams, what was dropped."""
+    for line in total["summary"]:
+        LOGGER.info(line)
+    if total["frames"]:
+        pre, inference, nms = total["seconds"] / total["frames"] * 1000
+        speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
+        LOGGER.info(f"Speed: {speeds} per image at shape {total['shape']}")
+    found = enumerate_counts(Counter(dict(total["objects"].most_common()))) or "no objects"
+    unread = f", {plural(total['skipped'], 'unreadable file')} skipped" if total["skipped"] else ""
+    LOGGER.info(f"{plural(total['frames'], 'image')}: {found}{unread}")
+    written = total["written"] + Counter({f"{kind} file": 1 for kind in writer.tables.tables})
+    if written:
+        LOGGER.info(f"Results saved to {colorstr('bold', str(writer.folder))}: {enumerate_counts(written)}")
+
+
+def enumerate_counts(counts: Counter[str]) -> str:
+    """`4 persons, 1 bus`."""
+    return ", ".join(plural(count, name) for name, count in counts.items())

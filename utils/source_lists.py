@@ -1,0 +1,79 @@
+"""Lists of sources: a .txt of streams or of images, and the names that come on standard input."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.streams import check_url, is_recording, is_url, suffix_of
+
+READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+CHUNK = 1 << 16  # bytes
+
+
+def is_media_url(address: str) -> bool:
+    """Whether it is the address of an image or a video file on a web server, by its suffix."""
+    is_web = is_url(address) and urlsplit(address).scheme.lower() in {"http", "https"}
+    return is_web and suffix_of(address) in READABLE
+
+
+def read_source_list(path: Path) -> tuple[bool, list[str]]:
+    """Whether a text file lists streams, not images; and what it lists, one a line; `#` begins a remark.
+
+    It is a list of images, and perhaps videos, where one of its lines names an image by its suffix; else, as in v6.1,
+    of streams: camera numbers, URLs and video files. A file's name may be relative to the list's folder. ValueError
+    where it lists nothing, or a line is neither; lines are told by number, for an address may hold a password.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    listed = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    if not listed:
+        raise ValueError(f"{path}: names no stream and no image; one camera number, URL or file a line")
+    if any(suffix_of(line) in IMAGE_SUFFIXES for line in listed.values()):
+        for number, line in listed.items():
+            if line.isdecimal() or (is_url(line) and not is_media_url(line)):
+                raise ValueError(f"{path}, line {number}: a camera or stream in a list of images; make two lists")
+        return False, [beside(path, line) for line in listed.values()]
+    streams = {number: beside(path, line) for number, line in listed.items()}
+    for number, stream in streams.items():
+        if is_url(stream):
+            check_url(stream)
+        elif not (stream.isdecimal() or (is_recording(stream) and Path(stream).is_file())):
+            raise ValueError(
+                f"{path}, line {number}: neither a camera number nor a URL nor an image nor a video file that is there"
+            )
+    return True, list(streams.values())
+
+
+def beside(path: Path, name: str) -> str:
+    """The file of this name, seen from here or else from the list's folder; as it is where there is none."""
+    if is_url(name) or name.isdecimal() or Path(name).exists():
+        return name
+    other = path.parent / name
+    return str(other) if other.exists() else name
+
+
+def standard_input(descriptor: int = 0) -> Iterator[str]:
+    """The lines of standard input, without empty ones, each as soon as it has come.
+
+    The descriptor is read itself: Python's `sys.stdin` has a lock, and a program that ends while a thread waits inside
+    of it is aborted.
+    """
+    rest = b""
+    with io.FileIO(descriptor, closefd=False) as file:
+        while chunk := file.read(CHUNK):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip())
+    if rest.strip():
+        yield os.fsdecode(rest.rstrip(b"\r"))
+
+
+def check_file_name(name: str) -> None:
+    """ValueError where a line of a list cannot be an image or a video: a camera, a stream, or another suffix."""
+    if is_url(name):
+        check_url(name)
+        if not is_media_url(name):
+            raise ValueError("a stream in a list of files; name it with --source, or in a .txt of streams")
+    elif suffix_of(name) not in READABLE:
+        raise ValueError(f"{name}: neither an image nor a video by its suffix")
