@@ -117,7 +117,11 @@ class PredictionFiles:
         """Appends the detections (n, 6) of a frame whose output is called stem."""
         self._open()
         for table in self.tables.values():
-            table.add(frame, stem, detections)
+            try:
+                table.add(frame, stem, detections)
+            except OSError as error:  # the disk is full: of which file is said
+                error.filename = error.filename or str(table.path)
+                raise
 
     def append_folder(self, folder: Path) -> None:
         """Appends what another process wrote into its folder, if it wrote anything."""
