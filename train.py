@@ -10,9 +10,9 @@ python train.py --resume runs/train/exp --epochs 400                    # a fini
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.dist import SINGLE, Ranks, joined
 from utils.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.eval_files import EvalPlots, write_results, write_thresholds
-from utils.evaluate import evaluate, log_speed, log_table
+from utils.evaluate import Observer, evaluate, log_speed, log_table
 from utils.evolve import find_hyp
 from utils.general import (
     LOGGER,
@@ -65,90 +65,84 @@ DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3
 
 
+@dataclass
+class Training:
+    """A training put together: what `build_training` makes of options, data and weights."""
+
+    opt: TrainOptions
+    hyp: Hyp
+    data: DataConfig
+    splits: dict[str, list[LabelRecord]]  # those of train and val
+    imgsz: int
+    trainer: Trainer
+    stopper: EarlyStopping
+    batches: TrainLoader
+    val_batches: DataLoader
+    weigh: ImageWeights | None
+    start_epoch: int
+    maps: list[float] | None  # the classes' mAPs at the latest validation
+
+    def validate(self, epoch: int, observer: Observer | None = None) -> EvalResult | None:
+        """How good the moving average is after an epoch; None where the options leave it out."""
+        if self.opt.noval and epoch + 1 < self.opt.epochs:
+            return None
+        trainer, criterion = self.trainer, self.trainer.criterion.alone()
+        how = {"device": trainer.device, "amp_dtype": trainer.amp_dtype, "compute_loss": criterion}
+        result = evaluate(
+            trainer.ema.ema, self.val_batches, self.data.names, **how, on_batch=observer, ranks=trainer.ranks
+        )
+        log_table(result)
+        self.maps = result.maps.tolist()
+        if self.weigh:
+            self.batches.set_weights(self.weigh(self.maps))
+        return result
+
+
 def main(opt: TrainOptions) -> Path:
     """Trains as the options say; the folder of the run."""
-    checkpoint = None
-    if opt.evolve is not None:
-        return evolve(opt)
-    if opt.resume:
-        opt, checkpoint = resumed(opt)
-    opt.check()
     with joined() as ranks:
+        checkpoint = None
+        if opt.resume and opt.evolve is None:
+            opt, checkpoint = resumed(opt)
+        opt.check()
         check_shares(opt.values(), ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.values()))
         LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
-        return train(opt, checkpoint, ranks)
+        return train(opt, checkpoint, ranks) if opt.evolve is None else evolve(opt)
 
 
 def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks = SINGLE) -> Path:
     """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
-    init_seeds(opt.seed, opt.deterministic)
-    state = checkpoint.training if checkpoint else {}
-    hyp = Hyp.from_dict(state["hyp"], str(opt.resume)) if state else Hyp.from_yaml(opt.hyp)
-    weights = None if state else initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
-    source = load_checkpoint(weights) if weights else checkpoint
-    data = load_data(opt)
-    with ranks.main_first():
-        data.prepare()
-        train_set, val_set = (load_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
-    model = build_model(opt, data, hyp, source)
-    imgsz = fit_model(opt, hyp, model, train_set)
-    opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, train_set, imgsz, device))
-    if opt.sync_bn:
-        model = synchronized(model, device, ranks)
-    model = model.to(device, memory_format=torch.channels_last)
-    start_epoch, maps = checkpoint.epoch + 1 if checkpoint else 0, state.get("maps")
-    weigh = ImageWeights(train_set, data.nc) if opt.image_weights else None
-    batches, val_batches = build_loaders(
-        opt, hyp, train_set, val_set, imgsz, model, start_epoch, ranks, weights=weigh(maps) if weigh else None
-    )
-    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz, ranks), EarlyStopping(opt.patience)
-    record = data_record(state, start_epoch - 1, {"train": train_set, "val": val_set}, data.root)
-    run = RunFiles.create(opt.values() | {"data": str(data.file.resolve())}, hyp.to_dict(), *record, ranks)
-    if checkpoint:
-        restore(checkpoint, trainer, stopper)
-    elif run.is_plotted and ranks.is_main:
-        run.plot_labels(train_set, data.names)
-    LOGGER.info(
-        f"{imgsz} px, {plural(len(train_set), 'image')} to train on, {len(val_set)} to validate; {batches.workers} "
-        f"loading processes, {device}, {trainer.amp_dtype or 'torch.float32'}; results go to {run.folder}"
-    )
-    how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion.alone(), "ranks": ranks}
+    hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
+    parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
+    run = open_run(parts, checkpoint)
+    trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
+    loggers = open_loggers(run, parts.start_epoch, model, parts.imgsz, names, parts.splits, ranks.is_main)
     began = time.time()
-    splits = {"train": train_set, "val": val_set}
-    loggers = open_loggers(run, start_epoch, model, imgsz, data.names, splits, ranks.is_main)
-    with loggers as logger, closing(batches), telling_how_to_go_on(run):
-        for epoch in range(start_epoch, opt.epochs):
-            losses = train_epoch(trainer, batches, epoch, opt.epochs, run, data.names)
-            is_last, result = epoch + 1 == opt.epochs, None
-            if is_last or not opt.noval:
-                result = evaluate(trainer.ema.ema, val_batches, data.names, **how, on_batch=logger.observer(epoch))
-                log_table(result)
-                maps = result.maps.tolist()
-                if weigh:
-                    batches.set_weights(weigh(maps))
+    with loggers as logger, closing(parts.batches), telling_how_to_go_on(run):
+        for epoch in range(parts.start_epoch, opt.epochs):
+            losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names)
+            result = parts.validate(epoch, logger.observer(epoch))
             stops = bool(ranks.broadcast(result is not None and stopper(epoch, result.fitness)))
             logger.log_epoch(epoch, losses, result, trainer.learning_rates, stopper.best_epoch)
-            if ranks.is_main and (stops or is_last or not opt.nosave):
+            if ranks.is_main and (stops or epoch + 1 == opt.epochs or not opt.nosave):
                 is_best = result is not None and stopper.best_epoch == epoch
-                run.save(epoch, trainer, stopper, model, maps, is_best)
+                run.save(epoch, trainer, stopper, model, parts.maps, is_best)
                 logger.log_checkpoint(epoch, run.kept(epoch), is_best)
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
-        LOGGER.info(f"{plural(epoch + 1 - start_epoch, 'epoch')} in {(time.time() - began) / 3600:.3f} hours")
-        result = finish(run, val_batches, data.names, device, ranks)
+        done = plural(epoch + 1 - parts.start_epoch, "epoch")
+        LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
+        result = finish(run, parts.val_batches, names, trainer.device, ranks)
         logger.log_end(epoch, run.final, result)
     return run.folder
 
 
 def evolve(opt: TrainOptions) -> Path:
     """Searches better hyper-parameters by training again and again; the folder of what was found."""
-    opt.check()
     data = load_data(opt)
-    data.prepare()
     return find_hyp(opt, lambda hyp, report: train_trial(opt, data, Hyp.from_dict(hyp, opt.hyp), report))
 
 
@@ -157,33 +151,17 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
     report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
     """
-    device = select_device(opt.device)
-    init_seeds(opt.seed, opt.deterministic)
-    weights = initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
-    train_set, val_set = (load_split(data, split, opt.workers, opt.single_cls) for split in ("train", "val"))
-    model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else None)
-    imgsz = fit_model(opt, hyp, model, train_set)
-    opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, train_set, imgsz, device))
-    model = model.to(device, memory_format=torch.channels_last)
-    weigh = ImageWeights(train_set, data.nc) if opt.image_weights else None
-    batches, val_batches = build_loaders(
-        opt, hyp, train_set, val_set, imgsz, model, 0, SINGLE, weights=weigh(None) if weigh else None
-    )
-    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz), EarlyStopping(opt.patience)
-    how = {"device": device, "amp_dtype": trainer.amp_dtype, "compute_loss": trainer.criterion}
+    parts = build_training(opt, data, hyp)
     best: list[float] = []
-    with closing(batches):
+    with closing(parts.batches):
         for epoch in range(opt.epochs):
-            train_epoch(trainer, batches, epoch, opt.epochs, None, data.names)
-            if opt.noval and epoch + 1 < opt.epochs:
+            train_epoch(parts.trainer, parts.batches, epoch, opt.epochs, None, data.names)
+            result = parts.validate(epoch)
+            if result is None:
                 continue
-            result = evaluate(trainer.ema.ema, val_batches, data.names, **how)
-            log_table(result)
-            stops = stopper(epoch, result.fitness)
-            if stopper.best_epoch == epoch:
+            stops = parts.stopper(epoch, result.fitness)
+            if parts.stopper.best_epoch == epoch:
                 best = [result.mp, result.mr, result.map50, result.map, *result.losses]
-            if weigh:
-                batches.set_weights(weigh(result.maps.tolist()))
             report(epoch, result.fitness)
             if stops:
                 break
@@ -191,6 +169,53 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def build_training(
+    opt: TrainOptions,
+    data: DataConfig,
+    hyp: Hyp,
+    checkpoint: Checkpoint | None = None,
+    ranks: Ranks = SINGLE,
+) -> Training:
+    """The parts of a training, in the state of the checkpoint that it goes on from, if any."""
+    device = select_device(opt.device, ranks.local_rank, ranks.size)
+    init_seeds(opt.seed, opt.deterministic)
+    weights = None if checkpoint else initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
+    with ranks.main_first():
+        data.prepare()
+        splits = {name: load_split(data, name, opt.workers, opt.single_cls) for name in ("train", "val")}
+    model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else checkpoint)
+    imgsz = fit_model(opt, hyp, model, splits["train"])
+    opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, splits["train"], imgsz, device))
+    if opt.sync_bn:
+        model = synchronized(model, device, ranks)
+    model = model.to(device, memory_format=torch.channels_last)
+    start_epoch, maps = (checkpoint.epoch + 1, checkpoint.training.get("maps")) if checkpoint else (0, None)
+    weigh = ImageWeights(splits["train"], data.nc) if opt.image_weights else None
+    batches, val_batches = build_loaders(
+        opt, hyp, splits, imgsz, model, start_epoch, ranks, weights=weigh(maps) if weigh else None
+    )
+    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz, ranks), EarlyStopping(opt.patience)
+    if checkpoint:
+        restore(checkpoint, trainer, stopper)
+    LOGGER.info(
+        f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
+        f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
+    )
+    return Training(opt, hyp, data, splits, imgsz, trainer, stopper, batches, val_batches, weigh, start_epoch, maps)
+
+
+def open_run(parts: Training, checkpoint: Checkpoint | None) -> RunFiles:
+    """The run's folder, in which rank 0 draws what is labelled; of a run that goes on the one that it has."""
+    state, ranks = checkpoint.training if checkpoint else {}, parts.trainer.ranks
+    record = data_record(state, parts.start_epoch - 1, parts.splits, parts.data.root)
+    options = parts.opt.values() | {"data": str(parts.data.file.resolve())}
+    run = RunFiles.create(options, parts.hyp.to_dict(), *record, ranks)
+    if ranks.is_main and run.is_plotted and not checkpoint:
+        run.plot_labels(parts.splits["train"], parts.data.names)
+    LOGGER.info(f"results go to {run.folder}")
+    return run
 
 
 def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoint | None) -> Model:
@@ -235,8 +260,7 @@ def load_data(opt: TrainOptions) -> DataConfig:
 def build_loaders(
     opt: TrainOptions,
     hyp: Hyp,
-    train_set: Sequence[LabelRecord],
-    val_set: Sequence[LabelRecord],
+    splits: Mapping[str, Sequence[LabelRecord]],
     imgsz: int,
     model: Model,
     start_epoch: int,
@@ -250,8 +274,8 @@ def build_loaders(
     common |= {"ranks": ranks}
     epochs = {"start_epoch": start_epoch, "epochs": opt.epochs, "close_mosaic": opt.close_mosaic}
     chosen = {"seed": opt.seed, "rect": opt.rect, "quad": opt.quad, "weights": weights}
-    batches = train_loader(train_set, imgsz, opt.batch_size, hyp, **epochs, **chosen, **common)
-    return batches, val_loader(val_set, imgsz, opt.batch_size * 2, **common)
+    batches = train_loader(splits["train"], imgsz, opt.batch_size, hyp, **epochs, **chosen, **common)
+    return batches, val_loader(splits["val"], imgsz, opt.batch_size * 2, **common)
 
 
 def build_trainer(
