@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, overload
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -59,6 +60,7 @@ COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
+NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
 UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
@@ -117,9 +119,9 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
     set_logging()
     try:
         main(options)
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError, cv2.error) as error:
         advice = resource_advice(error)
-        if advice is None and isinstance(error, RuntimeError):
+        if advice is None and isinstance(error, RuntimeError | cv2.error):
             raise
         LOGGER.debug("the error in full", exc_info=error)
         LOGGER.error(f"{one_line(error)}; {advice}" if advice else one_line(error))
@@ -132,7 +134,7 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
 def resource_advice(error: BaseException) -> str | None:
     """What to do where the machine had not enough for what was asked of it; None for any other error."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in text:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
     if isinstance(error, RuntimeError) and LOST_WORKER.match(text):
         return "the memory may not suffice: choose fewer --workers or a smaller --batch-size"
