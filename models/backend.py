@@ -95,8 +95,9 @@ class Runtime(nn.Module):
         decoded = from_nms(found, self.nc) if len(found) == NMS_OUTPUTS and found[1].ndim == 3 else found[0]
         if decoded.ndim != 3 or (len(decoded), decoded.shape[2]) != (len(images), 5 + self.nc):
             raise ValueError(
-                f"the file gives {tuple(decoded.shape)} where ({len(images)}, boxes, {5 + self.nc}) is wanted, that is 5 "
-                f"and one for each of {self.nc} classes; it is of another family of networks, or exported with --train"
+                f"the file gives {tuple(decoded.shape)} where ({len(images)}, boxes, {5 + self.nc}) is wanted, "
+                f"that is 5 and one for each of {self.nc} classes; "
+                "it is of another family of networks, or exported with --train"
             )
         return decoded, []
 

@@ -60,6 +60,7 @@ COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
+CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
@@ -75,9 +76,10 @@ class ConsoleHandler(logging.Handler):
     """Writes to standard error without tearing a progress bar that is on the screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line; warnings and errors say that they are."""
+        """One line; warnings and errors say that they are. Characters that command a terminal are shown."""
         prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{self.format(record)}", file=sys.stderr)
+        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], self.format(record))
+        tqdm.write(f"{prefix}{text}", file=sys.stderr)
 
 
 def set_logging(verbose: bool = True) -> None:

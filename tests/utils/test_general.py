@@ -179,6 +179,12 @@ def test_a_missing_files_nearest_names_are_said(file, hint):
     assert hint in str(error.value).partition(";")[2]
 
 
+def test_a_name_cannot_command_the_terminal(quiet_logger, capsys):
+    with pytest.raises(SystemExit):
+        run_script(fail, ValueError("\x1b]0;title\x07\x1b[2Jab \x1b[31mred\x1b[0m"))
+    assert capsys.readouterr().err == "ERROR: \\x1b]0;title\\x07\\x1b[2Jab \x1b[31mred\x1b[0m\n"
+
+
 def test_ctrl_c_is_exit_130(quiet_logger, capsys):
     with pytest.raises(SystemExit) as exit_:
         run_script(fail, KeyboardInterrupt())
