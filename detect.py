@@ -69,7 +69,7 @@ def main(opt: DetectOptions) -> Path:
     """
     opt.check()
     with joined() as ranks:
-        shown = asdict(opt) | {"source": without_credentials(opt.source)}
+        shown = asdict(opt) | {"source": without_credentials(opt.source.strip())}
         LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
         weights = find_weights(opt.weights)
         window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size

@@ -5,7 +5,7 @@ Legend: B images, H and W of the network's image, N candidate boxes, n detection
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from utils.general import make_divisible
 from utils.images import read_image
 from utils.nms import load_nms, non_max_suppression
 from utils.sources import fetch_image
-from utils.streams import is_url, without_credentials
+from utils.streams import is_url, path_of, without_credentials
 from utils.torch_utils import largest_stride, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -136,10 +136,9 @@ def read_pictures(imgs: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], 
 def read_picture(picture: Picture) -> tuple[np.ndarray, str]:
     """One image (h, w, 3) uint8 RGB, and the name of the file that it came from or nothing."""
     if isinstance(picture, str) and is_url(picture):
-        address = urlsplit(picture)
-        if address.scheme.lower() not in {"http", "https"}:
+        if not picture.lower().startswith(("http://", "https://")):
             raise ValueError(f"{without_credentials(picture)}: images are fetched by http and https only")
-        return to_rgb(fetch_image(picture)), unquote(address.path)
+        return to_rgb(fetch_image(picture)), unquote(path_of(picture))
     if isinstance(picture, str | Path):
         return to_rgb(read_image(picture)), str(picture)
     if isinstance(picture, Image.Image):

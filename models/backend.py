@@ -7,6 +7,7 @@ suffix, and for a .pt by its content.
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
 
+import io
 import json
 import warnings
 import zipfile
@@ -25,11 +26,12 @@ from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.onnx_header import FLOAT16, OnnxHeader, Shape, read_onnx_header
 from utils.config import DataConfig
-from utils.general import LOGGER
+from utils.general import LOGGER, resource_advice
 
 CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
+MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
 READABLE = ".pt, .torchscript, .onnx, an OpenVINO .xml or its folder"
 NMS_OUTPUTS = 4  # num, boxes, scores, classes
@@ -43,6 +45,8 @@ class Runtime(nn.Module):
     images must come in the fixed height and width. An empty parameter tells, as it does of a network, where images are
     wanted; it costs nothing.
     """
+
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)  # what `compute` raises where a file does not work
 
     def __init__(self, metadata: Metadata, device: torch.device) -> None:
         super().__init__()
@@ -72,7 +76,15 @@ class Runtime(nn.Module):
         for group in images.float().split(size):
             missing = size - len(group)
             full = torch.cat((group, group.new_zeros(missing, *group.shape[1:]))) if missing else group
-            parts.append([output[: len(group)] for output in self.compute(full)])
+            try:
+                found = self.compute(full)
+            except self.errors as error:
+                if resource_advice(error) is not None:
+                    raise
+                raise ValueError(
+                    f"{type(self).__name__} cannot compute this file for images {tuple(full.shape)}: {reason(error)}"
+                ) from error
+            parts.append([output[: len(group)] for output in found])
         return [torch.cat(output).to(images.device, torch.float32) for output in zip(*parts, strict=True)]
 
     def forward(self, images: Tensor, augment: bool = False) -> tuple[Tensor, list[Tensor]]:
@@ -81,10 +93,11 @@ class Runtime(nn.Module):
             raise ValueError("--augment changes the size and needs the checkpoint; name the .pt file")
         found = self.outputs(images)
         decoded = from_nms(found, self.nc) if len(found) == NMS_OUTPUTS and found[1].ndim == 3 else found[0]
-        if decoded.ndim != 3 or decoded.shape[2] != 5 + self.nc:
+        if decoded.ndim != 3 or (len(decoded), decoded.shape[2]) != (len(images), 5 + self.nc):
             raise ValueError(
-                f"the file gives {tuple(decoded.shape)} where (images, boxes, {5 + self.nc}) is wanted, that is 5 and "
-                f"one for each of {self.nc} classes; it is of another family of networks, or exported with --train"
+                f"the file gives {tuple(decoded.shape)} where ({len(images)}, boxes, {5 + self.nc}) is wanted, "
+                f"that is 5 and one for each of {self.nc} classes; "
+                "it is of another family of networks, or exported with --train"
             )
         return decoded, []
 
@@ -128,21 +141,23 @@ class TorchScriptRuntime(Runtime):
 class OnnxRuntime(Runtime):
     """An ONNX file by ONNX Runtime, on a GPU where one is wanted and this build of it has CUDA."""
 
+    errors = (Exception,)  # of classes that the package does not publish
+
     def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
         header = read_onnx_header(path)
         super().__init__(describe(path, header.texts, header, names), device)
         ort = import_runtime("onnxruntime", path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well
         wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         providers = [name for name in (*wanted, "CPUExecutionProvider") if name in ort.get_available_providers()]
         if wanted and wanted[0] not in providers:
             LOGGER.warning("this ONNX Runtime has no CUDA: it computes on the CPU; onnxruntime-gpu is the one that has")
         try:
             self.session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # of classes that the package does not publish
-            raise ValueError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}") from error
+        except self.errors as error:
+            raise ValueError(f"{path}: ONNX Runtime cannot load it: {reason(error)}") from error
         self.input = header.inputs[0]
 
     def compute(self, images: Tensor) -> list[Tensor]:
@@ -153,6 +168,8 @@ class OnnxRuntime(Runtime):
 
 class OpenCVRuntime(Runtime):
     """An ONNX file by OpenCV's DNN module, which needs no further package."""
+
+    errors = (cv2.error,)
 
     def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
         header = read_onnx_header(path)
@@ -165,16 +182,13 @@ class OpenCVRuntime(Runtime):
             cv2.setNumThreads(threads)
         try:
             self.network = cv2.dnn.readNetFromONNX(str(path))
-        except cv2.error as error:
-            raise ValueError(f"{path}: OpenCV {cv2.__version__} cannot load it: {error.err}") from error
+        except self.errors as error:
+            raise ValueError(f"{path}: OpenCV {cv2.__version__} cannot load it: {reason(error)}") from error
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """See Runtime."""
         self.network.setInput(images.cpu().numpy())
-        try:
-            found = self.network.forward(self.network.getUnconnectedOutLayersNames())
-        except cv2.error as error:
-            raise ValueError(f"OpenCV {cv2.__version__} cannot compute this file: {error.err}") from error
+        found = self.network.forward(self.network.getUnconnectedOutLayersNames())
         return [torch.from_numpy(output) for output in found]
 
 
@@ -191,8 +205,8 @@ class OpenVinoRuntime(Runtime):
             taken: Shape = tuple(None if size.is_dynamic else size.get_length() for size in shape)
             texts = _rt_texts(network)
             compiled = core.compile_model(network, "CPU", settings)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1][:200]}") from error
+        except (*self.errors, RecursionError) as error:
+            raise ValueError(f"{path}: OpenVINO cannot load it: {reason(error)}") from error
         super().__init__(describe(path, texts, taken, names), device)
         self.network = compiled
 
@@ -276,9 +290,13 @@ def _torchscript_metadata(path: Path) -> Metadata:
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "constants.pkl" not in names:
                 raise ValueError("not a TorchScript file")
-            texts = json.loads(archive.read(names[CONFIG_ENTRY])) if CONFIG_ENTRY in names else {}
-            metadata = Metadata.from_text(texts) if isinstance(texts, dict) else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            with archive.open(names[CONFIG_ENTRY]) if CONFIG_ENTRY in names else io.BytesIO(b"{}") as file:
+                config = file.read(MAX_CONFIG + 1)
+        if len(config) > MAX_CONFIG:
+            raise ValueError(f"its metadata is larger than {MAX_CONFIG >> 20} MiB")
+        texts = json.loads(config)
+        metadata = Metadata.from_text(texts) if isinstance(texts, dict) else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # encrypted, nested too deeply
         raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -304,6 +322,12 @@ def find_xml(path: Path) -> Path:
     if not found[0].with_suffix(".bin").is_file():
         raise ValueError(f"{found[0]}: its weights, {found[0].with_suffix('.bin').name}, do not lie beside it")
     return found[0]
+
+
+def reason(error: Exception) -> str:
+    """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
+    lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:200]
 
 
 def import_runtime(package: str, path: Path) -> ModuleType:

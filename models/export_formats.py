@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backend import CONFIG, OPENVINO_PLACE
+from models.backend import CONFIG, OPENVINO_PLACE, reason
 from models.common import NAMAttention
 from models.metadata import Metadata
 from utils.boxes import xywh2xyxy
@@ -177,7 +177,10 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
             del dims[:]
             for size in sizes:
                 dims.add().dim_value = size
-    onnx.checker.check_model(graph, full_check=True)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"the graph is not valid ONNX: {reason(error)}") from error
     onnx.save(graph, str(path))
 
 
@@ -230,7 +233,7 @@ def write_openvino(
         try:
             network = openvino.convert_model(str(file))
         except RuntimeError as error:
-            raise ValueError(f"OpenVINO cannot convert it: {str(error).strip().splitlines()[-1][:200]}") from error
+            raise ValueError(f"OpenVINO cannot convert it: {reason(error)}") from error
     network.set_rt_info(json.dumps(metadata.to_text(), ensure_ascii=False), OPENVINO_PLACE)
     is_half = metadata.details.get("precision") == "fp16"
     openvino.save_model(network, str(folder / f"{stem}.xml"), compress_to_fp16=is_half)

@@ -65,10 +65,11 @@ class Metadata:
         names, stride = _names(_value(texts["names"])), _value(texts["stride"])
         _check(_is_count(stride, MAX_STRIDE), "stride", stride)
         shape = shape or _shape(texts)
+        _check(all(size is None or _is_count(size, MAX_SIDE) for size in shape), "shape", shape)
         dynamic = tuple(axis for axis, size in zip(AXES, (shape[0], *shape[2:]), strict=True) if size is None)
         if "shape" in texts and "dynamic" in texts:  # a TorchScript file, whose own input has no shape
             listed = _value(texts["dynamic"])
-            _check(isinstance(listed, list) and set(listed) <= set(AXES), "dynamic", listed)
+            _check(isinstance(listed, list) and all(axis in AXES for axis in listed), "dynamic", listed)
             dynamic = tuple(listed)
         known = {"names", "nc", "stride", "batch", "imgsz", "dynamic", "shape"}
         details = {key: str(value) for key, value in texts.items() if key not in known}
@@ -80,21 +81,18 @@ class Metadata:
 
 def _shape(texts: Mapping[str, object]) -> tuple[int, ...]:
     shape = _value(texts.get("shape", ""))
-    _check(isinstance(shape, list) and len(shape) == 4 and all(_is_count(n, MAX_SIDE) for n in shape), "shape", shape)
+    _check(isinstance(shape, list) and len(shape) == 4 and None not in shape, "shape", shape)
     return tuple(shape)
 
 
 def _value(text: object) -> object:
     """What a text means, in JSON or as Python writes it; nothing in it is run."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
+    for read in (json.loads, ast.literal_eval) if isinstance(text, str) else ():
         try:
-            return ast.literal_eval(text)  # v7.0 writes Python's own form of a mapping
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return text
+            return read(text)  # v7.0 writes Python's own form of a mapping
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
 
 
 def _names(value: object) -> tuple[str, ...]:

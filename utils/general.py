@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, overload
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -59,6 +60,8 @@ COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
+CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
 UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
@@ -73,9 +76,10 @@ class ConsoleHandler(logging.Handler):
     """Writes to standard error without tearing a progress bar that is on the screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line; warnings and errors say that they are."""
+        """One line; warnings and errors say that they are. Characters that command a terminal are shown."""
         prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{self.format(record)}", file=sys.stderr)
+        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], self.format(record))
+        tqdm.write(f"{prefix}{text}", file=sys.stderr)
 
 
 def set_logging(verbose: bool = True) -> None:
@@ -117,9 +121,9 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
     set_logging()
     try:
         main(options)
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError, cv2.error) as error:
         advice = resource_advice(error)
-        if advice is None and isinstance(error, RuntimeError):
+        if advice is None and isinstance(error, RuntimeError | cv2.error):
             raise
         LOGGER.debug("the error in full", exc_info=error)
         LOGGER.error(f"{one_line(error)}; {advice}" if advice else one_line(error))
@@ -132,7 +136,7 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
 def resource_advice(error: BaseException) -> str | None:
     """What to do where the machine had not enough for what was asked of it; None for any other error."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in text:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
     if isinstance(error, RuntimeError) and LOST_WORKER.match(text):
         return "the memory may not suffice: choose fewer --workers or a smaller --batch-size"

@@ -18,6 +18,7 @@ from utils.general import LOGGER, ROOT, check_file, increment_path
 from utils.sampling import QUAD
 
 AUTO_BATCH = -1  # in place of a batch size: the largest that fits
+LONGEST_NAME = 200  # bytes; file systems take 255
 LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
 
@@ -158,8 +159,14 @@ class UniqueNames:
 
 
 def safe_name(text: str) -> str:
-    """The text as a name of one file or folder: characters that mean something in paths become underscores."""
-    return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .") or "_"
+    """The text as a name of one file or folder: characters that mean something in paths become underscores.
+
+    A long one is cut off, so that a number and a suffix may follow.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "_", text)[:LONGEST_NAME]
+    while len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+        name = name[:-1]
+    return name.strip(" .") or "_"
 
 
 def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:

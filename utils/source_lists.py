@@ -4,7 +4,6 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from utils.streams import check_url, is_recording, is_url, suffix_of
@@ -15,8 +14,7 @@ CHUNK = 1 << 16  # bytes
 
 def is_media_url(address: str) -> bool:
     """Whether it is the address of an image or a video file on a web server, by its suffix."""
-    is_web = is_url(address) and urlsplit(address).scheme.lower() in {"http", "https"}
-    return is_web and suffix_of(address) in READABLE
+    return address.lower().startswith(("http://", "https://")) and suffix_of(address) in READABLE
 
 
 def read_source_list(path: Path) -> tuple[bool, list[str]]:

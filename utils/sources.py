@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlunsplit
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ from utils.streams import (
     new_frames,
     open_capture,
     open_streams,
+    path_of,
+    split_url,
     stem_of_stream,
     suffix_of,
     without_credentials,
@@ -44,6 +46,7 @@ from utils.streams import (
 from utils.threads import Prefetcher
 
 MAX_IMAGE_BYTES = 64 << 20
+ASCII = "%/:;,@!$&'()*+=~?[]"  # what stays as it is where other characters of an address are percent-encoded
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"
 
@@ -274,7 +277,7 @@ def find_media(path: Path) -> list[str]:
 
 def stem_of(file: str) -> str:
     """The file name of a path or URL without its suffix."""
-    return PurePosixPath(unquote(urlsplit(file).path)).stem if is_url(file) else Path(file).stem
+    return PurePosixPath(unquote(path_of(file))).stem if is_url(file) else Path(file).stem
 
 
 def read_still(file: str, position: str, stem: str) -> Iterator[Frame]:
@@ -338,9 +341,12 @@ def fetch_image(url: str) -> np.ndarray:
 
 def image_request(url: str) -> urllib.request.Request:
     """The request for a URL; its user and password go into a header, which a redirection to elsewhere does not get."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     user, _, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers={"User-Agent": "yolov5-nam"})
+    plain = parts._replace(
+        netloc=host.encode("idna").decode(), path=quote(parts.path, ASCII), query=quote(parts.query, ASCII), fragment=""
+    )
+    request = urllib.request.Request(urlunsplit(plain), headers={"User-Agent": "yolov5-nam"})
     if user:
         token = base64.b64encode(unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from utils.runs import safe_name
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
 TIMEOUT_S = 10.0  # to connect, and to wait for a frame
 POLL_S = 0.002
+URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
+QUERY = "?..."  # what is shown of a query, which may hold a token
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MAX_FAILURES = 8  # in a row, with a minute of pauses between them: then a stream is given up
 MAX_FIRST_FAILURES = 2  # of each stream, where none has ever sent a frame: then all are given up
@@ -57,34 +59,69 @@ class Snapshot(NamedTuple):
 
 def is_url(text: str) -> bool:
     """Whether the text is an address with a scheme, as `rtsp://host/path`."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+    return URL.match(text) is not None
+
+
+def path_of(url: str) -> str:
+    """The path of a URL, even of one that is none: `/a/b.mp4`, without its query."""
+    _, slash, path = without_credentials(url).removesuffix(QUERY).partition("://")[2].partition("/")
+    return slash + path
 
 
 def suffix_of(address: str) -> str:
     """The lower-case suffix of a file or of what a URL names, without its query: `.mp4`, or empty."""
-    return PurePosixPath(urlsplit(address).path if is_url(address) else address).suffix.lower()
+    return PurePosixPath(path_of(address) if is_url(address) else address).suffix.lower()
 
 
 def is_recording(address: str) -> bool:
     """Whether the address is that of a video file, on a disk or a web server: one that ends."""
-    scheme = urlsplit(address).scheme.lower() if is_url(address) else "file"
-    return scheme in {"file", "http", "https"} and suffix_of(address) in VIDEO_SUFFIXES
+    scheme = URL.match(address)
+    is_file = scheme is None or scheme[1].lower() in {"file", "http", "https"}
+    return is_file and suffix_of(address) in VIDEO_SUFFIXES
 
 
 def without_credentials(address: str) -> str:
-    """The address without user, password and query, for logs and file names; anything but a URL as it is."""
-    if not is_url(address):
+    """The address without user, password and query, for logs and file names; anything but a URL as it is.
+
+    Nothing is shown of a password either that should have been percent-encoded, as one with a slash.
+    """
+    start = URL.match(address)
+    if start is None:
         return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
+    scheme, rest = start[1].lower(), address[start.end() :]
+    server = re.split("[/?#]", rest, maxsplit=1)[0]
+    place, mark, _ = rest.partition("#")[0].partition("?")
+    if ":" in server and "@" in place[len(server) :]:  # user:pass/word@host, unless it is a port and a path
+        place = f"...@{place.rpartition('@')[2]}"
+    elif "@" in server:
+        place = place[server.rindex("@") + 1 :]
+    elif re.fullmatch(r"[^\[].*:.*\D.*", server):  # user:pass#word@host: what should be a port is none
+        place = "..."
+    return f"{scheme}://{place}{QUERY if mark else ''}"
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL; ValueError, which does not repeat it, where it is none."""
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"{without_credentials(url)}: not an address; in a user's name and password, characters such as / ? # [ ] "
+            "are written as %2F %3F %23 %5B %5D"
+        )
+    return parts
 
 
 def check_url(url: str) -> None:
     """ValueError where the scheme is none that is read, or the page is a player and not a video."""
-    parts, shown = urlsplit(url), without_credentials(url)
-    if parts.scheme.lower() not in STREAM_SCHEMES:
-        raise ValueError(f"{shown}: cannot read {parts.scheme}://, only {', '.join(STREAM_SCHEMES)}")
-    if (parts.hostname or "").removeprefix("www.") in {"youtube.com", "m.youtube.com", "youtu.be"}:
+    shown = without_credentials(url)
+    scheme = shown.partition("://")[0]
+    if scheme not in STREAM_SCHEMES:
+        raise ValueError(f"{shown}: cannot read {scheme}://, only {', '.join(STREAM_SCHEMES)}")
+    if (split_url(url).hostname or "").removeprefix("www.") in {"youtube.com", "m.youtube.com", "youtu.be"}:
         raise ValueError(f"{shown}: a page, not a video; fetch the video, for instance with yt-dlp, and name its file")
 
 

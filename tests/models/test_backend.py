@@ -144,8 +144,55 @@ def test_a_file_without_names_takes_those_of_data(tmp_path, caplog):
 
 def test_names_that_do_not_fit(tmp_path):
     path = foreign(tmp_path / "x.onnx", outputs=(1, 4, 85))
-    with pytest.raises(ValueError, match=r"gives \(1, 4, 85\) where \(images, boxes, 8\) is wanted"):
+    with pytest.raises(ValueError, match=r"gives \(1, 4, 85\) where \(1, boxes, 8\) is wanted"):
         load_backend(path, data="data/bccd.yaml")(torch.rand(1, 3, 64, 64))
+
+
+def test_a_file_that_gives_other_images_than_it_takes(tmp_path):
+    with pytest.raises(ValueError, match=r"gives \(1, 4, 8\) where \(3, boxes, 8\) is wanted"):
+        load_backend(foreign(tmp_path / "x.onnx"), data="data/bccd.yaml")(torch.rand(3, 3, 64, 64))
+
+
+@pytest.mark.parametrize("dnn", [False, True])
+def test_a_file_that_states_another_shape_than_it_computes(folder, tmp_path, dnn):
+    graph = onnx.load(str(folder / "fixed.onnx"))
+    for dim, size in zip(graph.graph.input[0].type.tensor_type.shape.dim, (2, 3, 32, 32), strict=True):
+        dim.dim_value = size
+    onnx.save(graph, str(tmp_path / "x.onnx"))
+    with pytest.raises(ValueError, match=r"cannot compute this file for images \(2, 3, 32, 32\): "):
+        load_backend(tmp_path / "x.onnx", dnn=dnn)(torch.rand(1, 3, 32, 32))
+
+
+def rewritten(source, target, config=None, **flags):
+    """A copy of a TorchScript file with another metadata text, or other numbers in its entry of the directory."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            is_config = entry.filename.endswith("config.txt")
+            new.writestr(entry.filename, config if is_config and config is not None else old.read(entry))
+    content = target.read_bytes()
+    place = content.rindex(b"config.txt", content.index(b"PK\x01\x02"))
+    start = content.rindex(b"PK\x01\x02", 0, place)
+    for offset, value in flags.items():
+        content = content[: start + int(offset[1:])] + bytes([value]) + content[start + int(offset[1:]) + 1 :]
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": b"[" * 100_000}, "damaged"),
+        ({"config": b"\xff\xfe\x00"}, "codec"),
+        ({"config": b" " * (17 << 20)}, "larger than 16 MiB"),
+        ({"_8": 1}, "damaged"),  # encrypted
+        ({"_10": 93}, "damaged"),  # a compression that Python does not know
+    ],
+    ids=["nested", "binary", "bomb", "encrypted", "compression"],
+)
+def test_torchscript_metadata_that_does_harm(folder, tmp_path, change, message):
+    path = rewritten(folder / "a.torchscript", tmp_path / "x.torchscript", **change)
+    with pytest.raises(ValueError, match=rf"x\.torchscript: .*{message}"):
+        load_backend(path)
 
 
 def test_names_of_the_newer_line(tmp_path):

@@ -53,12 +53,27 @@ def test_texts_without_names():
         ({"stride": "0"}, "stride is 0"),
         ({"stride": "true"}, "stride is True"),
         ({"imgsz": "[640]"}, "imgsz is"),
+        ({"names": "[" * 100_000}, "names is"),
+        ({"names": '{"a":' * 100_000}, "names is"),
+        ({"names": "{[1]: 2}"}, "names is"),
+        ({"stride": "9" * 10_000}, "stride is"),
         ({"imgsz": "[640, 1e9]"}, "imgsz is"),
     ],
 )
 def test_damaged_texts(change, message):
     with pytest.raises(ValueError, match=f"metadata is damaged: {message}"):
         Metadata.from_text({**META.to_text(), **change}, (1, 3, 64, 64))
+
+
+def test_shapes_that_no_memory_holds():
+    with pytest.raises(ValueError, match="damaged: shape is"):
+        Metadata.from_text(META.to_text(), (2**40, 3, 64, 64))
+
+
+@pytest.mark.parametrize("dynamic", ["[[1]]", "[1.5]", "{}", "batch"])
+def test_damaged_list_of_open_axes(dynamic):
+    with pytest.raises(ValueError, match="damaged: dynamic is"):
+        Metadata.from_text({"names": '["a"]', "stride": "32", "shape": "[1, 3, 64, 64]", "dynamic": dynamic})
 
 
 @pytest.mark.parametrize("shape", ["", "[1, 3, 64]", "[1, 3, 64, -1]", "[1, 3, 64, 64.5]"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -178,6 +179,12 @@ def test_a_missing_files_nearest_names_are_said(file, hint):
     assert hint in str(error.value).partition(";")[2]
 
 
+def test_a_name_cannot_command_the_terminal(quiet_logger, capsys):
+    with pytest.raises(SystemExit):
+        run_script(fail, ValueError("\x1b]0;title\x07\x1b[2Jab \x1b[31mred\x1b[0m"))
+    assert capsys.readouterr().err == "ERROR: \\x1b]0;title\\x07\\x1b[2Jab \x1b[31mred\x1b[0m\n"
+
+
 def test_ctrl_c_is_exit_130(quiet_logger, capsys):
     with pytest.raises(SystemExit) as exit_:
         run_script(fail, KeyboardInterrupt())
@@ -191,10 +198,14 @@ def test_ctrl_c_is_exit_130(quiet_logger, capsys):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0"), "--batch-size or --imgsz"),
         (MemoryError(), "--batch-size or --imgsz"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "--batch-size or --imgsz"),
+        (
+            cv2.error("OpenCV(5.0) alloc.cpp:73: error: (-4:Insufficient memory) ... in function 'OutOfMemoryError'"),
+            "--imgsz",
+        ),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "--workers"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "--workers"),
     ],
-    ids=["gpu", "python", "cpu", "killed", "gone"],
+    ids=["gpu", "python", "cpu", "opencv", "killed", "gone"],
 )
 def test_too_little_memory_is_one_line_with_advice(error, advice, quiet_logger, capsys):
     with pytest.raises(SystemExit) as exit_:

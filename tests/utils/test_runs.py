@@ -172,6 +172,9 @@ def test_unique_names():
         ("..", "_"),
         ("", "_"),
         ("host:554/cam?x=1", "host_554_cam_x=1"),
+        ("a\nb\x7f", "a_b_"),
+        ("x" * 300, "x" * 200),
+        ("猫" * 300, "猫" * 66),
     ],
 )
 def test_safe_name(text, expected):

@@ -246,6 +246,14 @@ def test_credentials_of_an_image_url_are_sent_as_a_header(server, monkeypatch):
     assert requests[0].get_header("Authorization") == "Basic dXNAZXI6c2VjcmV0"
 
 
+def test_an_image_url_with_spaces_and_letters_beyond_ascii():
+    request = sources.image_request("http://host/a b/ü%20c.jpg?key=ä&x=[1]#part")
+    assert request.full_url == "http://host/a%20b/%C3%BC%20c.jpg?key=%C3%A4&x=[1]"
+    with pytest.raises(ValueError, match=r"http://\.\.\.@127\.0\.0\.1:9/b\.jpg: not an address") as error:
+        read_all("http://user:x/secret@127.0.0.1:9/b.jpg")
+    assert "secret" not in str(error.value)
+
+
 def test_live_stream(server):
     with closing(open_source(f"{server}/live")) as source:
         assert isinstance(source, LiveSource)
