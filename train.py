@@ -142,8 +142,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
 
 def evolve(opt: TrainOptions) -> Path:
     """Searches better hyper-parameters by training again and again; the folder of what was found."""
-    data = load_data(opt)
-    return find_hyp(opt, lambda hyp, report: train_trial(opt, data, Hyp.from_dict(hyp, opt.hyp), report))
+    data, single = load_data(opt), replace(opt, resume=False)  # it is the search that goes on, never a trial
+    return find_hyp(opt, lambda hyp, report: train_trial(single, data, Hyp.from_dict(hyp, opt.hyp), report))
 
 
 def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[[int, float], None]) -> list[float]:

@@ -54,6 +54,7 @@ def double(data, tmp_path_factory):
     done = run(*torchrun("train.py", *flags(TINY | {"data": data, "project": project, "sync_bn": True})))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("train: weights=") == 1, "rank 0 alone tells what it does"
+    assert "FutureWarning" not in done.stderr
     return project / "exp"
 
 

@@ -64,6 +64,15 @@ def test_a_diverging_trial_does_not_end_the_search(data, tmp_path, monkeypatch):
     assert len(rows(folder)) == 3
 
 
+def test_a_search_goes_on(data, tmp_path):
+    options = {**TINY, "data": data, "project": tmp_path, "noplots": True, "noautoanchor": True}
+    folder = train.run(**options, evolve=1)
+    begun = rows(folder)
+    assert train.run(**options, evolve=2, resume=True) == folder
+    assert rows(folder)[: len(begun)] == begun
+    assert len(rows(folder)) > len(begun)
+
+
 def test_the_default_project_is_evolves(data, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.evolve.ROOT", tmp_path)
     folder = train.run(**TINY, data=data, evolve=1, noplots=True, noautoanchor=True)

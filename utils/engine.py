@@ -270,6 +270,7 @@ def shared_network(model: nn.Module, device: torch.device) -> DistributedDataPar
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # that there are none is no fault
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # and advises to keep it
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,

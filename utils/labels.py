@@ -260,7 +260,7 @@ def scan(
     missing = sum(not entry.digest for entry in usable)
     found = len(usable) - missing
     empty = found - sum(len(entry.boxes) > 0 for entry in usable)
-    notes += layout_notes(images, paths, found)
+    notes += layout_notes(images, paths, missing > 0 and not found)
     report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
     LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if known else ""))
     for note in notes[:MAX_NOTES]:
@@ -270,7 +270,7 @@ def scan(
     return records, report
 
 
-def layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> list[str]:
+def layout_notes(images: Sequence[str], paths: Sequence[str], none_found: bool) -> list[str]:
     """What is remarkable about where labels were looked for: nothing silently becomes background."""
     notes = []
     beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
@@ -278,7 +278,7 @@ def layout_notes(images: Sequence[str], paths: Sequence[str], found: int) -> lis
         i = beside[0]
         lone = plural(len(beside), "image")
         notes.append(f"{lone} in no folder `images`: labels looked for beside them, e.g. {paths[i]}")
-    if images and not found:
+    if images and none_found:
         given = plural(len(images), "image")
         notes.append(f"none of {given} has a label file: looked for e.g. {paths[0]} for {images[0]}")
     if len(set(paths)) < len(paths):

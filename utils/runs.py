@@ -73,6 +73,11 @@ def check_shares(options: Mapping[str, Any], processes: int) -> None:
     if batch_size == AUTO_BATCH:
         raise ValueError(f"--batch-size {AUTO_BATCH} is for one process; name a size, a multiple of {least}")
     if batch_size % least:
+        if options["resume"]:
+            raise ValueError(
+                f"--resume: the run's --batch-size {batch_size} is not a multiple of {least}, as {processes} processes "
+                "need it; start another number of them"
+            )
         raise ValueError(f"--batch-size {batch_size} is shared out to {processes} processes: a multiple of {least}")
 
 

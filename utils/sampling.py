@@ -101,10 +101,11 @@ class EpochBatches:
     """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
 
     Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
-    be smaller. Ranks get equally many samples, for which up to world_size - 1 are taken twice. With `weights` (n,) an
-    epoch's n images are drawn by them, with repetition; image i is then i, n + i, 2n + i, ..., which are samples of it
-    that differ. With `quad` keys are (epoch, four indices), a quarter as many;
-    the last images are taken several times where they do not make a four.
+    be smaller. With `weights` (n,) an epoch's n images are drawn by them, with repetition; image i is then i, n + i,
+    2n + i, ..., which are samples of it that differ. With `quad` keys are (epoch, four indices), a quarter as many; the
+    last image is taken several times where they do not make a four.
+    The ranks' batches together are those of one process, but that the last sample is taken again, up to world_size - 1
+    times, where it takes that to give all equally many.
     """
 
     n: int
@@ -129,17 +130,21 @@ class EpochBatches:
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        per_rank = math.ceil(self.n / self.world_size)
-        return math.ceil(per_rank / self.batch_size)
+        per_rank = math.ceil(math.ceil(self.n / self.group) / self.world_size)
+        return math.ceil(per_rank / (self.batch_size // self.group))
+
+    @property
+    def group(self) -> int:
+        """Images of a sample."""
+        return QUAD if self.quad else 1
 
     def __iter__(self) -> Iterator[list[Key]]:
         """From start_epoch on, until `epochs`."""
-        group = QUAD if self.quad else 1
         for epoch in itertools.count(self.start_epoch):
             if self.epochs is not None and epoch >= self.epochs:
                 return
-            order = np.pad(self.order(epoch), (0, -self.n % self.world_size), mode="edge")
-            share = order[self.rank :: self.world_size]
-            groups = np.pad(share, (0, -len(share) % group), mode="edge").reshape(-1, group).tolist()
-            for start in range(0, len(groups), self.batch_size // group):
-                yield [(epoch, *indices) for indices in groups[start : start + self.batch_size // group]]
+            groups = np.pad(self.order(epoch), (0, -self.n % self.group), mode="edge").reshape(-1, self.group)
+            even = np.pad(groups, ((0, -len(groups) % self.world_size), (0, 0)), mode="edge")
+            share = even[self.rank :: self.world_size].tolist()
+            for start in range(0, len(share), self.batch_size // self.group):
+                yield [(epoch, *indices) for indices in share[start : start + self.batch_size // self.group]]

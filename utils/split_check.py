@@ -84,7 +84,7 @@ def check_split(data: DataConfig, split: str, workers: int) -> SplitCheck:
     if 0 < missing < len(usable):
         lone = next(path for path, entry in zip(paths, entries, strict=True) if not (entry.digest or entry.corrupt))
         notes.append(f"{plural(missing, 'image')} without a label file, e.g. {lone}")
-    notes += layout_notes(images, paths, found)
+    notes += layout_notes(images, paths, missing > 0 and not found)
     if split != "test" and not counts.sum():
         problems.append(f"{data.file}: {split}: no image with labels; looked for e.g. {paths[0]}")
     absent = [name for name, count in zip(data.names, counts, strict=True) if not count]

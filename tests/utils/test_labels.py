@@ -432,3 +432,9 @@ def test_only_a_cache_that_was_there_is_spoken_of(tmp_path, caplog):
     scan(images, 1, cache)
     scan(images, 1, cache)
     assert ["known from" in record.getMessage() for record in caplog.records] == [False, True]
+
+
+def test_an_image_that_is_left_out_misses_no_labels(tmp_path):
+    _, report = scan([str(make(tmp_path, size=(4, 4)))], nc=1)
+    assert report.corrupt == 1
+    assert len(report.notes) == 1, "that it is too small, not that it has no label file"

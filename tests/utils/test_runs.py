@@ -9,6 +9,7 @@ import torch
 
 from utils.runs import (
     UniqueNames,
+    check_shares,
     check_training,
     find_weights,
     initial_weights,
@@ -73,6 +74,22 @@ def test_training_options_that_are_taken(changes):
 def test_training_options_that_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         check_training(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5}, "--batch-size 5 is shared out to 2 processes: a multiple of 2"),
+        ({"batch_size": 12, "quad": True}, "a multiple of 8"),
+        ({"batch_size": -1}, "--batch-size -1 is for one process"),
+        ({"batch_size": 5, "resume": "last.pt"}, "--resume: the run's --batch-size 5 is not a multiple of 2"),
+    ],
+)
+def test_batches_that_cannot_be_shared_out(options, message):
+    options = {"quad": False, "resume": False, **options}
+    check_shares(options, 1)
+    with pytest.raises(ValueError, match=message):
+        check_shares(options, 2)
 
 
 def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):

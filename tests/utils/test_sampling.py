@@ -29,6 +29,19 @@ def test_ranks_share_an_epoch(n, world_size):
     assert len(indices) == n + -n % world_size
 
 
+@pytest.mark.parametrize("quad", [False, True])
+@pytest.mark.parametrize("n", [1, 5, 8, 13, 24])
+def test_ranks_make_the_batches_of_one_process(n, quad):
+    """But for the last sample, which may be there twice."""
+    options = {"seed": 3, "epochs": 2, "quad": quad}
+    alone = list(EpochBatches(n, 16, **options))
+    shards = [list(EpochBatches(n, 8, rank=rank, world_size=2, **options)) for rank in range(2)]
+    together = [sorted(one + two) for one, two in zip(*shards, strict=True)]
+    assert len(together) == len(alone) == 2 * len(EpochBatches(n, 8, world_size=2, **options))
+    for batch, expected in zip(together, alone, strict=True):
+        assert batch == sorted(expected + expected[-1:] * (len(expected) % 2))
+
+
 def test_epochs_have_orders_of_their_own():
     keys = [key for batch in EpochBatches(20, 8, seed=1, start_epoch=4, epochs=7) for key in batch]
     assert [epoch for epoch, _ in keys] == [4] * 20 + [5] * 20 + [6] * 20
