@@ -290,7 +290,7 @@ def build_trainer(
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
     resize = MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None
     changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1, "ranks": ranks}
-    changes |= {"penalty": nam_penalty(model, hyp.nam_sparsity)}
+    changes |= {"penalty": nam_penalty(model, hyp.nam_sparsity or 0.0)}
     return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype, **changes)
 
 

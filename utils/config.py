@@ -81,7 +81,7 @@ def report_unknown(content: dict, known: Sequence[str], source: str) -> None:
 class Hyp:
     """Hyper-parameters; data/hyps/hyp.scratch-low.yaml says what each means. `anchors` is optional, as in v6.1.
 
-    `nam_sparsity`, optional too, is p of NAM's penalty p * (sum |gamma| + sum |lambda|) on each image's loss.
+    `nam_sparsity` too, and 0 without: p of NAM's penalty p * (sum |gamma| + sum |lambda|) on each image's loss.
     """
 
     lr0: float
@@ -113,7 +113,7 @@ class Hyp:
     mixup: float
     copy_paste: float
     anchors: float | None = None
-    nam_sparsity: float = 0.0
+    nam_sparsity: float | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
@@ -160,8 +160,7 @@ class Hyp:
 
     def to_dict(self) -> dict[str, float]:
         """The values as a mapping; `anchors` and `nam_sparsity` only where they are given."""
-        bare = {"anchors": None, "nam_sparsity": 0.0}
-        return {key: value for key, value in asdict(self).items() if key not in bare or value != bare[key]}
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def _number(value: object, what: str) -> float:
