@@ -124,9 +124,7 @@ def test_layers(path):
     if path.parent.name == "utils":
         assert not {name for name in ours if within(name, {"models"})}, "utils never imports models"
     if path.parent.name == "models":
-        more = (FROM_IMAGES if module_of(path) in OF_IMAGES else set()) | (
-            FROM_DATA if module_of(path) in OF_DATA else set()
-        )
+        more = FROM_IMAGES if module_of(path) in OF_IMAGES else FROM_DATA if module_of(path) in OF_DATA else set()
         allowed = {f"utils.{name}" for name in FROM_UTILS | more}
         assert {name for name in ours if within(name, {"utils"})} <= allowed
 

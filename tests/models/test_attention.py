@@ -13,9 +13,12 @@ import models.common
 from models import attention
 from models.attention import ChannelSwish, NAMAttention, NAMSpatial, PixelNorm, hats, spread
 from models.sparsity import SparsityPenalty, nam_penalty, scale_factors
+from models.transfer import transfer_weights
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.config import Hyp
 from utils.engine import Trainer
+from utils.loss import ComputeLoss
 from utils.torch_utils import ModelEMA, initialize_weights
 
 VARIANTS = [
@@ -457,6 +460,45 @@ def test_a_wrong_row_is_named(tiny_with, row: list, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Model(tiny_with(row), verbose=False)
     assert "row 5" in str(caught.value)
+
+
+YAMLS = [f"yolov5{size}-{kind}" for size in "ns" for kind in ("NAM-p3p5", "NAM-backbone", "NAM-identity", "C3NAM")]
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_each_yaml_trains_a_step_and_folds(name: str) -> None:
+    torch.manual_seed(0)
+    model = Model(f"{name}.yaml", nc=4, verbose=False).train()
+    factors = scale_factors(model)
+    assert len(factors) == {"NAM-p3p5": 3, "C3NAM": 11}.get(name[8:], 1)
+    loss = ComputeLoss(model.head, Hyp.from_yaml("hyp.scratch-low.yaml"))
+    targets = torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.6], [1, 3, 0.3, 0.6, 0.2, 0.1]])
+    total, _ = loss(model(torch.rand(2, 3, 64, 64)), targets)
+    total.backward()
+    assert all(factor.grad.abs().sum() > 0 for factor in factors)
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.eval()(x)[0]
+        torch.testing.assert_close(model.fuse()(x)[0], expected, rtol=1e-4, atol=1e-3)
+    assert all(type(part) is ChannelSwish for n, part in model.named_modules() if n.endswith("Channel_Att"))
+
+
+def test_half_of_what_a_pretrained_network_has_is_kept_by_identity_start(shared) -> None:
+    """The published gate halves the features of P5; with gain_out 2 they stay, and so does what is found."""
+    checkpoint = load_checkpoint(shared / "weights" / "yolov5n.pt")
+    plain = Model(checkpoint.yaml, verbose=False).eval()
+    plain.load_state_dict(checkpoint.state)
+    x = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        expected = plain(x)[1][2]
+        far = {}
+        for kind in ("NAM", "NAM-identity"):
+            model = Model(f"yolov5n-{kind}.yaml", verbose=False).eval()
+            transfer_weights(checkpoint, model)
+            far[kind] = (model(x)[1][2] - expected).abs().max().item()
+    assert far["NAM-identity"] < 0.1 * far["NAM"]
 
 
 # The penalty ----------------------------------------------------------------------------------------------------------
