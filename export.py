@@ -30,6 +30,7 @@ from models.export_formats import (
     NmsSettings,
     OnnxSettings,
     nam_layers,
+    nam_variant,
     write_onnx,
     write_openvino,
     write_torchscript,
@@ -217,11 +218,10 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     dtype = torch.float16 if opt.half else torch.float32
     model = ExportModel(network, opt.train, nms).to(dtype) if opt.half else reference
     settings = {key: value for key, value in asdict(opt).items() if key not in {"weights", "data"}}
-    layers = nam_layers(network)
     details = {
         "task": "detect",
         "precision": "fp16" if opt.half else "fp32",
-        "nam": json.dumps({"variant": "channel" if layers else "none", "layers": layers}),
+        "nam": json.dumps({"variant": nam_variant(network), "layers": nam_layers(network)}),
         "weights": weights.name,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": json.dumps(settings),

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models.experimental import attempt_load
+from models.sparsity import nam_penalty
 from models.transfer import transfer_weights
 from models.yolo import Model
 from utils.autoanchor import check_anchors
@@ -289,6 +290,7 @@ def build_trainer(
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
     resize = MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None
     changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1, "ranks": ranks}
+    changes |= {"penalty": nam_penalty(model, hyp.nam_sparsity or 0.0)}
     return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype, **changes)
 
 

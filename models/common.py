@@ -2,7 +2,8 @@
 
 Layer names and their order are those of YOLOv5 v6.1, so that its weights fit. The batch norms' eps and momentum and the
 activations' in-place flag are set for the whole model by `initialize_weights`. What a row's arguments mean for a block
-is said in `parse_model` of models/yolo.py; rarely used blocks are in models/experimental_blocks.py.
+is said in `parse_model` of models/yolo.py; NAM itself is in models/attention.py, rarely used blocks in
+models/experimental_blocks.py.
 
 Legend: B batch, C channels, H W height and width of a map, N tokens (H * W), g gain; c1 and c2 channels in and out, k
 kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.attention import Gain, NAMAttention
 
 Size = int | Sequence[int]  # one for both axes, or height and width
 Act = bool | nn.Module | None
@@ -166,6 +169,55 @@ class C3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) -> (B, c2, H, W)."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class BottleneckNAM(Bottleneck):
+    """Bottleneck whose second convolution is gated by NAM before it is added to the input."""
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        gain: Gain = 1.0,
+        gain_out: float = 1.0,
+        gradient: bool = False,
+    ) -> None:
+        super().__init__(c1, c2, shortcut, g, e)
+        self.nam = NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c1, H, W) -> (B, c2, H, W)."""
+        y = self.nam(self.cv2(self.cv1(x)))
+        return x + y if self.add else y
+
+
+class C3NAM(C3):
+    """C3 with BottleneckNAM on its first path; a row's {gain: C, gain_out: 2, ...} are those of NAMAttention.
+
+    C3's weights fit. With gain_out 2 it starts, to within a permille or so, as the C3 that it replaces; as published
+    (gain_out 1) every bottleneck starts with half of what C3's would add.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        gain: Gain = 1.0,
+        gain_out: float = 1.0,
+        gradient: bool = False,
+    ) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        hidden, nam = int(c2 * e), {"gain": gain, "gain_out": gain_out, "gradient": gradient}
+        self.m = nn.Sequential(*(BottleneckNAM(hidden, hidden, shortcut, g, e=1.0, **nam) for _ in range(n)))
 
 
 class C3TR(C3):
@@ -329,71 +381,3 @@ class Classify(nn.Module):
         """The logits."""
         means = [F.adaptive_avg_pool2d(y, 1) for y in (x if isinstance(x, list) else [x])]
         return self.conv(torch.cat(means, 1)).flatten(1)
-
-
-# Attention ------------------------------------------------------------------------------------------------------------
-
-
-class NAMChannel(nn.Module):
-    """The channel part of NAM: x * sigmoid(w * BN(x)) with w = |gamma| / sum |gamma| of that batch norm."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def weights(self) -> Tensor:
-        """The shares w (C, 1, 1), cut off from the gradient; all 0 where every gamma is 0, so the gate is 1/2 there."""
-        gamma = self.bn2.weight.detach().abs()
-        return (gamma / gamma.sum().clamp(min=torch.finfo(gamma.dtype).tiny))[:, None, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> same, in x's type: the gate is of the weights' type, as its spread is below bf16's steps."""
-        return (x * torch.sigmoid(self.weights() * self.bn2(x))).to(x.dtype)
-
-    def folded(self) -> "ChannelSwish":
-        """The same with the batch norm's running statistics as constants."""
-        bn = self.bn2
-        scale = bn.weight.detach() * torch.rsqrt(bn.running_var + bn.eps)
-        shift = bn.bias.detach() - bn.running_mean * scale
-        w = self.weights()
-        return ChannelSwish(w * scale[:, None, None], w * shift[:, None, None])
-
-
-class ChannelSwish(nn.Module):
-    """x * sigmoid(a * x + b) with buffers a and b (C, 1, 1): what NAM's channel part is in inference."""
-
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("a", a)
-        self.register_buffer("b", b)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> same."""
-        y = x * torch.sigmoid(self.a * x + self.b)
-        return y if y.dtype == x.dtype else y.to(x.dtype)  # or an export has a node for it
-
-
-class NAMAttention(nn.Module):
-    """Normalization-based channel attention (arXiv 2111.12419): |gamma| of a batch norm weighs each channel's gate.
-
-    (B, C, H, W) -> same. The caveat: as w is about 1 / C, the gate is nearly a constant half at first (0.500 +/- 0.001
-    at 256 channels), and in inference it is a Swish per channel, which mixes neither channels nor pixels. w has no
-    gradient, as in the authors' code; gamma learns through BN(x). The spatial part is not available yet.
-    """
-
-    def __init__(self, channels: int, out_channels: int | None = None, no_spatial: bool = True) -> None:
-        super().__init__()
-        if out_channels not in (None, channels):
-            raise ValueError(f"NAMAttention keeps its {channels} channels; {out_channels} out of it are not possible")
-        if not no_spatial:
-            raise ValueError("NAMAttention: no_spatial=False asks for the spatial part, which is not available yet")
-        self.Channel_Att: NAMChannel | ChannelSwish = NAMChannel(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x, gated."""
-        return self.Channel_Att(x)
-
-    def fuse(self) -> None:
-        """Turns the batch norm into constants, for inference: one multiplication, addition, sigmoid, multiplication."""
-        if isinstance(self.Channel_Att, NAMChannel):
-            self.Channel_Att = self.Channel_Att.folded().train(self.training)

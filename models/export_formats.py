@@ -7,6 +7,7 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections kept of an
 
 import copy
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attention import NAMAttention
 from models.backend import CONFIG, OPENVINO_PLACE, reason
-from models.common import NAMAttention
 from models.metadata import Metadata
 from utils.boxes import xywh2xyxy
 
@@ -125,6 +126,14 @@ def nam_layers(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, NAMAttention)]
 
 
+def nam_variant(network: nn.Module) -> str:
+    """What a network's NAM blocks gate: channel, channel+spatial where one gates places too, or none."""
+    blocks = [module for module in network.modules() if isinstance(module, NAMAttention)]
+    if any(block.Spatial_Att is not None for block in blocks):
+        return "channel+spatial"
+    return "channel" if blocks else "none"
+
+
 # Writers --------------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +176,7 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
     graph = onnx.load(str(path))
     if settings.simplify:
         graph = import_package("onnxslim").slim(graph)
-    check_nam(graph, nam_layers(model.network))
+    check_nam(graph, [f"{name}.Channel_Att" for name in nam_layers(model.network)])
     del graph.metadata_props[:]
     for key, text in metadata.to_text().items():
         graph.metadata_props.add(key=key, value=text)
@@ -204,13 +213,14 @@ def open_axes(dynamic: tuple[str, ...], outputs: list[str]) -> dict[str, dict[in
 
 
 def check_nam(graph: OnnxModel, layers: list[str]) -> None:
-    """ValueError where a NAM block of these names is other than Mul, Add, Sigmoid, Mul in an ONNX graph.
+    """ValueError where NAM's channel part in one of these layers is other than Mul, Add, Sigmoid, Mul in an ONNX graph.
 
     They are found by their sigmoid, whose name has its layer's, and followed from there; other programs may rename.
     """
     maker = {name: node for node in graph.graph.node for name in node.output}
     for layer in layers:
-        gates = [node for node in graph.graph.node if node.op_type == "Sigmoid" and f"/{layer}/" in node.name]
+        scope = re.compile("/" + re.sub(r"\.(?!\d)", r"/(?:\\w+/)?", layer) + "/")  # a list's own name may come between
+        gates = [node for node in graph.graph.node if node.op_type == "Sigmoid" and scope.search(node.name)]
         found = []
         for gate in gates:
             add = maker.get(gate.input[0])

@@ -19,6 +19,7 @@ from utils.checkpoint import Checkpoint
 # What each is worth in an alignment. The arguments, which are widths before scaling, tell a layer's place best: with
 # them a narrower network's stride 8 is not taken for a wider one's stride 4, though all shapes are the same.
 SAME_MODULE, SAME_ARGS, SAME_SHAPES, SAME_INPUTS = 100, 300, 300, 200
+SAME_PART = {"C3NAM": "C3"}  # a module whose layers hold those of another by the same names
 MOST_ROUNDS = 8  # of aligning by the inputs that correspond by the round before; two or three are usual
 IMAGE = -1
 TENSOR_NAME = re.compile(r"model\.(\d+)\.(.+)")
@@ -198,7 +199,7 @@ def align(there: Sequence[Layer], here: Sequence[Layer]) -> dict[int, int]:
     Rows are worth more together the more tensors have the same names and shapes, and if what they read corresponds
     too, by the alignment of the round before.
     """
-    likeness = {(s.index, t.index): _likeness(s, t) for s in there[:-1] for t in here[:-1] if s.module == t.module}
+    likeness = {(s.index, t.index): _likeness(s, t) for s in there[:-1] for t in here[:-1] if _same_part(s, t)}
     best, best_worth, pairs = {}, -1, {}
     for _ in range(MOST_ROUNDS):
         inputs = {key: _same_inputs(there[key[0]], here[key[1]], there, here, pairs) for key in likeness}
@@ -208,6 +209,11 @@ def align(there: Sequence[Layer], here: Sequence[Layer]) -> dict[int, int]:
         best, best_worth = pairs, worth if pairs else -1
         pairs = _longest({key: likeness[key] + inputs[key] for key in likeness}, len(there) - 1, len(here) - 1)
     return {**best, there[-1].index: here[-1].index}
+
+
+def _same_part(s: Layer, t: Layer) -> bool:
+    """Whether two rows can play the same part."""
+    return SAME_PART.get(s.module, s.module) == SAME_PART.get(t.module, t.module)
 
 
 def _likeness(s: Layer, t: Layer) -> int:

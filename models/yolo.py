@@ -9,10 +9,16 @@ one of the sets above it), 3. write a row with it into a yaml.
 Legend: B batch, H W an image's height and width, L levels of the head; c1 and c2 channels in and out of a layer.
 """
 
+import os
+import sys
+
+if not __package__:  # run as a file, for which Python looks beside it, where inspect.py hides the standard library's
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(here), *(folder for folder in sys.path if os.path.abspath(folder) != here)]
+
 import argparse
 import difflib
 import inspect
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +28,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-if not __package__:  # run as a file, for which Python looks beside it instead of in the repository
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from models import common, experimental_blocks
+from models import attention_peers, common, experimental_blocks
+from models.attention import NAMAttention
+from models.attention_peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
 from models.common import (
     C3,
+    C3NAM,
     C3SPP,
     C3TR,
     SPP,
@@ -43,7 +49,6 @@ from models.common import (
     Focus,
     GhostBottleneck,
     GhostConv,
-    NAMAttention,
 )
 from models.experimental_blocks import CrossConv, MixConv2d, Sum
 from models.head import Detect
@@ -180,12 +185,12 @@ class Model(nn.Module):
 
     def fuse(self) -> Self:
         """Itself, for inference: batch norms put into the convolutions before them, NAM's into constants."""
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
                 module.conv = fuse_conv_and_bn(module.conv, module.bn)
                 module.bn = nn.Identity()
-            elif isinstance(module, NAMAttention):
-                module.fuse()
+            elif isinstance(module, NAMAttention) and not module.fuse():
+                LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
     def info(self, imgsz: int = 640) -> str:
@@ -199,19 +204,24 @@ class Model(nn.Module):
 
 BLOCKS = {
     name: block
-    for file in (common, experimental_blocks)
+    for file in (common, experimental_blocks, attention_peers)
     for name, block in vars(file).items()
     if isinstance(block, type) and issubclass(block, nn.Module)
 } | {"Detect": Detect}
 
 CHANNELS_IN_OUT = {  # m(c1, c2, ...); the row states c2, before scaling
     *(Conv, DWConv, GhostConv, Focus, CrossConv, MixConv2d, Bottleneck, GhostBottleneck, SPP, SPPF),
-    *(BottleneckCSP, C3, C3TR, C3SPP, C3Ghost),
+    *(BottleneckCSP, C3, C3NAM, C3TR, C3SPP, C3Ghost),
 }
-REPEATS_INSIDE = {BottleneckCSP, C3, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
-SAME_CHANNELS = {NAMAttention, nn.BatchNorm2d}  # m(c1, ...); the row may state c1, before scaling
+REPEATS_INSIDE = {BottleneckCSP, C3, C3NAM, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
+SAME_CHANNELS = {  # m(c1, ...); the row may state c1, before scaling
+    *(NAMAttention, SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM, nn.BatchNorm2d),
+}
 READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
-V61_HOMES = {"models.head": "models.yolo", "models.experimental_blocks": "models.experimental"}  # shown, as v6.1 does
+V61_HOMES = {  # shown, as v6.1 and the NAM recipe do
+    **{"models.head": "models.yolo", "models.experimental_blocks": "models.experimental"},
+    "models.attention": "models.common",
+}
 
 
 KNOWN = CHANNELS_IN_OUT | SAME_CHANNELS | READS_SEVERAL | {Contract, Expand}
@@ -244,6 +254,16 @@ def takes_text(m: type[nn.Module]) -> bool:
     """Whether a row may hold text for this class: one of torch's, or one with a parameter of type str."""
     parameters = inspect.signature(m).parameters.values()
     return m.__module__.startswith("torch.") or any("str" in str(parameter.annotation) for parameter in parameters)
+
+
+def split_arguments(args: list) -> tuple[list, dict[str, object]]:
+    """A row's arguments by place and, where its last is a mapping such as {gain_out: 2}, those by name."""
+    return (args[:-1], args[-1]) if args and isinstance(args[-1], dict) else (args, {})
+
+
+def shown_arguments(args: list, named: dict[str, object]) -> str:
+    """A row's arguments as the table has them."""
+    return f"{args}, {named}" if named else str(args)
 
 
 @contextmanager
@@ -289,7 +309,7 @@ def parse_model(
         with naming(row):
             m = find_module(name)
             n = repeats = max(round(n * gd), 1) if n > 1 else n
-            args = [read_word(arg, words, takes_text(m)) for arg in args]
+            args, named = split_arguments([read_word(arg, words, takes_text(m)) for arg in args])
             widths = [layers[j].c2 if j >= 0 else ch[-1] for j in row.sources]  # of what it reads
             c1 = c2 = widths[0]
             check_from(f, m)
@@ -316,10 +336,10 @@ def parse_model(
                 levels = [list(range(2 * na))] * len(widths) if isinstance(anchors, int) else anchors
                 args = [nc, levels, widths]
 
-            layer = nn.Sequential(*(m(*args) for _ in range(n))) if n > 1 else m(*args)
+            layer = nn.Sequential(*(m(*args, **named) for _ in range(n))) if n > 1 else m(*args, **named)
         layer.i, layer.f, layer.c2, layer.type = row.index, f, c2, type_of(m)
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
-        log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{args!s:<30}")
+        log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{shown_arguments(args, named):<30}")
         layers.append(layer)
     return nn.Sequential(*layers), [i for i, (_, kept, _) in enumerate(plan_reads(rows)) if kept]
 

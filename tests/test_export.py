@@ -23,11 +23,21 @@ from models.export_formats import ExportModel, NmsSettings, check_nam
 from models.metadata import AXES, Metadata
 from models.onnx_header import read_onnx_header
 from models.yolo import Model
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
 from utils.images import read_image
 from utils.nms import non_max_suppression
 
 ALL = ["torchscript", "onnx", "openvino"]
+SMALL = {  # NAM is layer 7
+    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0},
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
+    "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], *([-1, 1, "Conv", [16, 3, 2]],) * 4, [-1, 1, "C3", [16]]],
+    "head": [
+        *([-1, 1, "SPPF", [16, 5]], [-1, 1, "NAMAttention", [16]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]),
+        *([[-1, 3], 1, "Concat", [1]], [-1, 1, "C3", [16]], [[2, 10, 7], 1, "Detect", ["nc", "anchors"]]),
+    ],
+}
 SHAPES = [(1, 64, 96), (3, 64, 96), (1, 128, 64), (2, 96, 160)]
 
 
@@ -143,6 +153,45 @@ def test_simplify_leaves_fewer_nodes(run, tmp_path):
         run(include="onnx", simplify=simplify)
         counts.append(len(onnx.load(str(tmp_path / "net.onnx")).graph.node))
     assert counts[1] < 0.8 * counts[0]
+
+
+FAMILY = [
+    ([-1, 1, "NAMAttention", [{"gain": "C", "gain_out": 2, "gradient": True}]], "channel", "model.7", 5),
+    ([-1, 1, "C3NAM", [16, {"gain_out": 2}]], "channel", "model.7.m.0.nam", 5),
+    ([-1, 2, "C3NAM", [16]], "channel", "model.7.m.1.nam", 4),
+    ([-1, 1, "NAMAttention", [16, {"no_spatial": False, "grid": 3}]], "channel+spatial", "model.7", None),
+]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("row", "variant", "layer", "nodes"), FAMILY, ids=lambda value: str(value))
+def test_nams_family_is_written(tmp_path, row, variant, layer, nodes, dynamic):
+    """The file is compared with PyTorch while it is written; channels are four operators, and a factor one more."""
+    onnx = pytest.importorskip("onnx")
+    head = [row if old[2] == "NAMAttention" else old for old in SMALL["head"]]
+    model = settled(Model({**SMALL, "head": head}, verbose=False))
+    file = tmp_path / "net.pt"
+    save_checkpoint(file, Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    (written,) = export.run(file, include="onnx", imgsz=[64, 96], dynamic=dynamic)
+    graph = onnx.load(written)
+    details = json.loads(load_backend(written).metadata.details["nam"])
+    assert details["variant"] == variant
+    assert layer in details["layers"]
+    check_nam(graph, [f"{name}.Channel_Att" for name in details["layers"]])
+    if nodes:
+        inner = [node.op_type for node in graph.graph.node if "Channel_Att" in node.name and node.input]
+        assert inner == ["Mul", "Add", "Sigmoid", "Mul", "Mul"][:nodes] * len(details["layers"])
+
+
+def settled(model):
+    """The model in evaluation, its norms with numbers as after a training."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
 
 
 def test_half(run, tmp_path):

@@ -12,6 +12,7 @@ import detect
 import train
 import val
 from models.experimental import attempt_load
+from models.yolo import find_module
 from utils.checkpoint import load_checkpoint
 from utils.labels import LabelRecord
 from utils.torch_utils import select_device
@@ -89,6 +90,27 @@ def test_largest_batch(data, tmp_path, caplog):
     settings = yaml.safe_load((found / "opt.yaml").read_text(encoding="utf-8"))
     assert settings["batch_size"] == 12
     np.testing.assert_allclose(losses(found)[:, 1:4], losses(named)[:, 1:4], rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ["NAMAttention", "SE", "ECA", "CBAM", "CoordAttention", "SimAM", "EMA", "GAM"])
+def test_attention_repeats_to_the_bit(name):
+    kwargs = {"no_spatial": False, "gradient": True} if name == "NAMAttention" else {}
+    torch.manual_seed(0)
+    block = find_module(name)(64, **kwargs).cuda().train()
+    x, weights = torch.randn(4, 64, 40, 36, device="cuda"), torch.randn(4, 64, 40, 36, device="cuda")
+
+    def gradients():
+        block.zero_grad()
+        inputs = x.clone().requires_grad_()
+        (block(inputs) * weights).sum().backward()
+        return [inputs.grad, *(parameter.grad for parameter in block.parameters())]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = gradients(), gradients()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_batch_beyond_the_memory_is_no_failure():

@@ -79,7 +79,10 @@ def report_unknown(content: dict, known: Sequence[str], source: str) -> None:
 
 @dataclass(frozen=True)
 class Hyp:
-    """Hyper-parameters; data/hyps/hyp.scratch-low.yaml says what each means. `anchors` is optional, as in v6.1."""
+    """Hyper-parameters; data/hyps/hyp.scratch-low.yaml says what each means. `anchors` is optional, as in v6.1.
+
+    `nam_sparsity` too, and 0 without: p of NAM's penalty p * (sum |gamma| + sum |lambda|) on each image's loss.
+    """
 
     lr0: float
     lrf: float
@@ -110,6 +113,7 @@ class Hyp:
     mixup: float
     copy_paste: float
     anchors: float | None = None
+    nam_sparsity: float | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
@@ -155,7 +159,7 @@ class Hyp:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """The values as a mapping; `anchors` only where it is given."""
+        """The values as a mapping; `anchors` and `nam_sparsity` only where they are given."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -90,7 +90,8 @@ class Trainer:
     """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
 
     resize(images, number) changes the size of a batch's images; a batch's number counts from the run's start.
-    `loss_factor` is for the gradients alone, not for the losses that are logged: 4 where an image stands for four.
+    `loss_factor` is for the gradients alone, not for the losses that are logged: 4 where an image stands for four. So
+    is `penalty`, which gives what is added to the loss of each image.
     A step whose gradients are not finite is skipped and counted in `skipped`; an epoch without any other, or weights
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
@@ -111,11 +112,12 @@ class Trainer:
         *,
         resize: Callable[[Tensor, int], Tensor] | None = None,
         loss_factor: float = 1.0,
+        penalty: Callable[[], Tensor] | None = None,
         ranks: Ranks = SINGLE,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
-        self.resize, self.loss_factor, self.ranks = resize, loss_factor, ranks
+        self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
         self.device = next(model.parameters()).device
         self.network = model
         if ranks.size > 1:
@@ -169,7 +171,7 @@ class Trainer:
         """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
         self.model.train()
         for module in self.model.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            if isinstance(module, _NormBase) and module.affine and not module.weight.requires_grad:
                 module.eval()
 
     def backward(self, batch: Batch, number: int, is_step: bool = True) -> Tensor:
@@ -187,6 +189,8 @@ class Trainer:
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 raw = self.network(images)
             loss, items = self.criterion(raw, targets)
+            if self.penalty is not None:
+                loss = loss + self.penalty() * len(images)
             factor = self.loss_factor * self.ranks.size  # the mean of gradients is taken, not their sum
             self.scaler.scale(loss * factor).backward()
         return items
@@ -226,7 +230,7 @@ class Trainer:
         """Averages over the ranks what their batch norms have seen, the model's and that of the moving average."""
         if self.ranks.size == 1:
             return
-        norms = (m for network in (self.model, self.ema.ema) for m in network.modules() if isinstance(m, _BatchNorm))
+        norms = (m for network in (self.model, self.ema.ema) for m in network.modules() if isinstance(m, _NormBase))
         found = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
         flat = self.ranks.mean_(torch.cat([buffer.flatten().float() for buffer in found]))
         for buffer, values in zip(found, flat.split([buffer.numel() for buffer in found]), strict=True):

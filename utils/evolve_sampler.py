@@ -51,6 +51,7 @@ GENES = {
     "anchor_t": Gene(1, 2, 8),
     "anchors": Gene(2, 2, 10),
     "fl_gamma": Gene(0, 0, 2),
+    "nam_sparsity": Gene(0, 0, 1),
     "hsv_h": Gene(1, 0, 0.1),
     "hsv_s": Gene(1, 0, 0.9),
     "hsv_v": Gene(1, 0, 0.9),

@@ -64,12 +64,9 @@ class FeatureRecorder:
 
 @torch.no_grad()
 def nam_gate(attention: nn.Module, x: Tensor) -> Tensor:
-    """What a NAMAttention, trained or fused, multiplies its input x (B, C, H, W) by: (B, C, H, W) between 0 and 1."""
-    part = attention.Channel_Att
-    if hasattr(part, "bn2"):
-        assert not part.training, "the batch norm would count this pass"
-        return torch.sigmoid(part.weights() * part.bn2(x))
-    return torch.sigmoid(part.a * x + part.b)
+    """What a NAMAttention, trained or fused, multiplies its input x (B, C, H, W) by: (B, C, H, W), above 0."""
+    assert not attention.training, "the batch norm would count this pass"
+    return attention.gate(x)
 
 
 def save_features(folder: Path, maps: Mapping[str, np.ndarray]) -> None:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from models import common, experimental_blocks
 from models.common import (
     C3,
+    C3NAM,
     C3SPP,
     C3TR,
     SPP,
     SPPF,
     Bottleneck,
     BottleneckCSP,
+    BottleneckNAM,
     C3Ghost,
-    ChannelSwish,
     Classify,
     Concat,
     Contract,
@@ -45,11 +46,14 @@ BLOCKS = [  # block, channels and size out of (2, 16, 8, 12)
     (GhostConv(16, 24, 3, 2), (24, 4, 6)),
     (Bottleneck(16, 16), (16, 8, 12)),
     (Bottleneck(16, 24, g=2), (24, 8, 12)),
+    (BottleneckNAM(16, 16), (16, 8, 12)),
     (GhostBottleneck(16, 16), (16, 8, 12)),
     (GhostBottleneck(16, 24, 3, 2), (24, 4, 6)),
     (BottleneckCSP(16, 24, 2), (24, 8, 12)),
     (C3(16, 24, 2), (24, 8, 12)),
     (C3(16, 24, 2, False, e=0.25), (24, 8, 12)),
+    (C3NAM(16, 24, 2), (24, 8, 12)),
+    (C3NAM(16, 24, 1, False, gain="C", gain_out=2, gradient=True), (24, 8, 12)),
     (C3TR(16, 24, 2), (24, 8, 12)),
     (C3SPP(16, 24), (24, 8, 12)),
     (C3Ghost(16, 24, 2), (24, 8, 12)),
@@ -84,17 +88,6 @@ def settle(block: nn.Module) -> nn.Module:
     return block.eval()
 
 
-def nam_by_formula(x: Tensor, bn: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> Tensor:
-    """NAM's channel attention a channel at a time, in double precision."""
-    gamma, beta = bn.weight.double(), bn.bias.double()
-    total = sum(abs(float(g)) for g in gamma)
-    out = torch.empty_like(x, dtype=torch.float64)
-    for c in range(x.shape[1]):
-        normed = gamma[c] * (x[:, c].double() - mean[c]) / torch.sqrt(var[c].double() + bn.eps) + beta[c]
-        out[:, c] = x[:, c] / (1 + torch.exp(-abs(gamma[c]) / total * normed))
-    return out
-
-
 @pytest.mark.parametrize(("block", "shape"), BLOCKS, ids=NAMES)
 def test_shape_and_gradients(block: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
@@ -110,8 +103,8 @@ def test_shape_and_gradients(block: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 def test_all_blocks_are_looked_at() -> None:
-    """What the next test holds for; ChannelSwish, the gate for inference, has nothing to train."""
-    seen = {type(module) for block in MORE_BLOCKS for module in block.modules()} | {ChannelSwish}
+    """What the next test holds for; attention has its own, test_attention.py and test_attention_peers.py."""
+    seen = {type(module) for block in MORE_BLOCKS for module in block.modules()}
     for file in (common, experimental_blocks):
         own = {value for value in vars(file).values() if isinstance(value, type) and value.__module__ == file.__name__}
         assert {block for block in own if issubclass(block, nn.Module)} <= seen
@@ -241,118 +234,23 @@ def test_transformer_knows_positions_only_by_content() -> None:
         torch.testing.assert_close(block(x.flip(3)), block(x).flip(3), rtol=1e-4, atol=1e-5)
 
 
-# NAM ------------------------------------------------------------------------------------------------------------------
-
-
-def test_nam_names_its_state_as_the_recipe_does() -> None:
-    names = [f"Channel_Att.bn2.{x}" for x in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
-    assert list(NAMAttention(4).state_dict()) == names
-
-
-def test_nam_equals_its_formula_in_evaluation() -> None:
-    nam = settle(NAMAttention(6))
-    bn = nam.Channel_Att.bn2
-    x = torch.randn(2, 6, 5, 4) * 3
+def test_c3nam_holds_c3s_state_and_starts_as_c3_with_the_gate_doubled() -> None:
+    torch.manual_seed(0)
+    plain, ours = C3(32, 64, 2).eval(), C3NAM(32, 64, 2, gain_out=2).eval()
+    state = plain.state_dict()
+    assert [name for name in ours.state_dict() if ".nam." not in name] == list(state)
+    ours.load_state_dict(state, strict=False)
+    x = torch.randn(2, 32, 8, 8)
     with torch.no_grad():
-        expected = nam_by_formula(x, bn, bn.running_mean, bn.running_var)
-        torch.testing.assert_close(nam(x).double(), expected, rtol=1e-5, atol=1e-6)
+        assert (ours(x) - plain(x)).abs().max() < 0.02 * plain(x).std()
 
 
-def test_nam_equals_its_formula_in_training_with_the_batch_statistics() -> None:
-    nam = settle(NAMAttention(6)).train()
-    x = torch.randn(2, 6, 5, 4) * 3 + 1
-    mean, var = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), unbiased=False)
+def test_bottleneck_nam_is_x_plus_nam_of_the_branch() -> None:
+    block = settle(BottleneckNAM(16, 16))
+    x = torch.randn(2, 16, 5, 5)
     with torch.no_grad():
-        expected = nam_by_formula(x, nam.Channel_Att.bn2, mean, var)
-        torch.testing.assert_close(nam(x).double(), expected, rtol=1e-5, atol=1e-6)
-    assert nam.Channel_Att.bn2.num_batches_tracked == 1
-
-
-def test_nam_weights_have_no_gradient_and_gamma_learns_through_the_norm() -> None:
-    nam = settle(NAMAttention(3)).double()
-    bn, x = nam.Channel_Att.bn2, torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    w = (bn.weight.abs() / bn.weight.abs().sum()).detach()[:, None, None]
-    nam(x).sum().backward()
-    normed = (x - bn.running_mean[:, None, None]) / torch.sqrt(bn.running_var + bn.eps)[:, None, None]
-    with torch.no_grad():
-        gate = torch.sigmoid(w * (bn.weight[:, None, None] * normed + bn.bias[:, None, None]))
-        expected = (x * gate * (1 - gate) * w * normed).sum((0, 2, 3))
-    torch.testing.assert_close(bn.weight.grad, expected)
-
-
-def test_nam_weighs_channels_by_share() -> None:
-    nam = NAMAttention(3)
-    nn.init.zeros_(nam.Channel_Att.bn2.weight)
-    nam.Channel_Att.bn2.weight.data[1:] = torch.tensor([-1.0, 3.0])
-    assert nam.Channel_Att.weights().flatten().tolist() == [0, 0.25, 0.75]
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_nam_without_any_gamma_halves(training: bool) -> None:
-    nam = NAMAttention(4).train(training)
-    nn.init.zeros_(nam.Channel_Att.bn2.weight)
-    nn.init.ones_(nam.Channel_Att.bn2.bias)
-    x = torch.randn(2, 4, 3, 3, requires_grad=True)
-    y = nam(x)
-    torch.testing.assert_close(y, x / 2)
-    y.sum().backward()
-    assert torch.isfinite(x.grad).all()
-    nam.fuse()
-    torch.testing.assert_close(nam(x), x / 2)
-
-
-@pytest.mark.parametrize("channels", [1, 7, 256])
-def test_nam_fused_equals_nam(channels: int) -> None:
-    nam = settle(NAMAttention(channels))
-    x = torch.randn(2, channels, 6, 5)
-    with torch.no_grad():
-        before = nam(x)
-        nam.fuse()
-        nam.fuse()  # a second time changes nothing
-        assert (nam(x) - before).abs().max() < 1e-6
-    assert isinstance(nam.Channel_Att, ChannelSwish)
-    assert not nam.training
-    assert sorted(nam.state_dict()) == ["Channel_Att.a", "Channel_Att.b"]
-
-
-def test_nam_is_a_swish_per_channel_once_fused() -> None:
-    nam = settle(NAMAttention(5))
-    nam.fuse()
-    a, b = nam.Channel_Att.a, nam.Channel_Att.b
-    assert a.shape == b.shape == (5, 1, 1)
-    x = torch.randn(1, 5, 2, 2)
-    torch.testing.assert_close(nam(x), x / (1 + torch.exp(-(a * x + b))))
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_nam_keeps_the_type_of_its_input_and_a_fine_gate_under_bf16(fused: bool) -> None:
-    nam = settle(NAMAttention(64))
-    if fused:
-        nam.fuse()
-    x = torch.randn(1, 64, 4, 4)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        y = nam(x.bfloat16())
-    assert y.dtype == torch.bfloat16
-    with torch.no_grad():
-        torch.testing.assert_close(y, nam(x.bfloat16().float()).bfloat16(), rtol=2**-7, atol=0)
-
-
-def test_nam_keeps_memory_format() -> None:
-    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert NAMAttention(8)(x).is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"out_channels": 16}, "keeps its 8 channels; 16 out of it are not possible"),
-        ({"no_spatial": False}, "spatial part, which is not available yet"),
-    ],
-)
-def test_nam_errors(kwargs: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NAMAttention(8, **kwargs)
-    NAMAttention(8, 8)
+        y = block.cv2(block.cv1(x))
+        torch.testing.assert_close(block(x), x + y * block.nam.gate(y))
 
 
 def test_ghost_bottleneck_errors() -> None:

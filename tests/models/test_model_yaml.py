@@ -99,7 +99,6 @@ def test_nam_repeated_and_on_the_image(tiny: Tiny, tiny_with: Tiny) -> None:
             "states 1024 channels, which are 512 at width_multiple 0.5, but its input has 16",
         ),
         ([-1, 1, "NAMAttention", [16]], "states 16 channels, which are 8 at width_multiple 0.5, but its input has 16"),
-        ([-1, 1, "NAMAttention", [32, 16, False]], "spatial part, which is not available yet"),
         ([-1, 1, "NAMAtention", []], "unknown module 'NAMAtention' (did you mean NAMAttention?)"),
         ([-1, 1, "Conv", []], "its first argument is the channels, a whole number, not None"),
         ([-1, 1, "Conv", [-8]], "its first argument is the channels, a whole number, not -8"),

@@ -100,6 +100,25 @@ def transferred(checkpoint, cfg, **options):
     return model, report
 
 
+@pytest.mark.parametrize("is_back", [False, True])
+def test_c3_and_c3nam_have_each_others_weights(yaml, checkpoint, is_back):
+    """All 349 of the plain network's; NAM's own are new, or refused where there is none."""
+    model = Model("yolov5n-C3NAM.yaml", verbose=False)
+    if is_back:
+        for i, value in enumerate(model.state_dict().values()):
+            value.fill_(i + 1)
+        source, target = Checkpoint(model.yaml, tuple(model.names), model.state_dict()), Model(yaml, verbose=False)
+    else:
+        source, target = checkpoint, model
+    report = transfer_weights(source, target)
+    assert report.items == 349
+    others = report.refused if is_back else report.new
+    assert len(others) == 5 * 11
+    assert all(".nam.Channel_Att.bn2." in (entry.source or entry.target) for entry in others)
+    there, here = source.state, target.state_dict()
+    assert all(torch.equal(here[name], there[name]) for name in there.keys() & here.keys())
+
+
 def test_same_yaml(checkpoint, yaml):
     model, report = transferred(checkpoint, yaml)
     check_copied(checkpoint, model, report, {i: i for i in range(25)})

@@ -28,7 +28,12 @@ PARAMETERS = {  # of v6.1, nc 80
     **{"yolov5-fpn": 41117565, "yolov5-bifpn": 46825853, "yolov5-panet": 46563709},
     **{"yolov5s-ghost": 3897605, "yolov5s-transformer": 7235645},
     **{"yolov3": 61949149, "yolov3-spp": 62998749, "yolov3-tiny": 8852366},
-    "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512),  # ours
+    # ours
+    **{"yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256), "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512)},
+    **{f"yolov5n-NAM-{kind}": 1872157 + 2 * 256 for kind in ("backbone", "identity")},
+    **{f"yolov5s-NAM-{kind}": 7235389 + 2 * 512 for kind in ("backbone", "identity")},
+    "yolov5n-C3NAM": 1872157 + 2 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
+    "yolov5s-C3NAM": 7235389 + 4 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
 }
 ENTRIES = {"yolov5n6": 459, "yolov5s6": 459, "yolov5m6": 627, "yolov5l6": 795, "yolov5x6": 963}
 STRIDES = {

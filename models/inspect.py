@@ -1,0 +1,370 @@
+"""Shows what the attention of a trained network does: how far its gates open on a data set, and what AP they carry.
+
+    python -m models.inspect best.pt --data bccd.yaml --imgsz 320
+    python -m models.inspect best.pt --data bccd.yaml --imgsz 320 --counterfactual
+
+A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
+differs between channels but not between pictures could be a constant of the next convolution. --counterfactual
+evaluates the network again with each block taken out (identity) and with each channel's gate held at its mean, without
+training anew: what AP is lost then is what the block carries in this network.
+
+Legend: B batch, C channels of a block, H W height and width of its map.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models.attention import Gated
+from models.experimental import attempt_load
+from utils.config import DataConfig
+from utils.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
+from utils.datasets import val_loader
+from utils.evaluate import evaluate
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, run_script
+from utils.labels import load_split
+from utils.metrics import EvalResult
+from utils.runs import DEFAULT_WEIGHTS, find_weights, run_folder
+from utils.torch_utils import largest_stride, select_device
+
+LEAVES = 0.1  # share of its rest that a gate must move by to count as left: 0.05 of a gate that rests at 0.5
+CONSTANT = 0.01  # share of its rest; a gate whose standard deviation is below it is called constant
+BINS = 100
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class GateStats:
+    """What the gate of one block did on a data set; the arrays are by channel, (C,), but for the histogram."""
+
+    name: str
+    module: str
+    rest: float  # the gate where all sigmoids get 0
+    mean: np.ndarray
+    sd: np.ndarray  # over images and places
+    low: np.ndarray
+    high: np.ndarray
+    left: np.ndarray  # share of the gates that are further than LEAVES of their rest from it
+    histogram: np.ndarray  # (BINS,) counts from 0 to `top`
+    top: float
+
+    @property
+    def sd_within(self) -> float:
+        """The standard deviation over images and places, of all channels together."""
+        return float(np.sqrt(np.square(self.sd).mean()))
+
+    @property
+    def sd_all(self) -> float:
+        """The standard deviation over channels, images and places."""
+        return float(np.sqrt(np.square(self.sd).mean() + self.mean.var()))
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong with the gate; empty where nothing is."""
+        limit = CONSTANT * self.rest
+        if self.sd_all < limit:
+            return f"the gate is constant at {self.mean.mean():.3f} (sd {self.sd_all:.2g}): the block only scales"
+        if self.sd_within < limit:
+            return (
+                f"each channel's gate is constant (sd {self.sd_within:.2g}): the block is a fixed scale per channel, "
+                "which a convolution could hold"
+            )
+        return ""
+
+
+class GateTally:
+    """Adds up the gates of one block, batch by batch, as deviations from their rest, which keeps their digits."""
+
+    def __init__(self, name: str, block: Gated) -> None:
+        self.name, self.module, self.rest = name, type(block).__name__, float(block.rest)
+        self.top = max(1.0, 2 * self.rest)
+        self.values = 0  # of each channel
+        self.sums: Tensor | None = None  # (3, C): deviations, their squares, left
+        self.least = self.most = torch.zeros(0)  # (C,)
+        self.counts = torch.zeros(BINS)
+
+    def add(self, gate: Tensor, shape: torch.Size) -> None:
+        """Counts the gate of an input of this shape (B, C, H, W), to which it is broadcast."""
+        gate = gate.float().expand(shape)
+        off = gate - self.rest
+        parts = torch.stack([v.sum((0, 2, 3), dtype=torch.float64) for v in (off, off.square(), off.abs() > self.far)])
+        low, high = off.amin((0, 2, 3)), off.amax((0, 2, 3))
+        first = self.sums is None
+        self.sums = parts if first else self.sums + parts
+        self.least = low if first else torch.minimum(self.least, low)
+        self.most = high if first else torch.maximum(self.most, high)
+        self.values += shape[0] * shape[2] * shape[3]
+        self.counts += torch.histc(gate.cpu(), BINS, 0, self.top)
+
+    @property
+    def far(self) -> float:
+        """How far from its rest a gate has left it."""
+        return LEAVES * self.rest
+
+    def stats(self) -> GateStats:
+        """The statistics of all that was added."""
+        assert self.sums is not None, "no batch was looked at"
+        off, squares, left = (self.sums / self.values).cpu().numpy()
+        return GateStats(
+            self.name,
+            self.module,
+            self.rest,
+            mean=off + self.rest,
+            sd=np.sqrt(np.maximum(squares - off**2, 0)),
+            low=self.least.cpu().numpy() + self.rest,
+            high=self.most.cpu().numpy() + self.rest,
+            left=left,
+            histogram=self.counts.numpy(),
+            top=self.top,
+        )
+
+
+def attention_blocks(model: nn.Module) -> dict[str, Gated]:
+    """The attention blocks of a network by their names, in order; ValueError where there is none."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
+    if not found:
+        raise ValueError("the network has no attention block, such as NAMAttention or C3NAM: nothing to look at")
+    return found
+
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+@contextmanager
+def hooked(blocks: dict[str, Gated], make: Callable[[str], Hook]) -> Iterator[None]:
+    """Lets make(name) see, and replace, what each block gives, until the context ends."""
+    handles = [block.register_forward_hook(make(name)) for name, block in blocks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def counting(tally: GateTally) -> Hook:
+    """The hook that adds a block's gate to its tally."""
+
+    def count(block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        tally.add(block.gate(inputs[0]), inputs[0].shape)
+
+    return count
+
+
+def as_identity(_block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    """The hook that takes a block out."""
+    return inputs[0]
+
+
+def as_constant(gate: Tensor) -> Hook:
+    """The hook that holds a block's gate at (C,)."""
+    return lambda _block, inputs, _output: (inputs[0] * gate.to(inputs[0])[:, None, None]).to(inputs[0].dtype)
+
+
+# Looking --------------------------------------------------------------------------------------------------------------
+
+
+def watch_gates(model: nn.Module, rate: Callable[[], EvalResult]) -> tuple[list[GateStats], EvalResult]:
+    """The gates of all blocks while `rate` evaluates the network, and what it says."""
+    tallies = {name: GateTally(name, block) for name, block in attention_blocks(model).items()}
+    with hooked(attention_blocks(model), lambda name: counting(tallies[name])):
+        result = rate()
+    if not result.images:
+        raise ValueError("the data set's split has no image")
+    return [tally.stats() for tally in tallies.values()], result
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """The AP of a network in which a block, or all, has another gate; `carried` is by how much that is less."""
+
+    block: str
+    gate: str
+    map50: float
+    map: float
+    carried50: float
+    carried: float
+
+
+def counterfactuals(
+    model: nn.Module, stats: Sequence[GateStats], trained: EvalResult, rate: Callable[[], EvalResult]
+) -> list[Counterfactual]:
+    """What `rate` says with each block as identity and with its mean gates, and with all blocks where there are more.
+
+    The network is as it was in the end.
+    """
+    blocks = attention_blocks(model)
+    means = {stat.name: torch.from_numpy(stat.mean) for stat in stats}
+    cases = {name: [name] for name in blocks} | ({ALL: list(blocks)} if len(blocks) > 1 else {})
+    found = []
+    for case, names in cases.items():
+        for gate, make in (("identity", lambda _: as_identity), ("mean", lambda name: as_constant(means[name]))):
+            LOGGER.info(f"{case}: {gate} gate")
+            with hooked({name: blocks[name] for name in names}, make):
+                result = rate()
+            lost = (trained.map50 - result.map50, trained.map - result.map)
+            found.append(Counterfactual(case, gate, result.map50, result.map, *lost))
+    return found
+
+
+# Telling --------------------------------------------------------------------------------------------------------------
+
+
+def log_gates(stats: Sequence[GateStats]) -> None:
+    """Says in the log what each block's gate did, and warns of those that are constant."""
+    width = max(len(stat.name) for stat in stats) + 2
+    titles = ("rests at", "mean", "least", "most", "sd", "sd within", "left rest")
+    LOGGER.info(f"{'block':<{width}}{'module':<16}{'C':>6}{''.join(f'{title:>11}' for title in titles)}")
+    for stat in stats:
+        numbers = (stat.rest, stat.mean.mean(), stat.low.min(), stat.high.max(), stat.sd_all, stat.sd_within)
+        cells = "".join(f"{number:>11.4f}" for number in numbers)
+        LOGGER.info(f"{stat.name:<{width}}{stat.module:<16}{len(stat.mean):>6}{cells}{stat.left.mean():>10.1%}")
+    for stat in stats:
+        if stat.alarm:
+            LOGGER.warning(f"{stat.name}: {stat.alarm}")
+
+
+def log_counterfactuals(trained: EvalResult, found: Sequence[Counterfactual]) -> None:
+    """Says in the log what AP each block carries."""
+    width = max(len(case.block) for case in found) + 2
+    LOGGER.info(f"{'block':<{width}}{'gate':<12}{'mAP@.5':>9}{'carries':>10}{'mAP@.5:.95':>12}{'carries':>10}")
+    LOGGER.info(f"{'-':<{width}}{'as trained':<12}{trained.map50:>9.4f}{'':>10}{trained.map:>12.4f}")
+    for case in found:
+        numbers = f"{case.map50:>9.4f}{case.carried50:>+10.4f}{case.map:>12.4f}{case.carried:>+10.4f}"
+        LOGGER.info(f"{case.block:<{width}}{case.gate:<12}{numbers}")
+
+
+def write_files(folder: Path, stats: Sequence[GateStats], trained: EvalResult, found: Sequence[Counterfactual]) -> None:
+    """Writes gates.csv, a row for each channel, gates.png, and inspect.json with what the log says."""
+    with atomic_write(folder / "gates.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("block", "module", "rest", "channel", "mean", "sd", "low", "high", "left"))
+        for stat in stats:
+            for i, row in enumerate(zip(stat.mean, stat.sd, stat.low, stat.high, stat.left, strict=True)):
+                writer.writerow((stat.name, stat.module, stat.rest, i, *(f"{value:.6g}" for value in row)))
+    content = {
+        "images": trained.images,
+        "mAP@.5": trained.map50,
+        "mAP@.5:.95": trained.map,
+        "gates": [
+            {
+                **{"block": stat.name, "module": stat.module, "channels": len(stat.mean), "rest": stat.rest},
+                **{"mean": float(stat.mean.mean()), "low": float(stat.low.min()), "high": float(stat.high.max())},
+                **{"sd": stat.sd_all, "sd_within": stat.sd_within, "left": float(stat.left.mean())},
+                "alarm": stat.alarm,
+            }
+            for stat in stats
+        ],
+        "counterfactuals": [asdict(case) for case in found],
+    }
+    with atomic_write(folder / "inspect.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder / "gates.png") as temporary:
+        plot_gates(stats, temporary)
+
+
+def plot_gates(stats: Sequence[GateStats], path: Path) -> None:
+    """For each block the gates of its channels, sorted by their mean, and how often each value occurs."""
+    figure = new_figure(12, 2.6 * len(stats))
+    panels = figure.subplots(len(stats), 2, squeeze=False, width_ratios=(2, 1))
+    for stat, (channels, counts) in zip(stats, panels, strict=True):
+        order, place = np.argsort(stat.mean), np.arange(len(stat.mean))
+        mean, sd = stat.mean[order], stat.sd[order]
+        channels.fill_between(place, stat.low[order], stat.high[order], color=PALE, step="mid", label="least to most")
+        channels.fill_between(place, mean - sd, mean + sd, color=ACCENT, alpha=0.4, step="mid", label="mean +/- sd")
+        channels.plot(place, mean, color=INK, linewidth=1.2, label="mean")
+        channels.axhline(stat.rest, color=FAINT, linestyle="--", linewidth=1, label="at rest")
+        channels.set(xlabel="channel, by mean", ylabel="gate", ylim=(0, stat.top))
+        channels.set_title(f"{stat.name}  {stat.module}  {stat.alarm and '- constant'}", loc="left", color=INK)
+        edges = np.linspace(0, stat.top, BINS + 1)
+        counts.stairs(stat.histogram / max(stat.histogram.sum(), 1), edges, fill=True, color=ACCENT)
+        counts.axvline(stat.rest, color=FAINT, linestyle="--", linewidth=1)
+        counts.set(xlabel="gate", ylabel="share", title=f"{stat.left.mean():.1%} left their rest", xlim=(0, stat.top))
+        for axes in (channels, counts):
+            tidy(axes)
+    panels[0, 0].legend(fontsize=8, frameon=False, ncols=4)
+    figure.savefig(path, dpi=110, format="png")
+
+
+# Script ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of `parse_opt`, which holds their defaults and meanings."""
+
+    weights: str
+    data: str
+    split: str
+    imgsz: int
+    batch_size: int
+    counterfactual: bool
+    device: str
+    workers: int
+    project: str
+    name: str
+    exist_ok: bool
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> Options:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Show what the attention of a trained network does.")
+    parser.add_argument("weights", nargs="?", default=str(DEFAULT_WEIGHTS), help="checkpoint with attention blocks")
+    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
+    parser.add_argument("--imgsz", type=int, default=640, help="inference size in pixels")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
+    parser.add_argument(
+        "--counterfactual", action="store_true", help="evaluate with each block as identity and at its mean gate too"
+    )
+    parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument("--project", default=str(ROOT / "runs" / "inspect"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument("--exist-ok", action="store_true", help="write into an existing project/name")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def load_images(opt: Options, data: DataConfig, model: nn.Module) -> DataLoader:
+    """The split's batches, as val.py has them."""
+    for flag, value in (("--batch-size", opt.batch_size), ("--imgsz", opt.imgsz)):
+        if value < 1:
+            raise ValueError(f"{flag} {value}: 1 or more")
+    data.prepare()
+    records = load_split(data, opt.split, opt.workers)
+    stride = largest_stride(model)
+    imgsz = check_img_size(opt.imgsz, stride)
+    return val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride)
+
+
+def main(opt: Options) -> Path:
+    """Looks as the options say; the folder with gates.csv, gates.png and inspect.json."""
+    device = select_device(opt.device)
+    (weights,) = find_weights([opt.weights])
+    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
+    blocks = attention_blocks(model)
+    LOGGER.info(f"{colorstr('inspect:')} {weights}: {', '.join(blocks)}")
+    data = DataConfig.from_yaml(opt.data)
+    rate = partial(evaluate, model, load_images(opt, data, model), data.names, device=device)
+    with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
+        stats, trained = watch_gates(model, rate)
+        log_gates(stats)
+        found = counterfactuals(model, stats, trained, rate) if opt.counterfactual else []
+        if found:
+            log_counterfactuals(trained, found)
+        write_files(folder, stats, trained, found)
+    LOGGER.info(f"files in {colorstr('bold', str(folder))}")
+    return folder
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())
