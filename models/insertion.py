@@ -8,13 +8,16 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from models.model_yaml import HEAD, IMAGE, Row, is_whole, read_rows
+from models.model_yaml import HEAD, IMAGE, Row, is_whole, load_model_yaml, read_rows
+from models.wiring import check_wiring
 from models.yolo import BLOCKS, CHANNELS_IN_OUT, DRY_RUN_SIZE, Model
+from utils.general import LOGGER, plural
 
 WIDTH = "c"  # among a block's arguments: the channels of what it reads, before scaling
 BLOCK = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(\[.*\])?\s*", re.DOTALL)
@@ -234,6 +237,14 @@ def insert(content: dict, insertions: Sequence[Insertion], file: str = "model ya
     return Inserted({key: lists.get(key, new.get(key)) for key in content}, nodes)
 
 
+def with_insertions(cfg: str | Path | dict, texts: Sequence[str], file: str = "") -> dict:
+    """The content of a model yaml with what --insert asks for, the change logged; `file` names a mapping in it."""
+    content, found = load_model_yaml(cfg)
+    inserted = insert(content, parse_insertions(texts), file or found)
+    LOGGER.info(difference(content, inserted, file or found, "with --insert"))
+    return inserted.content
+
+
 def _graph(content: dict, rows: Sequence[Row]) -> list[Node]:
     nodes: list[Node] = []
     for row, written in zip(rows, [*content["backbone"], *content["head"]], strict=True):
@@ -307,3 +318,36 @@ def _number(nodes: Sequence[Node]) -> None:
                 place = places[source]
                 items.append(place - i if is_whole(item) and item < 0 else place)
         node.written = [items if isinstance(node.row[0], list) else items[0], *node.row[1:]]
+
+
+# What changed --------------------------------------------------------------------------------------------------------
+
+
+def difference(content: dict, inserted: Inserted, file: str, out: str) -> str:
+    """What the insertion changed, a line for each row that is new, reads another row, or only names it anew.
+
+    Builds both networks, without numbers, for their parameters; ValueError where the new one cannot be built.
+    """
+    with torch.device("meta"):
+        old, new = quiet_model(content, file), quiet_model(inserted.content, out)
+    rows, moved = read_rows(inserted.content, out), inserted.moved
+    lines = [f"{'old':>5}{'new':>5}"]
+    for i, node in enumerate(inserted.nodes):
+        row = rows[i]
+        if node.old is None:
+            lines.append(f"{'-':>5}{i:>5}  + {row.text}  reads {_named(rows, row.sources)}")
+            continue
+        before = old.rows[node.old]
+        is_rewired = row.sources != tuple(moved.get(source, source) for source in before.sources)
+        what = f"  reads {_named(rows, row.sources)}" if is_rewired else ""
+        if is_rewired or row.text != before.text:
+            text = row.text if row.text == before.text else f"{before.text} -> {row.text}"
+            lines.append(f"{node.old:>5}{i:>5}  {'~' if is_rewired else ' '} {text}{what}")
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (old, new)]
+    put_in = plural(sum(node.old is None for node in inserted.nodes), "row")
+    head = f"{file} -> {out}: {put_in} put in, {counts[0]:,} -> {counts[1]:,} parameters (+ new, ~ reads another row)"
+    return "\n".join([head, *lines, *(f"warning: {warning}" for warning in check_wiring(new))])
+
+
+def _named(rows: Sequence[Row], sources: Sequence[int]) -> str:
+    return ", ".join(f"{source} {rows[source].content[2]}" if source >= 0 else "the image" for source in sources)

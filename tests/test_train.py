@@ -146,6 +146,8 @@ def test_core_defaults_are_those_of_v61():
         "seed": 0,
         "amp": "auto",
         "close_mosaic": 0,
+        "insert": [],
+        "require_transfer": 0.0,
         "given": frozenset(),
     }
     options = dataclasses.asdict(train.parse_opt([]))
