@@ -75,7 +75,7 @@ def main(opt: DetectOptions) -> Path:
         window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
         reading = Reading(opt.vid_stride, window, ranks)
         with closing(open_source(find_source(opt.source), reading)) as source:
-            model = load_model(opt, weights)
+            model = load_model(opt, weights, ranks)
             with shared_folder(opt, ranks) as folder:
                 tables = ["csv"] * opt.save_csv + ["json"] * opt.save_json
                 with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
@@ -96,9 +96,9 @@ def main(opt: DetectOptions) -> Path:
     return folder
 
 
-def load_model(opt: DetectOptions, weights: Sequence[Path]) -> nn.Module:
+def load_model(opt: DetectOptions, weights: Sequence[Path], ranks: Ranks) -> nn.Module:
     """The network on its device, ready to run."""
-    device = select_device(opt.device)
+    device = select_device(opt.device, ranks.local_rank, ranks.size)
     model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")

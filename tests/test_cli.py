@@ -153,12 +153,8 @@ OTHER_DEFAULTS = {  # (script, flag): our default; v6.1's would have to be downl
     ("train", "data"): SHAPES,
     ("val", "data"): SHAPES,
 }
-NOT_THERE_YET = {("val", "dnn"), ("detect", "dnn")}  # strict: the test says when a row can be taken out
-UNUSED_YET = {  # by the tests, and strict as well
-    *(("train", name) for name in ("sync_bn", "evolve", "bucket", "entity", "upload_dataset", "bbox_interval")),
-    ("train", "artifact_alias"),
-}
-WITHOUT_EFFECT = {("train", "local_rank"), ("export", "topk_per_class")}  # parsed, for old command lines, and no more
+# Parsed, for old command lines, and no more.
+WITHOUT_EFFECT = {("train", "local_rank"), ("export", "topk_per_class"), ("export", "inplace")}
 
 SCRIPTS = {name: import_module(name) for name in V61 if (ROOT / f"{name}.py").exists()}
 SHORT = ("--img imgsz", "--batch batch_size", "--conf conf_thres", "--iou iou_thres")
@@ -187,10 +183,9 @@ DESTS = [
 ]
 
 
-def case(script, value, name, pending):
-    """A parameter set, marked to fail for as long as it is pending."""
-    marks = [pytest.mark.xfail(strict=True, raises=(SystemExit, AssertionError))] if (script, name) in pending else []
-    return pytest.param(script, value, id=f"{script}-{name}", marks=marks)
+def case(script, value, name):
+    """A parameter set that is called as the flag is."""
+    return pytest.param(script, value, id=f"{script}-{name}")
 
 
 def values(script, *arguments):
@@ -200,7 +195,7 @@ def values(script, *arguments):
 
 # Flags and defaults ---------------------------------------------------------------------------------------------------
 
-ROWS = [case(script, flag, flag.dest, NOT_THERE_YET) for script in SCRIPTS for flag in V61[script]]
+ROWS = [case(script, flag, flag.dest) for script in SCRIPTS for flag in V61[script]]
 
 
 @pytest.mark.parametrize(("script", "flag"), ROWS)
@@ -270,7 +265,7 @@ def used_words(tree):
 
 def words_of_tests(script):
     """The words that are used in the files of tests that import or start a script."""
-    own, found = re.compile(rf"^import {script}$|\b{script}\.py\b", re.MULTILINE), set()
+    own, found = re.compile(rf"^import {script}$|\b{script}\.py\b|\b{script}_options\b", re.MULTILINE), set()
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         if path != Path(__file__).resolve() and own.search(text):
@@ -283,7 +278,7 @@ USED = {script: words_of_tests(script) for script in SCRIPTS}
 
 @pytest.mark.parametrize(
     ("script", "name"),
-    [case(script, name, name, UNUSED_YET) for script, name in DESTS if (script, name) not in WITHOUT_EFFECT],
+    [case(script, name, name) for script, name in DESTS if (script, name) not in WITHOUT_EFFECT],
 )
 def test_some_test_uses_the_flag(script, name):
     """By each of its spellings: `--img 64` uses --imgsz."""

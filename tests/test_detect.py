@@ -1,6 +1,5 @@
 """detect.py as a user runs it: flags, console lines, files, errors, and v6.1's detections on two known photographs."""
 
-import dataclasses
 import itertools
 import json
 import logging
@@ -77,28 +76,6 @@ def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_defaults_are_those_of_v61():
-    expected = {
-        "weights": [str(ROOT / "yolov5s.pt")],
-        "source": str(ROOT / "data" / "images"),
-        "data": str(ROOT / "data" / "coco128.yaml"),
-        "imgsz": [640],
-        "conf_thres": 0.25,
-        "iou_thres": 0.45,
-        "max_det": 1000,
-        "device": "",
-        "classes": None,
-        "project": str(ROOT / "runs" / "detect"),
-        "name": "exp",
-        "line_thickness": 3,
-        "batch_size": 1,  # from here on ours
-        "vid_stride": 1,
-        "threads": 0,
-    }
-    options = dataclasses.asdict(detect.parse_opt([]))
-    assert {key: value for key, value in options.items() if value is not False} == expected
-
-
 @pytest.mark.parametrize(("agnostic_nms", "expected"), [(False, "1 person, 1 tie"), (True, "1 person")])
 def test_agnostic_nms(run, model, pictures, monkeypatch, agnostic_nms, expected):
     """Two boxes of different classes in one place."""
@@ -120,6 +97,7 @@ def test_size_has_three_names_and_others_can_be_shortened(flag):
         ({"conf_thres": 1.5}, "--conf-thres 1.5"),
         ({"iou_thres": -1.0}, "--iou-thres -1.0"),
         ({"max_det": 0}, "--max-det 0"),
+        ({"threads": -1}, "--threads -1"),
         ({"line_thickness": 0}, "--line-thickness 0"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"vid_stride": 0}, "--vid-stride 0"),

@@ -51,7 +51,7 @@ class Brightest(nn.Module):
 @pytest.fixture
 def model(monkeypatch):
     fake = Brightest().eval()
-    monkeypatch.setattr(detect, "attempt_load", lambda weights, device: fake)
+    monkeypatch.setattr(detect, "load_backend", lambda weights, device, **how: fake)
     return fake
 
 

@@ -1,6 +1,5 @@
 """export.py as a user runs it: flags, files and what is in them, how near to PyTorch they are, and errors."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -56,26 +55,6 @@ def differ(a, b):
 
 
 # Flags ----------------------------------------------------------------------------------------------------------------
-
-
-def test_flags_have_v61_names_and_defaults():
-    options = dataclasses.asdict(export.parse_opt([]))
-    assert {key: value for key, value in options.items() if value is not False} == {
-        "data": str(ROOT / "data" / "coco128.yaml"),
-        "weights": [str(ROOT / "yolov5s.pt")],
-        "imgsz": [640, 640],
-        "batch_size": 1,
-        "device": "cpu",
-        "opset": 12,
-        "workspace": 4,
-        "topk_per_class": 100,
-        "topk_all": 100,
-        "iou_thres": 0.45,
-        "conf_thres": 0.25,
-        "include": ["torchscript", "onnx"],
-    }
-    flags = ("half", "inplace", "train", "optimize", "int8", "dynamic", "simplify", "verbose", "nms", "agnostic_nms")
-    assert {key for key, value in options.items() if value is False} == set(flags)
 
 
 @pytest.mark.parametrize(

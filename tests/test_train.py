@@ -124,36 +124,6 @@ def test_val_and_detect_take_the_result(finished, data, tmp_path):
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-def test_core_defaults_are_those_of_v61():
-    expected = {
-        "weights": str(ROOT / "yolov5s.pt"),
-        "cfg": "",
-        "data": str(ROOT / "data" / "shapes.yaml"),  # v6.1: coco128.yaml, which would have to be downloaded
-        "hyp": str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
-        "epochs": 300,
-        "batch_size": 16,
-        "imgsz": 640,
-        "cache": None,
-        "device": "",
-        "optimizer": "SGD",
-        "workers": 8,
-        "project": str(ROOT / "runs" / "train"),
-        "name": "exp",
-        "label_smoothing": 0.0,
-        "patience": 100,
-        "freeze": [0],
-        "save_period": -1,
-        "seed": 0,
-        "amp": "auto",
-        "close_mosaic": 0,
-        "insert": [],
-        "require_transfer": 0.0,
-        "given": frozenset(),
-    }
-    options = dataclasses.asdict(train.parse_opt([]))
-    assert {key: value for key, value in options.items() if value is not False} == expected
-
-
 def test_flags_can_be_shortened_and_given_ones_are_known():
     arguments = "--img 320 --batch 8 --cache --resume --freeze 1 2 --epochs 300"
     opt = train.parse_opt(arguments.split())

@@ -1,6 +1,5 @@
 """val.py as a user runs it: flags, table, files, errors, empty sets, and known numbers on a real data set."""
 
-import dataclasses
 import json
 import logging
 import sys
@@ -84,32 +83,6 @@ def run(model, tmp_path, caplog):
 # Flags ----------------------------------------------------------------------------------------------------------------
 
 
-def test_flags_have_v61_names_and_defaults():
-    options = dataclasses.asdict(val.parse_opt([]))
-    assert options == {
-        "data": str(ROOT / "data" / "shapes.yaml"),
-        "weights": [str(ROOT / "yolov5s.pt")],
-        "batch_size": 32,
-        "imgsz": 640,
-        "conf_thres": 0.001,
-        "iou_thres": 0.6,
-        "max_det": 300,
-        "task": "val",
-        "sizes": list(range(256, 1537, 128)),
-        "device": "",
-        "workers": 8,
-        "project": str(ROOT / "runs" / "val"),
-        "name": "exp",
-        "threads": 0,
-    } | dict.fromkeys(
-        (
-            *("single_cls", "augment", "verbose", "save_txt", "save_hybrid", "save_conf", "save_json"),
-            *("exist_ok", "half", "dnn", "noplots"),
-        ),
-        False,
-    )
-
-
 @pytest.mark.parametrize("flag", ["--imgsz", "--img", "--img-size"])
 def test_names_of_the_size(flag):
     assert val.parse_opt([flag, "320", "--weights", "a.pt", "b.pt"]).imgsz == 320
@@ -124,6 +97,7 @@ def test_names_of_the_size(flag):
         ({"imgsz": 0}, "--imgsz 0"),
         ({"max_det": 0}, "--max-det 0"),
         ({"workers": -1}, "--workers -1"),
+        ({"threads": -1}, "--threads -1"),
         ({"task": "fast"}, "--task fast: must be one of train, val, test, speed, study"),
         ({"task": "study", "sizes": []}, "--sizes"),
         ({"task": "study", "sizes": [64, 0]}, "--sizes"),

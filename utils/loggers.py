@@ -134,8 +134,6 @@ class RunLogger:
 
         An epoch that was not validated has nan in the columns of the validation. best_epoch: the best one so far.
         """
-        if not self.is_main:
-            return
         measured = (math.nan,) * 7
         if result is not None:
             measured = (result.mp, result.mr, result.map50, result.map, *(result.losses or (math.nan,) * 3))

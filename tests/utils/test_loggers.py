@@ -191,7 +191,7 @@ def test_loggers_leave_random_states_alone(tmp_path):
 
 def test_without_loggers_nothing_is_written(tmp_path):
     options = {**parse_opt([]).values(), "bbox_interval": 3}
-    run = RunFiles(tmp_path, options, {}, 1)
+    run = RunFiles(tmp_path, options, {}, {}, [])
     with open_loggers(run, 0, nn.Identity(), 64, ("a",), {}, is_main=False) as logger:
         logger.log_epoch(0, LOSSES, RESULT, RATES, 0)
         logger.log_end(0, run.final, None)

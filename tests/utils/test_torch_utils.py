@@ -83,6 +83,22 @@ def test_device(gpus, monkeypatch, name, count, device):
 
 
 @pytest.mark.parametrize(
+    ("name", "count", "devices"),
+    [("", 0, ["cpu", "cpu"]), ("", 3, ["cuda:0", "cuda:1"]), ("2,0", 3, ["cuda:2", "cuda:0"]), ("cpu", 2, ["cpu"] * 2)],
+)
+def test_each_process_has_a_device_of_its_own(gpus, name, count, devices):
+    gpus(count)
+    assert [str(select_device(name, rank, len(devices))) for rank in range(len(devices))] == devices
+
+
+@pytest.mark.parametrize(("name", "count"), [("", 1), ("1", 2)])
+def test_more_processes_than_gpus(gpus, name, count):
+    gpus(count)
+    with pytest.raises(ValueError, match="fewer GPUs than processes"):
+        select_device(name, 1, 2)
+
+
+@pytest.mark.parametrize(
     ("name", "count", "message"),
     [
         ("0", 0, "no GPU 0, this machine has no GPU that torch can use"),
