@@ -214,23 +214,23 @@ def insert(content: dict, insertions: Sequence[Insertion], file: str = "model ya
         return known
 
     backbone = len(content["backbone"])
-    steps: dict[tuple[int, Block, bool], str] = {}
+    steps: list[tuple[int, Insertion]] = []
     for insertion in insertions:
         for index in find_rows(insertion.place, rows, backbone, strides):
-            key = (index, insertion.block, insertion.is_before)
-            if key in steps:
-                where = f"{steps[key]} and {insertion.place}" if steps[key] != insertion.place else f"{insertion.place}"
-                raise ValueError(f"{insertion.block.module} at {where}: row {index} twice; name it once")
+            for other, before in steps:
+                if (other, before.block, before.is_before) == (index, insertion.block, insertion.is_before):
+                    where = " and ".join(dict.fromkeys((before.place, insertion.place)))
+                    raise ValueError(f"{insertion.block.module} at {where}: row {index} twice; name it once")
             if rows[index] is rows[-1] and not insertion.is_before:
                 raise ValueError(f"{HEAD} is the last row: nothing can be put in after it, but before it")
-            steps[key] = insertion.place
+            steps.append((index, insertion))
     old, tails = list(nodes), {}
     channels = content.get("ch", 3)
-    for index, block, is_before in steps:
-        if is_before:
-            _put_before(nodes, old[index], block, channels)
+    for index, insertion in steps:
+        if insertion.is_before:
+            _put_before(nodes, old[index], insertion.block, channels)
         else:
-            tails[index] = _put_after(nodes, tails.get(index, old[index]), block, channels)
+            tails[index] = _put_after(nodes, tails.get(index, old[index]), insertion.block, channels)
     _number(nodes)
     new = copy.deepcopy({key: value for key, value in content.items() if key not in SECTIONS})
     lists = {key: [copy.deepcopy(node.written) for node in nodes if node.section == key] for key in SECTIONS}

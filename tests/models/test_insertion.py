@@ -189,6 +189,7 @@ def test_before_a_concat_others_go_on_reading_as_they_did(yaml):
         ("C3[c, False]@22", [-1, 1, "C3", [1024, False]]),  # of the concatenation of 512 and 512
         ("Conv[c,3]@11", [-1, 1, "Conv", [512, 3]]),
         ("Conv[128, 1]@23", [-1, 1, "Conv", [128, 1]]),
+        ("Conv[c, [3, 1]]@23", [-1, 1, "Conv", [1024, [3, 1]]]),
         ("NAMAttention[c]@11", [-1, 1, "NAMAttention", [512]]),
     ],
 )
