@@ -3,6 +3,7 @@
 python train.py --cfg yolov5s-NAM.yaml                                  # the generated shapes, from scratch
 python train.py --data bccd.yaml --cfg yolov5n-NAM.yaml --weights yolov5n.pt --imgsz 320 --epochs 30
 python train.py --data custom.yaml --weights yolov5s.pt                 # the checkpoint's own architecture
+python train.py --data custom.yaml --weights yolov5s.pt --insert NAMAttention@p5    # the same with NAM put in
 python train.py --resume                                                # the newest run, or --resume path/last.pt
 python train.py --epochs 10 --evolve 300                                # searches better values for --hyp
 python train.py --resume runs/train/exp --epochs 400                    # a finished run, with more epochs
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models.experimental import attempt_load
+from models.insertion import parse_insertions, with_insertions
 from models.sparsity import nam_penalty
 from models.transfer import transfer_weights
 from models.yolo import Model
@@ -106,6 +108,7 @@ def main(opt: TrainOptions) -> Path:
         if opt.resume and opt.evolve is None:
             opt, checkpoint = resumed(opt)
         opt.check()
+        parse_insertions(opt.insert)  # what is wrong in it is said at once
         check_shares(opt.values(), ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.values()))
@@ -225,15 +228,16 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
         model = Model(source.yaml)
     else:
         cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
+        if opt.insert:
+            cfg = with_insertions(cfg, opt.insert, opt.cfg or opt.weights)
         model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
     model.names = list(data.names)
     if source and not opt.resume:
         report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
         LOGGER.info(f"{opt.weights}:\n{report}")
-        if not any(entry.source.endswith(".weight") for entry in report.matched):
-            raise ValueError(f"{opt.weights}: none of it fits {opt.cfg}; to train from scratch name --weights ''")
-        if report.items < report.total / 2:
-            LOGGER.warning(f"{opt.weights}: less than half of it fits {opt.cfg}")
+        report.check(opt.weights, opt.cfg, opt.require_transfer)
+    elif opt.require_transfer and not source:
+        raise ValueError(f"--require-transfer {opt.require_transfer:g}: there are no weights; name them by --weights")
     if opt.noautoanchor and model.head.has_placeholder_anchors:
         what = opt.hyp if hyp.anchors is not None else opt.cfg or opt.weights
         raise ValueError(
@@ -378,7 +382,7 @@ def run(**options: object) -> Path:
     """Training from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     set_logging()
     known = [field.name for field in fields(TrainOptions) if field.name != "given"]
-    options = normalized(options, several={"freeze"}, allowed=known)
+    options = normalized(options, several={"freeze", "insert"}, allowed=known)
     return main(replace(parse_opt([]), **options, given=frozenset(options)))
 
 

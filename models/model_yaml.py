@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from utils.config import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import check_file
 
 PREVIOUS = -1  # in `from` and in a plan: the row before
+IMAGE = -1  # among the rows that a row reads
 HEAD = "Detect"
+NAME = re.compile(r"[A-Za-z_][\w-]*")  # of a row
 KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL_KEYS = ("ch", "inplace")
 NEWER_KEYS = ("activation", "channel_multiple")  # of the line after v6.1; without them another network would come out
@@ -19,17 +22,22 @@ MOST_CLASSES, MOST_CHANNELS, MOST_REPEATS, LARGEST_GAIN = 100_000, 100_000, 1000
 
 @dataclass(frozen=True)
 class Row:
-    """One row [from, number, module, args] of a model yaml, the `index`-th of backbone and head together."""
+    """One row [from, number, module, args] of a model yaml, the `index`-th of backbone and head together.
+
+    A row may have a name as its fifth part, `p5` or `name: p5`, which the `from` of later rows may give for its number.
+    """
 
     file: str
     index: int
-    content: list
+    content: list  # four parts, numbers in place of names
     sources: tuple[int, ...]  # absolute numbers of the rows it reads; -1 is the image
+    name: str = ""
+    written: list | None = None  # where that is not `content`
 
     @property
     def text(self) -> str:
         """`[-1, 1, NAMAttention, [1024]]`, as it stands in the yaml."""
-        return _plain(self.content)
+        return _plain(self.content if self.written is None else self.written)
 
     @property
     def where(self) -> str:
@@ -43,6 +51,8 @@ class Row:
 
 def _plain(value: object) -> str:
     """The value as it stands in the yaml, without quotes."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
     return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
 
 
@@ -110,39 +120,67 @@ def read_rows(content: dict, file: str = "model yaml") -> list[Row]:
     rows = [*content["backbone"], *content["head"]]
     if not rows:
         raise ValueError(f"{file}: backbone and head have no rows")
-    checked = [_read_row(row, i, file) for i, row in enumerate(rows)]
+    names: dict[str, int] = {}
+    checked = []
+    for i, row in enumerate(rows):
+        checked.append(_read_row(row, i, file, names))
+        if checked[-1].name:
+            names[checked[-1].name] = i
     for row in checked:
         if (row.content[2] == HEAD) != (row is checked[-1]):
             raise row.error(f"{HEAD} must be the last row, and only that")
     return checked
 
 
-def _read_row(row: object, index: int, file: str) -> Row:
-    if not isinstance(row, list) or len(row) != 4:
-        raise ValueError(f"{file}: row {index} {_plain(row)}: must be [from, number, module, args], four parts")
-    source, number, name, args = row
+def _read_row(row: object, index: int, file: str, names: dict[str, int]) -> Row:
+    """The row, checked; `names` are those of the rows before it, with their numbers."""
+    if not isinstance(row, list) or len(row) not in (4, 5):
+        wanted = "must be [from, number, module, args], four parts, or five where it has a name"
+        raise ValueError(f"{file}: row {index} {_plain(row)}: {wanted}")
+    source, number, module, args = row[:4]
     bare = Row(file, index, row, ())
     if not is_whole(number) or not 1 <= number <= MOST_REPEATS:
         raise bare.error(f"number {number!r} is not a whole number from 1 to {MOST_REPEATS}")
-    if not isinstance(name, str):
-        raise bare.error(f"module {name!r} is not a name")
+    if not isinstance(module, str):
+        raise bare.error(f"module {module!r} is not a name")
     if not isinstance(args, list):
         raise bare.error(f"args {args!r} is not a list; [] where there are none")
-    return Row(file, index, row, _absolute(source, bare))
+    name = _read_name(row[4], names, bare) if len(row) == 5 else ""
+    items = [_number_of(item, names, bare) for item in (source if isinstance(source, list) else [source])]
+    content = [items if isinstance(source, list) else items[0], number, module, args]
+    return Row(file, index, content, _absolute(items, bare), name, None if content == row else row)
 
 
-def _absolute(source: object, row: Row) -> tuple[int, ...]:
+def _read_name(part: object, names: dict[str, int], row: Row) -> str:
+    """The name that a row's fifth part gives, `p5` or `name: p5`."""
+    name = part["name"] if isinstance(part, dict) and [*part] == ["name"] else part
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise row.error(f"{_plain(part)!r} is no name for a row: p5 or name: p5, of letters, digits, - and _")
+    if name in names:
+        raise row.error(f"the name {name} is taken by row {names[name]}")
+    return name
+
+
+def _number_of(source: object, names: dict[str, int], row: Row) -> int:
+    """The number in a `from`, or that of the row which it names."""
+    if isinstance(source, str) and source in names:
+        return names[source]
+    if not is_whole(source):
+        known = f", and no name of a row before it ({', '.join(names) or 'none has one'})"
+        raise row.error(f"from: {source!r} is not a row's number{known if isinstance(source, str) else ''}")
+    return source
+
+
+def _absolute(sources: list[int], row: Row) -> tuple[int, ...]:
     """The rows that `from` means, as absolute numbers."""
-    sources: Sequence[object] = source if isinstance(source, list) else [source]
+    source = _plain(row.content[0])
     found = []
     for number in sources:
-        if not is_whole(number):
-            raise row.error(f"from {_plain(source)}: {number!r} is not a row's number")
         absolute = number if number >= 0 else row.index + number
         if absolute >= row.index:
-            raise row.error(f"from {_plain(source)}: a row can read only rows before it, below {row.index}")
+            raise row.error(f"from {source}: a row can read only rows before it, below {row.index}")
         if absolute < 0 and (number, row.index) != (-1, 0):
-            raise row.error(f"from {_plain(source)}: there are only {row.index} rows before it")
+            raise row.error(f"from {source}: there are only {row.index} rows before it")
         found.append(absolute)
     if not found:
         raise row.error("from []: names no row")

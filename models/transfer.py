@@ -15,6 +15,7 @@ from torch import Tensor
 from models.model_yaml import read_rows
 from models.yolo import Model
 from utils.checkpoint import Checkpoint
+from utils.general import LOGGER
 
 # What each is worth in an alignment. The arguments, which are widths before scaling, tell a layer's place best: with
 # them a narrower network's stride 8 is not taken for a wider one's stride 4, though all shapes are the same.
@@ -68,6 +69,22 @@ class TransferReport:
     def total(self) -> int:
         """The tensors of the checkpoint."""
         return len(self.matched) + len(self.refused)
+
+    def check(self, file: str, cfg: str, required: float = 0.0) -> None:
+        """ValueError where nothing was copied, or less than this share of the checkpoint; a warning for less than half.
+
+        `file` and `cfg` name the checkpoint and the model.
+        """
+        share = self.items / self.total if self.total else 0.0
+        if not any(entry.source.endswith(".weight") for entry in self.matched):
+            raise ValueError(f"{file}: none of it fits {cfg}; to train from scratch name --weights ''")
+        if share < required:
+            raise ValueError(
+                f"{file}: {self.items} of its {self.total} tensors fit, a share of {share:.3f}, and --require-transfer "
+                f"asks for {required:g}; the table says which were refused and why"
+            )
+        if share < 0.5:
+            LOGGER.warning(f"{file}: less than half of it fits {cfg}")
 
     def __str__(self) -> str:
         """A head line, and a table of the layers with their numbers in the checkpoint and in the model."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from models.model_yaml import Row
+from models.repair import suggest
 
 
 class Head(Protocol):
@@ -24,6 +25,7 @@ class Head(Protocol):
 class Wired(Protocol):
     """What is looked at of a model."""
 
+    yaml: dict
     model: nn.Sequential
     rows: list[Row]
     head: Head
@@ -31,7 +33,9 @@ class Wired(Protocol):
 
 def check_wiring(model: Wired) -> list[str]:
     """What is odd about the model's wiring, a sentence each, naming the yaml and the row; empty where nothing is."""
-    return [*_unread(model), *_detect_inputs(model), *_levels(model)]
+    warnings = [*_unread(model), *_detect_inputs(model)]
+    advice = suggest(model.rows, model.yaml) if warnings else ""
+    return [*warnings, *([f"{model.rows[-1].file}: {advice}"] if advice else []), *_levels(model)]
 
 
 def _unread(model: Wired) -> list[str]:

@@ -45,7 +45,7 @@ OWN_STUDY = "evolve"  # the study's name in the folder's own database
 # they may lie elsewhere on other machines.
 COMMON = (
     *("epochs", "imgsz", "batch_size", "optimizer", "seed", "cos_lr", "label_smoothing", "freeze", "single_cls"),
-    *("rect", "quad", "multi_scale", "image_weights", "close_mosaic", "noautoanchor", "noval", "patience"),
+    *("rect", "quad", "multi_scale", "image_weights", "close_mosaic", "noautoanchor", "noval", "patience", "insert"),
 )
 COMMON_FILES = ("data", "cfg", "weights")
 

@@ -26,6 +26,8 @@ class TrainOptions:
 
     weights: str
     cfg: str
+    insert: list[str]
+    require_transfer: float
     data: str
     hyp: str
     epochs: int
@@ -79,6 +81,8 @@ class TrainOptions:
         """ValueError where a value is out of its range, or two exclude each other."""
         check_training(self.values())
         check_services(self.values())
+        if not 0 <= self.require_transfer <= 1:
+            raise ValueError(f"--require-transfer {self.require_transfer}: a share, from 0 to 1")
         if self.evolve is not None and self.evolve < 1:
             raise ValueError(f"--evolve {self.evolve}: 1 generation or more")
         if self.evolve_sampler not in EVOLVE_SAMPLERS:
@@ -99,6 +103,21 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
     )
     add("--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture")
+    add(
+        "--insert",
+        action="append",
+        default=[],
+        metavar="BLOCK@PLACE",
+        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
+        "C3[c,False]@backbone; places as in python -m models.insert --help, before:PLACE for a row's inputs",
+    )
+    add(
+        "--require-transfer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
+    )
     add(
         "--data",
         default=str(ROOT / "data" / "shapes.yaml"),
@@ -166,6 +185,6 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     )  # of old launchers; torchrun's is in its variables
     values = vars(parser.parse_args(arguments))
     unset = object()
-    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset)))
-    given = frozenset(name for name, value in vars(marked).items() if value is not unset)
+    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset) | {"insert": []}))
+    given = frozenset(name for name, value in vars(marked).items() if value is not unset and value != [])
     return TrainOptions(**values, given=given)

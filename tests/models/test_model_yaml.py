@@ -1,5 +1,6 @@
 """Rows of a model yaml: what they become, and what a faulty one is told."""
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.common import C3, NAMAttention
+from models.model_yaml import read_rows
 from models.yolo import Model, find_module
 from utils.config import read_yaml
 from utils.general import ROOT, make_divisible
@@ -213,3 +215,40 @@ def test_a_pasted_block_needs_no_registration(tiny_with: Tiny, monkeypatch: pyte
     monkeypatch.setitem(__import__("models.yolo", fromlist=["BLOCKS"]).BLOCKS, "Scale", Scale)
     layer = build(tiny_with([-1, 1, "Scale", [2.0, "loud"]])).model[5]
     assert (layer.factor, layer.mode, layer.c2) == (2.0, "loud", 16)
+
+
+def test_rows_may_be_referred_to_by_name() -> None:
+    content = read_yaml(ROOT / "models" / "yolov5n.yaml")
+    rows = [*content["backbone"], *content["head"]]
+    named = copy.deepcopy(rows)
+    for index, name in ((4, "b3"), (6, {"name": "b4"}), (17, "p3"), (20, {"name": "p4"}), (23, "p5")):
+        named[index].append(name)
+    named[12][0], named[16][0], named[24][0] = [-1, "b4"], [-1, "b3"], ["p3", "p4", 23]
+    found = read_rows({"backbone": named, "head": []}, "mine.yaml")
+    plain = read_rows({"backbone": rows, "head": []})
+    assert [row.sources for row in found] == [row.sources for row in plain]
+    assert [row.content for row in found] == [row.content for row in plain]
+    assert found[6].text == "[-1, 9, C3, [512], name: b4]"
+    assert found[24].text == "[[p3, p4, 23], 1, Detect, [nc, anchors]]"
+    with torch.device("meta"):
+        models = [Model({**content, "backbone": [], "head": layers}, verbose=False) for layers in (rows, named)]
+    assert models[0].save == models[1].save
+    assert str(models[0]) == str(models[1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[-1, 1, "Conv", [8], 5]], "'5' is no name for a row"),
+        ([[-1, 1, "Conv", [8], True]], "'True' is no name for a row"),
+        ([[-1, 1, "Conv", [8], "5"]], "'5' is no name for a row"),
+        ([[-1, 1, "Conv", [8], {"nam": "x"}]], "'nam: x' is no name for a row"),
+        ([[-1, 1, "Conv", [8], "x"], [-1, 1, "Conv", [8], "x"]], "row 1 .*: the name x is taken by row 0"),
+        ([[-1, 1, "Conv", [8], "x"], ["y", 1, "Conv", [8]]], r"'y' is not a row's number, and no name .*\(x\)"),
+        ([["x", 1, "Conv", [8], "x"]], r"'x' is not a row's number, and no name .*\(none has one\)"),
+        ([[-1, 1, "Conv", [8], "x", "y"]], "four parts, or five where it has a name"),
+    ],
+)
+def test_names_that_are_none(rows: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_rows({"backbone": rows, "head": []})

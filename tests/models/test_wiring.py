@@ -57,8 +57,12 @@ def test_shipped_yamls_give_no_warning_with_real_anchors(name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_insertion_without_renumbering_warns(place: int) -> None:
     warnings = check_wiring(build(insert(place, renumber=False)))
-    assert warnings
-    assert all("row " in warning and "grow by one" in warning for warning in warnings)
+    *wrong, advice = warnings
+    assert wrong
+    assert all("row " in warning and "grow by one" in warning for warning in wrong)
+    command = "python -m models.insert yolov5n.yaml --module NAMAttention --after"
+    assert f"row {place + 1} (NAMAttention) came in" in advice
+    assert f"let this do it: {command} {place} --out yolov5n-NAMAttention.yaml" in advice
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -74,7 +78,7 @@ def test_detect_on_a_concat_names_both_rows() -> None:
 
 
 def test_unread_layer_is_named_with_its_reader() -> None:
-    (warning,) = check_wiring(build(insert(23, renumber=False)))
+    warning, _ = check_wiring(build(insert(23, renumber=False)))
     assert "row 24 [-1, 1, NAMAttention, []]: nobody reads its output" in warning
     assert "row 25 reads row 23 in front of it" in warning
 
@@ -111,3 +115,35 @@ def test_the_model_logs_them(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "yolov5"):
         build(copy.deepcopy(insert(23, renumber=False)))
     assert "nobody reads its output" in caplog.text
+
+
+def test_several_rows_put_in_without_renumbering_are_told_with_their_places() -> None:
+    settings = base()
+    rows = [*settings["backbone"], *settings["head"]]
+    for place in (23, 20, 17):
+        rows.insert(place + 1, [-1, 1, "NAMAttention", []])
+    *_, advice = check_wiring(build({**settings, "backbone": [], "head": rows}))
+    assert "rows 18, 22, 26 (NAMAttention) came in" in advice
+    assert "models.insert yolov5n.yaml --module NAMAttention --after 17 20 23 --out" in advice
+
+
+def test_arguments_are_part_of_the_advice() -> None:
+    settings = insert(9, renumber=False)
+    settings["head"][10] = [-1, 1, "C3", [1024, False]]
+    assert '--module "C3[1024, False]" --after 9 --out' in check_wiring(build(settings))[-1]
+
+
+def test_a_yaml_of_the_users_own_is_told_to_lose_the_row_first() -> None:
+    settings = insert(23, renumber=False)
+    settings["width_multiple"] = 0.125  # of no shipped yaml
+    advice = check_wiring(build(settings))[-1]
+    assert (
+        "take row 24 (NAMAttention) out again, and let this do it: python -m models.insert model yaml --module"
+        in advice
+    )
+
+
+def test_no_advice_where_no_row_explains_it() -> None:
+    settings = base()
+    settings["head"][-1][0] = [16, 19, 22]  # Detect on the concatenations
+    assert not any("let this do it" in warning for warning in check_wiring(build(settings)))

@@ -1,0 +1,353 @@
+"""Blocks put into a model yaml's rows by what a place means: every `from` behind them follows.
+
+What reads a row reads the block put in after it; before a row, a block is put into each of its inputs, which others go
+on reading as they are. Places are told in the numbers of the yaml as it is, however many blocks go in.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from models.model_yaml import HEAD, IMAGE, Row, is_whole, load_model_yaml, read_rows
+from models.wiring import check_wiring
+from models.yolo import BLOCKS, CHANNELS_IN_OUT, DRY_RUN_SIZE, Model
+from utils.general import LOGGER, plural
+
+WIDTH = "c"  # among a block's arguments: the channels of what it reads, before scaling
+BLOCK = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(\[.*\])?\s*", re.DOTALL)
+LEVEL = re.compile(r"[pP](\d)")
+PICK = re.compile(r"(.+)\[(-?\d+)\]")
+SECTIONS = ("backbone", "head")
+PLACES = (
+    "a row's number, its name, p3 (the row of stride 8 that Detect reads; backbone.p3: the backbone's last one), "
+    "C3 or backbone.C3 (each such row, backbone.C3[-1] the last), backbone (its last row) or detect"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block to put in: its module's name, and its arguments as a row has them."""
+
+    module: str
+    args: tuple = ()
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """A block and its place, in the words of `PLACES`: after it, or before it."""
+
+    block: Block
+    place: str
+    is_before: bool = False
+
+
+@dataclass(eq=False)
+class Node:
+    """A row in a graph whose edges are the rows themselves; `old` is its number in the yaml, None of a new one."""
+
+    section: str
+    old: int | None
+    row: list  # as written, its `from` not yet numbered anew
+    items: list[int | str]  # of its `from`: whether each is told backwards, by number or by name
+    sources: list["Node | None"]  # None is the image
+    name: str = ""
+    written: list = field(default_factory=list)  # as it stands in the new yaml
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """What came of it: the yaml's new content, and its rows in order, those put in among them."""
+
+    content: dict
+    nodes: list[Node]
+
+    @property
+    def moved(self) -> dict[int, int]:
+        """Each old row's new number."""
+        return {node.old: i for i, node in enumerate(self.nodes) if node.old is not None}
+
+
+# What is asked for ----------------------------------------------------------------------------------------------------
+
+
+def parse_block(text: str) -> Block:
+    """`NAMAttention` or `SE[c, 16]` as a block; ValueError where it is neither."""
+    match = BLOCK.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no block: NAMAttention, or with arguments, NAMAttention[...], is wanted")
+    try:
+        args = yaml.safe_load(match[2]) if match[2] else []
+    except yaml.YAMLError:
+        raise ValueError(f"{text}: the arguments are not a YAML list such as [c, 3, True]") from None
+    if match[1] == HEAD:
+        raise ValueError(f"{HEAD} is the last row, and only that; it cannot be put in")
+    return Block(match[1], tuple(args))
+
+
+def parse_insertions(texts: Sequence[str]) -> list[Insertion]:
+    """What --insert asks for: `NAMAttention@p5`, several after commas, a lone place being one more for the block.
+
+    `NAMAttention@before:p5` puts it into the inputs of that row, as `NAMAttention@detect` does into Detect's.
+    """
+    found: list[Insertion] = []
+    for text in texts:
+        block = None
+        for piece in _split(text):
+            name, at, place = piece.rpartition("@")
+            block = parse_block(name) if at else block
+            if block is None or not place.strip():
+                raise ValueError(f"--insert {text}: a block and its place, NAMAttention@p5, are wanted")
+            side, colon, rest = place.strip().partition(":")
+            if colon and side not in ("before", "after"):
+                raise ValueError(f"--insert {text}: {side}: must be before: or after:")
+            place = rest.strip() if colon else side
+            found.append(Insertion(block, place, side == "before" or place.lower() == HEAD.lower()))
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """The text's pieces between commas that stand in no brackets."""
+    depth, pieces = 0, [""]
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return pieces
+
+
+# Places ---------------------------------------------------------------------------------------------------------------
+
+
+def find_rows(place: str, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
+    """The numbers of the rows that a place means; the first `backbone` rows are the backbone's.
+
+    `strides` gives the rows' strides in pixels; it is called where a level is asked for. ValueError for no such place.
+    """
+    names = {row.name: row.index for row in rows if row.name}
+    if place in names:
+        return [names[place]]
+    if re.fullmatch(r"-?\d+", place):
+        if not 0 <= int(place) < len(rows):
+            raise ValueError(f"place {place}: {rows[0].file} has rows 0 to {len(rows) - 1}")
+        return [int(place)]
+    if match := PICK.fullmatch(place):
+        found = find_rows(match[1], rows, backbone, strides)
+        if not -len(found) <= int(match[2]) < len(found):
+            raise ValueError(f"place {place}: {match[1]} means {len(found)} rows; [0] to [{len(found) - 1}] pick one")
+        return [found[int(match[2])]]
+    section, dot, what = place.partition(".")
+    if section not in SECTIONS:
+        section, what = "", place
+    within = {"backbone": rows[:backbone], "head": rows[backbone:-1], "": rows}[section]
+    if section and not dot:
+        found = [row.index for row in within][-1:]
+    elif level := LEVEL.fullmatch(what):
+        found = _of_stride(2 ** int(level[1]), within, rows[-1], section, strides())
+    else:
+        found = [
+            row.index for row in within if row.content[2] == what or row.content[2].lower() == what.lower() == "detect"
+        ]
+    if not found:
+        modules = ", ".join(dict.fromkeys(row.content[2] for row in within))
+        raise ValueError(f"place {place}: {rows[0].file} has no such row; there are {modules}. A place is {PLACES}")
+    return found
+
+
+def _of_stride(wanted: int, within: Sequence[Row], detect: Row, section: str, strides: list[float]) -> list[int]:
+    """The section's last row of a stride; without one that which Detect reads."""
+    if section:
+        return [row.index for row in within if strides[row.index] == wanted][-1:]
+    found = [source for source in dict.fromkeys(detect.sources) if source >= 0 and strides[source] == wanted]
+    if len(found) != 1:
+        read = ", ".join(f"row {source} of stride {strides[source]:g}" for source in detect.sources)
+        raise ValueError(f"{detect.file}: {HEAD} reads {read}; {len(found)} of them have stride {wanted}")
+    return found
+
+
+def row_strides(content: dict, file: str) -> list[float]:
+    """The stride in pixels of each row's output; infinite where it gives no map."""
+    with torch.device("meta"):
+        model = quiet_model(content, file).eval()
+        strides = [float("inf")] * len(model.rows)
+
+        def note(layer: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4:
+                strides[layer.i] = DRY_RUN_SIZE / output.shape[2]
+
+        for layer in model.model:
+            layer.register_forward_hook(note)
+        model(torch.zeros(1, model.yaml["ch"], DRY_RUN_SIZE, DRY_RUN_SIZE))
+    return strides
+
+
+def quiet_model(content: dict, file: str) -> Model:
+    """The model of a yaml's content, nothing logged; errors name the file."""
+    try:
+        return Model(content, verbose=False, warn=False)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model yaml", file, 1)) from None
+
+
+# Insertion ------------------------------------------------------------------------------------------------------------
+
+
+def insert(content: dict, insertions: Sequence[Insertion], file: str = "model yaml") -> Inserted:
+    """The content of a model yaml with blocks put in, for which it is copied; ValueError where a place is none.
+
+    Several blocks at one place follow each other in the order given. A block without arguments that needs its channels
+    gets those of what it reads.
+    """
+    rows = read_rows(content, file)
+    nodes = _graph(content, rows)
+    known: list[float] = []
+
+    def strides() -> list[float]:
+        known[:] = known or row_strides(content, file)
+        return known
+
+    backbone = len(content["backbone"])
+    steps: list[tuple[int, Insertion]] = []
+    for insertion in insertions:
+        for index in find_rows(insertion.place, rows, backbone, strides):
+            for other, before in steps:
+                if (other, before.block, before.is_before) == (index, insertion.block, insertion.is_before):
+                    where = " and ".join(dict.fromkeys((before.place, insertion.place)))
+                    raise ValueError(f"{insertion.block.module} at {where}: row {index} twice; name it once")
+            if rows[index] is rows[-1] and not insertion.is_before:
+                raise ValueError(f"{HEAD} is the last row: nothing can be put in after it, but before it")
+            steps.append((index, insertion))
+    old, tails = list(nodes), {}
+    channels = content.get("ch", 3)
+    for index, insertion in steps:
+        if insertion.is_before:
+            _put_before(nodes, old[index], insertion.block, channels)
+        else:
+            tails[index] = _put_after(nodes, tails.get(index, old[index]), insertion.block, channels)
+    _number(nodes)
+    new = copy.deepcopy({key: value for key, value in content.items() if key not in SECTIONS})
+    lists = {key: [copy.deepcopy(node.written) for node in nodes if node.section == key] for key in SECTIONS}
+    return Inserted({key: lists.get(key, new.get(key)) for key in content}, nodes)
+
+
+def with_insertions(cfg: str | Path | dict, texts: Sequence[str], file: str = "") -> dict:
+    """The content of a model yaml with what --insert asks for, the change logged; `file` names a mapping in it."""
+    content, found = load_model_yaml(cfg)
+    inserted = insert(content, parse_insertions(texts), file or found)
+    LOGGER.info(difference(content, inserted, file or found, "with --insert"))
+    return inserted.content
+
+
+def _graph(content: dict, rows: Sequence[Row]) -> list[Node]:
+    nodes: list[Node] = []
+    for row, written in zip(rows, [*content["backbone"], *content["head"]], strict=True):
+        section = SECTIONS[row.index >= len(content["backbone"])]
+        items = written[0] if isinstance(written[0], list) else [written[0]]
+        sources = [nodes[source] if source != IMAGE else None for source in row.sources]
+        nodes.append(Node(section, row.index, written, list(items), sources, row.name))
+    return nodes
+
+
+def _put_after(nodes: list[Node], target: Node, block: Block, channels: int) -> Node:
+    """The new row behind `target`, which all that read that one read now."""
+    new = _new(nodes, target.section, block, target, -1, channels)
+    for node in nodes:
+        node.sources = [new if source is target else source for source in node.sources]
+    nodes.insert(nodes.index(target) + 1, new)
+    return new
+
+
+def _put_before(nodes: list[Node], target: Node, block: Block, channels: int) -> None:
+    """A new row for each input of `target`, which alone reads it."""
+    for source in dict.fromkeys(target.sources):
+        item = target.items[target.sources.index(source)]
+        new = _new(nodes, target.section, block, source, item, channels)
+        target.sources = [new if other is source else other for other in target.sources]
+        nodes.insert(nodes.index(target), new)
+
+
+def _new(
+    nodes: Sequence[Node], section: str, block: Block, source: Node | None, item: int | str, channels: int
+) -> Node:
+    """A row with the block; one that reads a named row is named too, so that a `from` may go on by name."""
+    args = list(block.args)
+    if not args and BLOCKS.get(block.module) in CHANNELS_IN_OUT:
+        args = [WIDTH]
+    args = [_width(source, channels) if arg == WIDTH else arg for arg in args]
+    row, name = [item, 1, block.module, args], ""
+    if source is not None and source.name:
+        taken = {node.name for node in nodes}
+        stem = f"{source.name}-{block.module.rpartition('.')[2]}"
+        name = next(name for i in range(len(nodes) + 1) if (name := f"{stem}{i or ''}") not in taken)
+        row.append(name)
+    return Node(section, None, row, [item], [source], name)
+
+
+def _width(node: Node | None, channels: int) -> int:
+    """The channels of a row's output, before scaling, as its yaml tells them; `channels` are the image's."""
+    if node is None:
+        return channels
+    module, args = node.row[2:4]
+    if BLOCKS.get(module) in CHANNELS_IN_OUT and args and is_whole(args[0]):
+        return args[0]
+    widths = [_width(source, channels) for source in node.sources]
+    if module in ("Contract", "Expand"):
+        gain = (args[0] if args else 2) ** 2
+        return widths[0] * gain if module == "Contract" else widths[0] // gain
+    return sum(widths) if module == "Concat" else widths[0]
+
+
+def _number(nodes: Sequence[Node]) -> None:
+    """Writes each row's `from` for its new place, in the way it was told: backwards, by number or by name."""
+    places = {node: i for i, node in enumerate(nodes)}
+    for i, node in enumerate(nodes):
+        items: list[int | str] = []
+        for item, source in zip(node.items, node.sources, strict=True):
+            if source is None:
+                items.append(-1)
+            elif isinstance(item, str) and source.name:
+                items.append(source.name)
+            else:
+                place = places[source]
+                items.append(place - i if is_whole(item) and item < 0 else place)
+        node.written = [items if isinstance(node.row[0], list) else items[0], *node.row[1:]]
+
+
+# What changed --------------------------------------------------------------------------------------------------------
+
+
+def difference(content: dict, inserted: Inserted, file: str, out: str) -> str:
+    """What the insertion changed, a line for each row that is new, reads another row, or only names it anew.
+
+    Builds both networks, without numbers, for their parameters; ValueError where the new one cannot be built.
+    """
+    with torch.device("meta"):
+        old, new = quiet_model(content, file), quiet_model(inserted.content, out)
+    rows, moved = read_rows(inserted.content, out), inserted.moved
+    lines = [f"{'old':>5}{'new':>5}"]
+    for i, node in enumerate(inserted.nodes):
+        row = rows[i]
+        if node.old is None:
+            lines.append(f"{'-':>5}{i:>5}  + {row.text}  reads {_named(rows, row.sources)}")
+            continue
+        before = old.rows[node.old]
+        is_rewired = row.sources != tuple(moved.get(source, source) for source in before.sources)
+        what = f"  reads {_named(rows, row.sources)}" if is_rewired else ""
+        if is_rewired or row.text != before.text:
+            text = row.text if row.text == before.text else f"{before.text} -> {row.text}"
+            lines.append(f"{node.old:>5}{i:>5}  {'~' if is_rewired else ' '} {text}{what}")
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (old, new)]
+    put_in = plural(sum(node.old is None for node in inserted.nodes), "row")
+    head = f"{file} -> {out}: {put_in} put in, {counts[0]:,} -> {counts[1]:,} parameters (+ new, ~ reads another row)"
+    return "\n".join([head, *lines, *(f"warning: {warning}" for warning in check_wiring(new))])
+
+
+def _named(rows: Sequence[Row], sources: Sequence[int]) -> str:
+    return ", ".join(f"{source} {rows[source].content[2]}" if source >= 0 else "the image" for source in sources)
