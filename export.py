@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.backend import OnnxRuntime, OpenVinoRuntime, Runtime, TorchScriptRuntime
+from models.backend import RUNTIMES, Runtime, TorchScriptRuntime
 from models.experimental import attempt_load
 from models.export_check import FP16_LIMITS, FP32_LIMITS, Comparison, Limits, check_images, compare, table
 from models.export_formats import (
@@ -34,13 +34,19 @@ from models.export_formats import (
     write_openvino,
     write_torchscript,
 )
+from models.export_mobile import write_mnn, write_ncnn
+from models.export_torch import write_pt2, write_safetensors
 from models.metadata import AXES, PROGRAM, Metadata
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, one_line, run_script
 from utils.inference import check_limits
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
-FORMATS = {"torchscript": ".torchscript", "onnx": ".onnx", "openvino": "_openvino_model"}
+FORMATS = {
+    **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
+    **{"openvino": "_openvino_model", "ncnn": "_ncnn_model", "mnn": ".mnn"},
+}  # what a file's name ends on after that of its weights; a folder's has no dot
+WITH_RAW = {"torchscript", "onnx", "openvino"}  # those that --train is for
 INSTEAD = {  # v6.1's other formats: what serves in their place
     "saved_model": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
     "pb": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
@@ -66,6 +72,7 @@ class ExportOptions:
     inplace: bool
     train: bool
     optimize: bool
+    aoti: bool
     int8: bool
     dynamic: bool
     simplify: bool
@@ -99,6 +106,10 @@ class ExportOptions:
             raise ValueError(f"{NMS_SIDE} only: give --include onnx alone with it")
         if self.nms and self.train:
             raise ValueError("--nms and --train exclude each other: NMS needs decoded boxes")
+        if self.train and not set(self.formats) <= {*WITH_RAW, ENGINE}:
+            raise ValueError(f"--train: raw maps are written as {', '.join(sorted(WITH_RAW))} only")
+        if self.aoti and self.formats != ["pt2"]:
+            raise ValueError("--aoti compiles pt2 files: give --include pt2 alone with it")
         if self.optimize and (self.half or "torchscript" not in self.formats):
             raise ValueError(
                 "--optimize is for FP32 TorchScript files for mobiles: --include torchscript, without --half"
@@ -138,6 +149,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     )
     parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
     parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
+    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
     parser.add_argument("--int8", action="store_true", help="not written yet")
     parser.add_argument(
         "--dynamic", action="store_true", help="ONNX, OpenVINO: any batch, height and width; TorchScript always has it"
@@ -245,17 +257,31 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
         images = [batch.to(device) for batch in check_images(runtime.metadata, opt.nms)]
         return compare(runtime, job.reference, images, job.limits)
 
-    if name == "openvino":
+    if name in ("openvino", "ncnn"):
         with whole_folder(target) as folder:
-            write_openvino(job.model, job.images, metadata, folder, settings)
-            return target, checked(OpenVinoRuntime(folder, device, no_names))
+            if name == "openvino":
+                write_openvino(job.model, job.images, metadata, folder, settings)
+            else:  # it computes one image after another, of one size
+                alone = replace(metadata, batch=1, dynamic=AXES[:1])
+                write_ncnn(job.reference, job.images.float(), alone, folder)
+            return target, checked(RUNTIMES[name](folder, device, no_names))
     with atomic_write(target) as file:
         if name == "torchscript":  # its sizes are open in any case: what is traced follows them
             metadata = replace(metadata, dynamic=AXES, details=metadata.details | {"device": device.type})
             write_torchscript(job.model, job.images, metadata, file, opt.optimize)
             return target, checked(TorchScriptRuntime(file, device))
-        write_onnx(job.model, job.images, metadata, file, settings)
-        return target, checked(OnnxRuntime(file, torch.device("cpu"), no_names))
+        if name == "pt2":
+            metadata = replace(metadata, details=metadata.details | {"device": device.type})
+            write_pt2(job.model, job.images, metadata, file, opt.aoti)
+        elif name == "safetensors":
+            whole = attempt_load(job.weights, "cpu", fuse=False)
+            write_safetensors(whole, replace(metadata, dynamic=AXES), file)
+        elif name == "mnn":
+            write_mnn(job.reference, job.images.float(), metadata, file, settings)
+        else:
+            write_onnx(job.model, job.images, metadata, file, settings)
+        on_cpu = name in ("onnx", "mnn")
+        return target, checked(RUNTIMES[name](file, torch.device("cpu") if on_cpu else device, no_names))
 
 
 def no_names() -> Sequence[str]:

@@ -23,6 +23,13 @@ LATE_IMPORTS = {
     "onnx",
     "onnxruntime",
     "onnxslim",
+    "MNN",
+    "_tools",
+    "ncnn",
+    "nncf",
+    "pnnx",
+    "safetensors",
+    "safetensors.torch",
     "openvino",
     "pandas",
     "pycocotools",
@@ -53,7 +60,12 @@ ALLOWED = {  # file: what it alone does, and why
     "utils/log_mlflow.py": {"os.environ"},  # MLflow tells its makers of its use unless told not to before its import
     "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
 }
-PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
+PACKAGES = {
+    "cv2": "opencv-python",
+    "MNN": "mnn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}  # where the import has another name
 HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
     *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino")
 }
