@@ -41,17 +41,19 @@ class Pt2Runtime(Runtime):
         try:
             if is_code:
                 LOGGER.warning(f"{path}: is machine code, which can do anything that a program can; use your own only")
-                self.network = torch._inductor.aoti_load_package(str(path))
+                found = torch._inductor.aoti_load_package(str(path))
             else:
-                self.network = torch.export.load(str(path)).module(check_guards=False)
+                # Its guards refuse a side of one stride, and images in another layout, though it computes them.
+                found = torch.export.load(str(path)).module(check_guards=False)
         except Exception as error:  # of classes that differ with what is damaged
             raise ValueError(f"{path}: not a pt2 file that this torch reads: {_first_line(error)}") from error
+        self.network = (found,)  # no submodule: what torch.export made refuses eval()
         self.dtype = torch.float16 if metadata.details.get("precision") == "fp16" else torch.float32
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """See Runtime."""
         with torch.no_grad():
-            return [self.network(images.to(self.dtype).contiguous())]
+            return [self.network[0](images.to(self.dtype).contiguous())]
 
 
 def read_pt2(path: Path) -> tuple[Metadata, bool]:
