@@ -54,7 +54,7 @@ class NcnnRuntime(Runtime):
 
 
 def check_ncnn_size(folder: Path, expected: str | None) -> None:
-    """ValueError where the weights are not as long as they were written: ncnn reads what is missing as zeros."""
+    """ValueError where the weights are not as long as they were written, which ncnn would not notice."""
     found = str((folder / NCNN_BIN).stat().st_size)
     if expected != found:
         raise ValueError(f"{folder}: {NCNN_BIN} has {found} bytes, {expected} were written; export it again")

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,19 @@ from models.runtime import needs
 CALIBRATION_IMAGES = 300
 
 
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """Puts the root logger back as it was: NNCF's packages change it for all when they are imported."""
+    root = logging.getLogger()
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers, root.filters = handlers, filters
+
+
+@kept_logging()
 def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batches: Iterable[Tensor]) -> None:
     """Replaces the FP32 network in an OpenVINO folder by an INT8 one, and the precision that its metadata states.
 
