@@ -64,6 +64,7 @@ ALLOWED = {  # file: what it alone does, and why
 PACKAGES = {
     "cv2": "opencv-python",
     "MNN": "mnn",
+    "_tools": "mnn",
     "PIL": "pillow",
     "yaml": "pyyaml",
 }  # where the import has another name
