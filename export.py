@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.backend import OnnxRuntime, OpenVinoRuntime, Runtime, TorchScriptRuntime
+from models.backend import RUNTIMES, Runtime, TorchScriptRuntime
 from models.experimental import attempt_load
-from models.export_check import FP16_LIMITS, FP32_LIMITS, Comparison, Limits, check_images, compare, table
+from models.export_check import FP16_LIMITS, FP32_LIMITS, INT8_LIMITS, Comparison, Limits, check_images, compare, table
 from models.export_formats import (
     OPSETS,
     ExportModel,
@@ -35,13 +35,23 @@ from models.export_formats import (
     write_openvino,
     write_torchscript,
 )
+from models.export_int8 import quantize_openvino
+from models.export_mobile import write_mnn, write_ncnn
+from models.export_torch import write_pt2, write_safetensors
 from models.metadata import AXES, PROGRAM, Metadata
+from utils.config import DataConfig
+from utils.evaluate import check_classes
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, one_line, run_script
 from utils.inference import check_limits
+from utils.rating import letterboxed_loader, rate
 from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
-FORMATS = {"torchscript": ".torchscript", "onnx": ".onnx", "openvino": "_openvino_model"}
+FORMATS = {
+    **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
+    **{"openvino": "_openvino_model", "ncnn": "_ncnn_model", "mnn": ".mnn"},
+}  # what a file's name ends on after that of its weights; a folder's has no dot
+WITH_RAW = {"torchscript", "onnx", "openvino"}  # those that --train is for
 INSTEAD = {  # v6.1's other formats: what serves in their place
     "saved_model": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
     "pb": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
@@ -67,7 +77,9 @@ class ExportOptions:
     inplace: bool
     train: bool
     optimize: bool
+    aoti: bool
     int8: bool
+    max_drop: float
     dynamic: bool
     simplify: bool
     opset: int
@@ -94,12 +106,18 @@ class ExportOptions:
                 raise ValueError(f"--include {name}: {INSTEAD[name]}")
             if name not in FORMATS and name != ENGINE:
                 raise ValueError(f"--include {name}: must be one of {', '.join((*FORMATS, ENGINE))}")
-        if self.int8:
-            raise ValueError("--int8: no format is written in INT8 yet; --half halves the file")
+        if self.int8 and (self.formats != ["openvino"] or self.half or self.train):
+            raise ValueError("--int8 is for openvino: --include openvino alone with it, without --half and --train")
+        if not 0 <= self.max_drop <= 1:
+            raise ValueError(f"--max-drop {self.max_drop}: mAP@.5:.95 that INT8 may cost, 0..1")
         if self.nms and set(self.formats) != {"onnx"}:
             raise ValueError(f"{NMS_SIDE} only: give --include onnx alone with it")
         if self.nms and self.train:
             raise ValueError("--nms and --train exclude each other: NMS needs decoded boxes")
+        if self.train and not set(self.formats) <= {*WITH_RAW, ENGINE}:
+            raise ValueError(f"--train: raw maps are written as {', '.join(sorted(WITH_RAW))} only")
+        if self.aoti and self.formats != ["pt2"]:
+            raise ValueError("--aoti compiles pt2 files: give --include pt2 alone with it")
         if self.optimize and (self.half or "torchscript" not in self.formats):
             raise ValueError(
                 "--optimize is for FP32 TorchScript files for mobiles: --include torchscript, without --half"
@@ -121,7 +139,9 @@ class ExportOptions:
 def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description="Write a trained network in the formats that others run.")
-    parser.add_argument("--data", default=str(ROOT / "data" / "coco128.yaml"), help="images for INT8; not used yet")
+    parser.add_argument(
+        "--data", default=str(ROOT / "data" / "coco128.yaml"), help="--int8: the data set with its images"
+    )
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -139,7 +159,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     )
     parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
     parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
-    parser.add_argument("--int8", action="store_true", help="not written yet")
+    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the val split of --data")
+    parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
     parser.add_argument(
         "--dynamic", action="store_true", help="ONNX, OpenVINO: any batch, height and width; TorchScript always has it"
     )
@@ -236,7 +258,7 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
 
 def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
     """Writes one format, runs it, and puts it in its place if it gives what PyTorch gives; nothing is left if not."""
-    target = job.weights.with_name(job.weights.stem + FORMATS[name])
+    target = job.weights.with_name(job.weights.stem + ("_int8" if opt.int8 else "") + FORMATS[name])
     device, metadata = job.images.device, job.metadata
     settings = OnnxSettings(opt.opset, opt.simplify, opt.open_axes)
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
@@ -245,17 +267,49 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
         images = [batch.to(device) for batch in check_images(runtime.metadata, opt.nms)]
         return compare(runtime, job.reference, images, job.limits)
 
-    if name == "openvino":
+    if name in ("openvino", "ncnn"):
         with whole_folder(target) as folder:
-            write_openvino(job.model, job.images, metadata, folder, settings)
-            return target, checked(OpenVinoRuntime(folder, device, no_names))
+            if name == "openvino":
+                write_openvino(job.model, job.images, metadata, folder, settings)
+                if opt.int8:
+                    return target, to_int8(opt, job, folder)
+            else:  # it computes one image after another, of one size
+                alone = replace(metadata, batch=1, dynamic=AXES[:1])
+                write_ncnn(job.reference, job.images.float(), alone, folder)
+            return target, checked(RUNTIMES[name](folder, device, no_names))
     with atomic_write(target) as file:
         if name == "torchscript":  # its sizes are open in any case: what is traced follows them
             metadata = replace(metadata, dynamic=AXES, details=metadata.details | {"device": device.type})
             write_torchscript(job.model, job.images, metadata, file, opt.optimize)
             return target, checked(TorchScriptRuntime(file, device))
-        write_onnx(job.model, job.images, metadata, file, settings)
-        return target, checked(OnnxRuntime(file, torch.device("cpu"), no_names))
+        if name == "pt2":
+            metadata = replace(metadata, details=metadata.details | {"device": device.type})
+            write_pt2(job.model, job.images, metadata, file, opt.aoti)
+        elif name == "safetensors":
+            whole = attempt_load(job.weights, "cpu", fuse=False)
+            write_safetensors(whole, replace(metadata, dynamic=AXES), file)
+        elif name == "mnn":
+            write_mnn(job.reference, job.images.float(), metadata, file, settings)
+        else:
+            write_onnx(job.model, job.images, metadata, file, settings)
+        on_cpu = name in ("onnx", "mnn")
+        return target, checked(RUNTIMES[name](file, torch.device("cpu") if on_cpu else device, no_names))
+
+
+def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
+    """Makes the OpenVINO network in a folder one of INT8; ValueError where that costs more than --max-drop of mAP."""
+    data, metadata, cpu = DataConfig.from_yaml(opt.data), job.metadata, torch.device("cpu")
+    loader = letterboxed_loader(data, metadata.imgsz, metadata.batch)
+    check_classes(metadata.nc, data.nc)
+    quantize_openvino(folder, job.reference, metadata, (batch.images for batch in loader))
+    runtime = RUNTIMES["openvino"](folder, cpu, no_names)
+    comparison = compare(runtime, job.reference, check_images(runtime.metadata), INT8_LIMITS)
+    before, after = (rate(model, loader, data.names, cpu).map for model in (job.reference.network.cpu(), runtime))
+    told = f"mAP@.5:.95 on {len(loader.dataset)} images of {data.file.name}: {before:.4f} before, {after:.4f} in INT8"
+    if before - after > opt.max_drop:
+        raise ValueError(f"{told}, which is {before - after:.4f} less; --max-drop allows {opt.max_drop}")
+    LOGGER.info(told)
+    return comparison
 
 
 def no_names() -> Sequence[str]:

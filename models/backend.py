@@ -1,4 +1,4 @@
-"""Networks out of files of any kind, behind one call: checkpoints, TorchScript, ONNX, OpenVINO.
+"""Networks out of files of any kind, behind one call: checkpoints, TorchScript, ONNX, OpenVINO, and others.
 
 What is loaded is a Module that takes images (B, 3, H, W) in 0..1 and gives (decoded (B, N, 5 + nc), raw maps or []),
 with `names`, `nc` and `stride`; an exported file's come from the file itself. Which runtime reads a file is told by its
@@ -12,7 +12,7 @@ import json
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,93 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
+from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
-from models.onnx_header import FLOAT16, OnnxHeader, Shape, read_onnx_header
+from models.onnx_header import FLOAT16, Shape, read_onnx_header
+from models.runtime import NMS_OUTPUTS, Names, Runtime, describe, reason
 from utils.config import DataConfig
-from utils.general import LOGGER, resource_advice
+from utils.general import LOGGER
 
 CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
-STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
-READABLE = ".pt, .torchscript, .onnx, an OpenVINO .xml or its folder"
-NMS_OUTPUTS = 4  # num, boxes, scores, classes
+READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, an OpenVINO .xml or its folder, an ncnn folder"
 OpenVinoModel = Any  # openvino.Model; the package is optional
-
-
-class Runtime(nn.Module):
-    """A network in an exported file; a class for each runtime says how `compute` is done.
-
-    fixed_batch and fixed_hw say what the file takes, None where it takes any. Batches are divided and filled up here;
-    images must come in the fixed height and width. An empty parameter tells, as it does of a network, where images are
-    wanted; it costs nothing.
-    """
-
-    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)  # what `compute` raises where a file does not work
-
-    def __init__(self, metadata: Metadata, device: torch.device) -> None:
-        super().__init__()
-        self.metadata = metadata
-        self.names, self.nc = list(metadata.names), metadata.nc
-        self.fixed_batch, self.fixed_hw = metadata.fixed_batch, metadata.fixed_hw
-        self.stride = torch.tensor([float(metadata.stride)])
-        self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Runtime":
-        del recurse  # what the file holds stays in its own type and place: it was made for them
-        return super()._apply(fn, recurse=False)
-
-    def compute(self, images: Tensor) -> list[Tensor]:
-        """The file's outputs for images (B, 3, H, W) float32 in 0..1; B is fixed_batch, if there is one."""
-        raise NotImplementedError
-
-    def outputs(self, images: Tensor) -> list[Tensor]:
-        """The file's outputs for any number of images (B, 3, H, W) in 0..1, in FP32, where the images are."""
-        if self.fixed_hw not in (None, tuple(images.shape[2:])):
-            raise ValueError(
-                f"images of {images.shape[2]}x{images.shape[3]} pixels, but this file takes "
-                f"{self.fixed_hw[0]}x{self.fixed_hw[1]} (height x width) only; export with --dynamic for any size"
-            )
-        size = self.fixed_batch or len(images)
-        parts = []
-        for group in images.float().split(size):
-            missing = size - len(group)
-            full = torch.cat((group, group.new_zeros(missing, *group.shape[1:]))) if missing else group
-            try:
-                found = self.compute(full)
-            except self.errors as error:
-                if resource_advice(error) is not None:
-                    raise
-                raise ValueError(
-                    f"{type(self).__name__} cannot compute this file for images {tuple(full.shape)}: {reason(error)}"
-                ) from error
-            parts.append([output[: len(group)] for output in found])
-        return [torch.cat(output).to(images.device, torch.float32) for output in zip(*parts, strict=True)]
-
-    def forward(self, images: Tensor, augment: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """The decoded boxes (B, N, no), xywh in pixels, objectness and class scores; raw maps are not in the file."""
-        if augment:
-            raise ValueError("--augment changes the size and needs the checkpoint; name the .pt file")
-        found = self.outputs(images)
-        decoded = from_nms(found, self.nc) if len(found) == NMS_OUTPUTS and found[1].ndim == 3 else found[0]
-        if decoded.ndim != 3 or (len(decoded), decoded.shape[2]) != (len(images), 5 + self.nc):
-            raise ValueError(
-                f"the file gives {tuple(decoded.shape)} where ({len(images)}, boxes, {5 + self.nc}) is wanted, "
-                f"that is 5 and one for each of {self.nc} classes; "
-                "it is of another family of networks, or exported with --train"
-            )
-        return decoded, []
-
-
-def from_nms(outputs: Sequence[Tensor], nc: int) -> Tensor:
-    """Rows (B, K, 5 + nc) as before NMS of num (B, 1), boxes xyxy (B, K, 4), scores (B, K) and classes (B, K)."""
-    num, boxes_xyxy, scores, classes = outputs
-    is_found = torch.arange(scores.shape[1], device=scores.device) < num  # (B, K)
-    low, high = boxes_xyxy.split(2, 2)
-    one_hot = torch.nn.functional.one_hot(classes.long().clamp(0, nc - 1), nc)
-    return torch.cat(((low + high) / 2, high - low, (scores * is_found)[..., None], one_hot.to(scores)), 2)
 
 
 class TorchScriptRuntime(Runtime):
@@ -143,7 +71,7 @@ class OnnxRuntime(Runtime):
 
     errors = (Exception,)  # of classes that the package does not publish
 
-    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
         header = read_onnx_header(path)
         super().__init__(describe(path, header.texts, header, names), device)
         ort = import_runtime("onnxruntime", path)
@@ -171,7 +99,7 @@ class OpenCVRuntime(Runtime):
 
     errors = (cv2.error,)
 
-    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
         header = read_onnx_header(path)
         super().__init__(describe(path, header.texts, header, names), device)
         if header.inputs[0].kind == FLOAT16:
@@ -195,7 +123,7 @@ class OpenCVRuntime(Runtime):
 class OpenVinoRuntime(Runtime):
     """An OpenVINO file on the CPU, in FP32 even where the CPU has bf16, so that its boxes are PyTorch's."""
 
-    def __init__(self, path: Path, device: torch.device, names: Callable[[], Sequence[str]], threads: int = 0) -> None:
+    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
         openvino = import_runtime("openvino", path)
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
@@ -222,6 +150,12 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
         return {}
     texts = json.loads(network.get_rt_info(OPENVINO_PLACE).astype(str))
     return texts if isinstance(texts, dict) else {}
+
+
+RUNTIMES = {
+    **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
+    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime},
+}  # what reads a kind of file, but for checkpoints and TorchScript
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -262,7 +196,7 @@ def load_backend(
 
     if kind == "torchscript":
         return TorchScriptRuntime(path, place).eval()
-    classes = {"onnx": OpenCVRuntime if dnn else OnnxRuntime, "openvino": OpenVinoRuntime}
+    classes = RUNTIMES | ({"onnx": OpenCVRuntime} if dnn else {})
     return classes[kind](path, place, names, threads).eval()
 
 
@@ -270,13 +204,16 @@ DetectMultiBackend = load_backend  # v6.1's name
 
 
 def find_kind(path: Path) -> str:
-    """`pt`, `torchscript`, `onnx` or `openvino`; FileNotFoundError or ValueError where the file is none of them."""
+    """`pt`, `torchscript` or one of RUNTIMES; FileNotFoundError or ValueError where the file is none of them."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
+        if (path / NCNN_PARAM).exists():
+            return "ncnn"
         find_xml(path)
         return "openvino"
-    kinds = {".pt": "pt", ".torchscript": "torchscript", ".onnx": "onnx", ".xml": "openvino"}
+    kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn"}
+    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn")}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")
@@ -324,12 +261,6 @@ def find_xml(path: Path) -> Path:
     return found[0]
 
 
-def reason(error: Exception) -> str:
-    """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
-    lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:200]
-
-
 def import_runtime(package: str, path: Path) -> ModuleType:
     """The package that runs such a file; ImportError with the command that installs it."""
     try:
@@ -341,21 +272,3 @@ def import_runtime(package: str, path: Path) -> ModuleType:
         hint = ", or give --dnn for OpenCV" if package == "onnxruntime" else ""
         raise ImportError(f"{path} needs {package}: pip install {package}{hint}") from error
     return found
-
-
-def describe(
-    path: Path, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
-) -> Metadata:
-    """What is known of a file from its texts and its own shapes; class names from `names` where it has none."""
-    shape = source.inputs[0].shape if isinstance(source, OnnxHeader) else source
-    if shape is None or len(shape) != 4 or shape[1] not in (3, None) or (shape[2] is None) != (shape[3] is None):
-        raise ValueError(f"{path}: takes {shape}; wanted is a detector of images (B, 3, H, W)")
-    try:
-        metadata = Metadata.from_text(texts, shape)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if metadata is not None:
-        return metadata
-    foreign = {"names": list(names()), "stride": STRIDE_OF_FOREIGN}
-    LOGGER.warning(f"{path}: brings no class names; those of --data are used")
-    return Metadata.from_text(foreign, shape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.experimental_blocks import CrossConv, MixConv2d, Sum
 from models.model_yaml import load_model_yaml, read_rows
 from models.yolo import Model, parse_model
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -65,7 +65,11 @@ def attempt_load(
 
 
 def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
-    checkpoint = load_checkpoint(path)
+    return network_of(path, load_checkpoint(path), device, fuse)
+
+
+def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> Model:
+    """The network that a file's yaml and weights make, for inference on the device; ValueError if they do not fit."""
     try:
         shapes = _claimed_shapes(checkpoint.yaml)
         misfit = _misfit(checkpoint.state, shapes)

@@ -3,6 +3,7 @@
 Legend: B images, N boxes, no = 5 + nc numbers of a box.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Limits:
 
 
 FP32_LIMITS, FP16_LIMITS = Limits(0.05, 1e-3), Limits(8.0, 0.03)
+INT8_LIMITS = Limits(math.inf, math.inf)  # what counts is the mAP, but NaN is too much
 
 
 @dataclass(frozen=True)

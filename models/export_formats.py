@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import NAMAttention
-from models.backend import CONFIG, OPENVINO_PLACE, reason
+from models.backend import CONFIG, OPENVINO_PLACE
 from models.metadata import Metadata
+from models.runtime import reason
 from utils.boxes import xywh2xyxy
 
 INPUT, OUTPUT = "images", "output"  # v6.1's names

@@ -25,6 +25,13 @@ LATE_IMPORTS = {
     "onnx",
     "onnxruntime",
     "onnxslim",
+    "MNN",
+    "_tools",
+    "ncnn",
+    "nncf",
+    "pnnx",
+    "safetensors",
+    "safetensors.torch",
     "openvino",
     "pandas",
     "pycocotools",
@@ -53,9 +60,16 @@ ALLOWED = {  # file: what it alone does, and why
     "utils/opencv.py": {"os.environ"},  # whether there is a display; FFmpeg takes its log level from nowhere else
     "utils/dist.py": {"os.environ"},  # torchrun tells its processes who they are
     "utils/log_mlflow.py": {"os.environ"},  # MLflow tells its makers of its use unless told not to before its import
+    "models/export_int8.py": {"os.environ"},  # NNCF tells its makers of its use unless told not to before its import
     "benchmarks/throughput.py": {"os.environ"},  # hands it on to the program it compares with
 }
-PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
+PACKAGES = {
+    "cv2": "opencv-python",
+    "MNN": "mnn",
+    "_tools": "mnn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}  # where the import has another name
 HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
     *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino")
 }

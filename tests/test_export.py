@@ -72,12 +72,15 @@ def differ(a, b):
     [
         ({"include": "tfjs"}, "--include tfjs: .*onnxruntime-web"),
         ({"include": ["onnx", "PB"]}, "--include pb: .*onnx runs wherever"),
-        ({"include": "onxx"}, "--include onxx: must be one of torchscript, onnx, openvino, engine"),
+        (
+            {"include": "onxx"},
+            "--include onxx: must be one of torchscript, pt2, safetensors, onnx, openvino, ncnn, mnn, engine",
+        ),
         ({"opset": 11}, "--opset 11: from 12 to 20"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3"),
         ({"conf_thres": 2.0}, "--conf-thres 2.0"),
-        ({"int8": True}, "--int8: no format is written in INT8 yet"),
+        ({"int8": True}, "--int8 is for openvino"),
         ({"nms": True}, "--nms puts NMS into ONNX files only"),
         ({"nms": True, "train": True, "include": "onnx"}, "--nms and --train exclude each other"),
         ({"optimize": True, "half": True}, "--optimize is for FP32"),

@@ -108,7 +108,8 @@ def find_weights(
     the trainings below `runs` is taken, which a log line says. FileNotFoundError says what is missing and what to do.
     """
     files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights or (default,)]
-    missing = [file for file in files if not file.is_file() and not any(file.glob("*.xml"))]  # OpenVINO's is a folder
+    folders = ("*.xml", "*.ncnn.param")  # what OpenVINO and ncnn have are folders with such a file
+    missing = [file for file in files if not file.is_file() and not any(any(file.glob(name)) for name in folders)]
     if not missing:
         return files
     if missing[0].is_dir():

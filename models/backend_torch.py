@@ -1,0 +1,126 @@
+"""Networks in torch's newer formats: pt2 of torch.export or AOTInductor, and safetensors, which holds weights only.
+
+None of them is read in a way that could run what a file brings, but for AOTInductor's: those are machine code.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.experimental import network_of
+from models.metadata import Metadata
+from models.runtime import METADATA_FILE, Names, Runtime, needs, own_metadata
+from utils.checkpoint import Checkpoint
+from utils.general import LOGGER
+
+EXTRA_ENTRY = f"extra/{METADATA_FILE}"
+AOTI_FOLDER = "data/aotinductor/"
+SAMPLES = "data/sample_inputs/"  # the images that the network was traced with, in torch's own pickle
+TABLES = ("weights_config.json", "constants_config.json")  # what each weight is stored as
+METADATA_KEY, YAML_KEY = "metadata", "yaml"  # in a safetensors header
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, UnicodeDecodeError)
+
+
+class Pt2Runtime(Runtime):
+    """A network of torch.export, or machine code of AOTInductor; it computes on the kind of device it was made on."""
+
+    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
+        del names
+        metadata, is_code = read_pt2(path)
+        made_on = metadata.details.get("device", device.type)
+        if made_on != device.type:
+            raise ValueError(f"{path}: was exported for {made_on}; use --device {made_on}, or export it for this one")
+        super().__init__(metadata, device)
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            if is_code:
+                LOGGER.warning(f"{path}: is machine code, which can do anything that a program can; use your own only")
+                found = torch._inductor.aoti_load_package(str(path))
+            else:
+                # Its guards refuse a side of one stride, and images in another layout, though it computes them.
+                found = torch.export.load(str(path)).module(check_guards=False)
+        except Exception as error:  # of classes that differ with what is damaged
+            raise ValueError(f"{path}: not a pt2 file that this torch reads: {_first_line(error)}") from error
+        self.network = (found,)  # no submodule: what torch.export made refuses eval()
+        self.dtype = torch.float16 if metadata.details.get("precision") == "fp16" else torch.float32
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        with torch.no_grad():
+            return [self.network[0](images.to(self.dtype).contiguous())]
+
+
+def read_pt2(path: Path) -> tuple[Metadata, bool]:
+    """What a pt2 file says of itself, and whether it is machine code.
+
+    ValueError where it is none, or has weights or images as pickles that hold anything else than tensors, which torch
+    would run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.partition("/")[2]: name for name in archive.namelist()}
+            metadata = own_metadata(path, json.loads(archive.read(entries[EXTRA_ENTRY])))
+            for short, name in entries.items():
+                if short.startswith(("data/weights/", "data/constants/")):
+                    if short.endswith(".pt") or (short.endswith(TABLES) and _has_pickles(archive.read(name))):
+                        raise ValueError(f"{path}: has pickled weights, which could run anything; it is refused")
+                    if not short.endswith(TABLES) and not Path(short).name.startswith(("weight_", "tensor_")):
+                        raise ValueError(f"{path}: has objects of its own, which could run anything; it is refused")
+                if short.startswith(SAMPLES):
+                    _check_samples(path, archive.read(name))
+    except DAMAGED as error:
+        raise ValueError(f"{path}: not a pt2 file of export.py, or a damaged one") from error
+    return metadata, any(name.startswith(AOTI_FOLDER) for name in entries)
+
+
+def _check_samples(path: Path, content: bytes) -> None:
+    """ValueError where example images are more than tensors: what torch.export.load cannot read so, it runs."""
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:  # of pickle's classes, and of any that a damaged one leads to
+        raise ValueError(f"{path}: its example images are damaged, or no tensors; it is refused") from error
+
+
+def _has_pickles(table: bytes) -> bool:
+    """Whether a table of weights says of any that it is a pickle."""
+    rows = json.loads(table)["config"].values()
+    return any(row["use_pickle"] is not False for row in rows)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class SafetensorsRuntime(Runtime):
+    """The weights of a network beside the yaml that it is built from; trained ones, with their norms apart."""
+
+    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
+        del names
+        with needs("safetensors", str(path)):
+            from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
+            content, yaml = (json.loads(header[key]) for key in (METADATA_KEY, YAML_KEY))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path}: not a safetensors file, or a damaged one: {_first_line(error)}") from error
+        except KeyError as error:
+            raise ValueError(f"{path}: has weights only, no yaml of their network; export it with export.py") from error
+        metadata = own_metadata(path, content)
+        super().__init__(metadata, device)
+        if threads:
+            torch.set_num_threads(threads)
+        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        self.network = network_of(path, Checkpoint(yaml, metadata.names, state), device, fuse=True)
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """See Runtime."""
+        with torch.no_grad():
+            return [self.network(images)[0]]

@@ -1,0 +1,81 @@
+"""Makes an OpenVINO network compute in INT8, by NNCF and images of a data set; the head and NAM stay as they are.
+
+A box of 0..640 pixels and a score of 0..1 in one tensor would share one scale, on which all scores become 0: so the
+head is left out.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.backend import OPENVINO_PLACE, find_xml
+from models.export_formats import ExportModel, import_package, nam_layers
+from models.metadata import Metadata
+from models.runtime import needs
+
+CALIBRATION_IMAGES = 300
+
+
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """Puts the root logger back as it was: NNCF's packages change it for all when they are imported."""
+    root = logging.getLogger()
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers, root.filters = handlers, filters
+
+
+@kept_logging()
+def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batches: Iterable[Tensor]) -> None:
+    """Replaces the FP32 network in an OpenVINO folder by an INT8 one, and the precision that its metadata states.
+
+    batches: images (B, 3, H, W) of 0..255 as they come from a loader, of the file's own shape but for the last ones.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers
+    with needs("nncf", "export.py --int8"):
+        import nncf
+    nncf.set_log_level(logging.ERROR)
+    openvino = import_package("openvino")
+    xml = find_xml(folder)
+    network = openvino.Core().read_model(str(xml))
+    layers = [*nam_layers(model.network), f"model.{len(model.network.model) - 1}"]
+    kept = nncf.IgnoredScope(patterns=[f".*/{re.escape(layer)}/.*" for layer in layers])
+    images = list(islice(calibration_images(batches, metadata.batch), max(CALIBRATION_IMAGES // metadata.batch, 1)))
+    if not images:
+        raise ValueError(f"--int8: the val split has less than one batch of {metadata.batch} images to calibrate with")
+    try:
+        result = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), ignored_scope=kept)
+    except (RuntimeError, ValueError, nncf.ValidationError) as error:
+        raise ValueError(f"NNCF cannot quantize it: {str(error).strip().splitlines()[0][:200]}") from error
+    details = metadata.details | {"precision": "int8", "calibration_images": str(len(images) * metadata.batch)}
+    texts = replace(metadata, details=details).to_text()
+    result.set_rt_info(json.dumps(texts, ensure_ascii=False), OPENVINO_PLACE)
+    scratch = xml.with_name("int8.xml")  # the FP32 weights are read while this is written
+    openvino.save_model(result, str(scratch), compress_to_fp16=False)
+    del network, result
+    for suffix in (".xml", ".bin"):
+        scratch.with_suffix(suffix).replace(xml.with_suffix(suffix))
+
+
+def calibration_images(batches: Iterable[Tensor], size: int) -> Iterable[np.ndarray]:
+    """Images (size, 3, H, W) float32 in 0..1 of batches of any length in 0..255; what is left over is not used."""
+    waiting = torch.zeros(0)
+    for batch in batches:
+        part = batch.float() / 255
+        waiting = torch.cat((waiting, part)) if len(waiting) else part
+        while len(waiting) >= size:
+            yield waiting[:size].numpy()
+            waiting = waiting[size:]

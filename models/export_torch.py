@@ -1,0 +1,79 @@
+"""Writes a network in torch's newer formats: pt2 by torch.export or AOTInductor, and safetensors."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.backend_torch import EXTRA_ENTRY, METADATA_KEY, YAML_KEY
+from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
+from models.metadata import Metadata
+from models.runtime import METADATA_FILE, needs
+
+COMPILERS = ("c++", "g++", "clang++")
+OPERATORS = {"mul.Tensor": "Mul", "add.Tensor": "Add", "sigmoid.default": "Sigmoid"}  # of torch, as ONNX has them
+
+
+def write_pt2(model: ExportModel, images: Tensor, metadata: Metadata, path: Path, aoti: bool) -> None:
+    """A network of torch.export, or with `aoti` its machine code; ValueError where NAM is not four operators in it."""
+    program = trace(model, images, metadata)
+    if not aoti:
+        torch.export.save(program, str(path), extra_files={METADATA_FILE: metadata.to_json()})
+        return
+    if not any(shutil.which(name) for name in COMPILERS):
+        raise ValueError(f"--aoti: needs a C++ compiler, one of {', '.join(COMPILERS)}; without the flag none is used")
+    package = path.with_name(f"{path.name}.pt2")  # the only suffix that it writes
+    try:
+        with quiet(), as_user_error("AOTInductor's code"):
+            torch._inductor.aoti_compile_and_package(program, package_path=str(package))
+        package.replace(path)
+    finally:
+        package.unlink(missing_ok=True)
+    with zipfile.ZipFile(path, "a") as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/{EXTRA_ENTRY}", metadata.to_json())
+
+
+def trace(model: ExportModel, images: Tensor, metadata: Metadata) -> torch.export.ExportedProgram:
+    """The network as torch.export sees it, for any batch and size where the metadata has these axes open."""
+    axes = {}
+    if "batch" in metadata.dynamic:  # one image, or a square, would be taken for the only ones that there are
+        images = images.new_zeros(2, 3, images.shape[2], images.shape[3])
+        axes[0] = torch.export.Dim("batch", min=1)
+    if "height" in metadata.dynamic:
+        images = images.new_zeros(*images.shape[:2], 4 * metadata.stride, 5 * metadata.stride)
+        axes |= {2: metadata.stride * torch.export.Dim("h"), 3: metadata.stride * torch.export.Dim("w")}
+    with quiet(), torch.no_grad(), as_user_error("a pt2 file"):
+        program = torch.export.export(model, (images,), dynamic_shapes={"images": axes} if axes else None)
+    for layer in nam_layers(model.network):
+        found = nam_nodes(program, f"network.{layer}")
+        if found != NAM_NODES:
+            raise ValueError(f"NAM at {layer} came out as {found}, where {NAM_NODES} is wanted")
+    return program
+
+
+def nam_nodes(program: torch.export.ExportedProgram, layer: str) -> list[str]:
+    """The operators of a layer, as ONNX calls those that NAM has; views of its weights are none."""
+    found = []
+    for node in program.graph.nodes:
+        owners = [name.removeprefix("L['self'].") for name, _ in node.meta.get("nn_module_stack", {}).values()]
+        name = getattr(node.target, "__name__", "")
+        if layer in owners and not name.startswith(("view", "reshape")):
+            found.append(OPERATORS.get(name, name))
+    return found
+
+
+def write_safetensors(network: nn.Module, metadata: Metadata, path: Path) -> None:
+    """The weights of a network (not fused) with its yaml and metadata as JSON in the header."""
+    with needs("safetensors", "export.py --include safetensors"):
+        from safetensors.torch import save_file
+    is_half = metadata.details["precision"] == "fp16"
+    state = {
+        name: (value.half() if is_half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+    }
+    header = {METADATA_KEY: metadata.to_json(), YAML_KEY: json.dumps(network.yaml, ensure_ascii=False)}
+    save_file(state, str(path), metadata=header)

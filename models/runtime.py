@@ -1,0 +1,139 @@
+"""What the runtimes of all formats have in common: batches, fixed sizes, and what a file says of itself.
+
+A class for each format derives from `Runtime` (models/backend*.py); models/backend.py chooses among them.
+
+Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.metadata import Metadata
+from models.onnx_header import OnnxHeader, Shape
+from utils.general import LOGGER, resource_advice
+
+STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
+NMS_OUTPUTS = 4  # num, boxes, scores, classes
+METADATA_FILE = "metadata.json"  # in formats that are a folder or an archive
+Names = Callable[[], Sequence[str]]  # gives the class names of --data, for a file that brings none
+
+
+class Runtime(nn.Module):
+    """A network in an exported file; a class for each runtime says how `compute` is done.
+
+    fixed_batch and fixed_hw say what the file takes, None where it takes any. Batches are divided and filled up here;
+    images must come in the fixed height and width. An empty parameter tells, as it does of a network, where images are
+    wanted; it costs nothing.
+    """
+
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)  # what `compute` raises where a file does not work
+
+    def __init__(self, metadata: Metadata, device: torch.device) -> None:
+        super().__init__()
+        self.metadata = metadata
+        self.names, self.nc = list(metadata.names), metadata.nc
+        self.fixed_batch, self.fixed_hw = metadata.fixed_batch, metadata.fixed_hw
+        self.stride = torch.tensor([float(metadata.stride)])
+        self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Runtime":
+        del recurse  # what the file holds stays in its own type and place: it was made for them
+        return super()._apply(fn, recurse=False)
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for images (B, 3, H, W) float32 in 0..1; B is fixed_batch, if there is one."""
+        raise NotImplementedError
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for any number of images (B, 3, H, W) in 0..1, in FP32, where the images are."""
+        if self.fixed_hw not in (None, tuple(images.shape[2:])):
+            raise ValueError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels, but this file takes "
+                f"{self.fixed_hw[0]}x{self.fixed_hw[1]} (height x width) only; export with --dynamic for any size"
+            )
+        size = self.fixed_batch or len(images)
+        parts = []
+        for group in images.float().split(size):
+            missing = size - len(group)
+            full = torch.cat((group, group.new_zeros(missing, *group.shape[1:]))) if missing else group
+            try:
+                found = self.compute(full)
+            except self.errors as error:
+                if resource_advice(error) is not None:
+                    raise
+                raise ValueError(
+                    f"{type(self).__name__} cannot compute this file for images {tuple(full.shape)}: {reason(error)}"
+                ) from error
+            parts.append([output[: len(group)] for output in found])
+        return [torch.cat(output).to(images.device, torch.float32) for output in zip(*parts, strict=True)]
+
+    def forward(self, images: Tensor, augment: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """The decoded boxes (B, N, no), xywh in pixels, objectness and class scores; raw maps are not in the file."""
+        if augment:
+            raise ValueError("--augment changes the size and needs the checkpoint; name the .pt file")
+        found = self.outputs(images)
+        decoded = from_nms(found, self.nc) if len(found) == NMS_OUTPUTS and found[1].ndim == 3 else found[0]
+        if decoded.ndim != 3 or (len(decoded), decoded.shape[2]) != (len(images), 5 + self.nc):
+            raise ValueError(
+                f"the file gives {tuple(decoded.shape)} where ({len(images)}, boxes, {5 + self.nc}) is wanted, "
+                f"that is 5 and one for each of {self.nc} classes; "
+                "it is of another family of networks, or exported with --train"
+            )
+        return decoded, []
+
+
+def from_nms(outputs: Sequence[Tensor], nc: int) -> Tensor:
+    """Rows (B, K, 5 + nc) as before NMS of num (B, 1), boxes xyxy (B, K, 4), scores (B, K) and classes (B, K)."""
+    num, boxes_xyxy, scores, classes = outputs
+    is_found = torch.arange(scores.shape[1], device=scores.device) < num  # (B, K)
+    low, high = boxes_xyxy.split(2, 2)
+    one_hot = torch.nn.functional.one_hot(classes.long().clamp(0, nc - 1), nc)
+    return torch.cat(((low + high) / 2, high - low, (scores * is_found)[..., None], one_hot.to(scores)), 2)
+
+
+def reason(error: Exception) -> str:
+    """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
+    lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:200]
+
+
+@contextmanager
+def needs(package: str, what: str, hint: str = "") -> Iterator[None]:
+    """Says of an import within it that fails how to install the package; ImportError."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install {package}{hint}") from error
+
+
+def own_metadata(path: Path, content: object) -> Metadata:
+    """What a file of export.py says of itself; ValueError where that is missing or cannot be true."""
+    try:
+        metadata = Metadata.from_text(content) if isinstance(content, dict) else None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if metadata is None:
+        raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
+    return metadata
+
+
+def describe(
+    path: Path, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
+) -> Metadata:
+    """What is known of a file from its texts and its own shapes; class names from `names` where it has none."""
+    shape = source.inputs[0].shape if isinstance(source, OnnxHeader) else source
+    if shape is None or len(shape) != 4 or shape[1] not in (3, None) or (shape[2] is None) != (shape[3] is None):
+        raise ValueError(f"{path}: takes {shape}; wanted is a detector of images (B, 3, H, W)")
+    try:
+        metadata = Metadata.from_text(texts, shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if metadata is not None:
+        return metadata
+    foreign = {"names": list(names()), "stride": STRIDE_OF_FOREIGN}
+    LOGGER.warning(f"{path}: brings no class names; those of --data are used")
+    return Metadata.from_text(foreign, shape)

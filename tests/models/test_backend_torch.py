@@ -1,0 +1,163 @@
+"""pt2 and safetensors: what comes out, what they say of themselves, and that no file runs what it brings."""
+
+import io
+import json
+import os
+import shutil
+import sys
+import zipfile
+
+import pytest
+import torch
+
+import export
+from models.backend import load_backend
+from models.backend_torch import Pt2Runtime, SafetensorsRuntime
+from models.experimental import attempt_load
+from models.export_formats import ExportModel
+from models.export_torch import nam_nodes, trace
+from models.metadata import AXES, Metadata
+
+
+@pytest.fixture(scope="module")
+def folder(small_weights, tmp_path_factory):
+    """A small network as a.pt, and exported with open axes; fixed.pt2 takes two images of 64 x 96."""
+    folder = tmp_path_factory.mktemp("torch")
+    for name in ("a.pt", "fixed.pt", "half.pt"):
+        shutil.copy(small_weights, folder / name)
+    export.run(folder / "a.pt", imgsz=[64, 96], include=["pt2", "safetensors"], dynamic=True)
+    export.run(folder / "fixed.pt", imgsz=[64, 96], include="pt2", batch_size=2)
+    export.run(folder / "half.pt", imgsz=[64, 96], include=["pt2", "safetensors"], half=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(folder):
+    return attempt_load(folder / "a.pt")
+
+
+@pytest.mark.parametrize(("file", "kind"), [("a.pt2", Pt2Runtime), ("a.safetensors", SafetensorsRuntime)])
+@pytest.mark.parametrize("shape", [(1, 64, 96), (3, 96, 64), (2, 64, 64)])
+def test_gives_what_the_network_gives(folder, network, file, kind, shape):
+    images = torch.rand(shape[0], 3, *shape[1:])
+    model = load_backend(folder / file, threads=1)
+    assert type(model) is kind
+    torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-4)
+    assert (model.names, model.nc, int(model.stride)) == (["ant", "bee", "cat"], 3, 32)
+    assert (model.fixed_hw, model.fixed_batch, set(model.metadata.dynamic)) == (None, None, set(AXES))
+    assert json.loads(model.metadata.details["nam"])["layers"] == ["model.7"]
+
+
+def test_a_fixed_batch_is_filled_up(folder, network):
+    model = load_backend(folder / "fixed.pt2")
+    assert (model.fixed_batch, model.fixed_hw) == (2, (64, 96))
+    images = torch.rand(3, 3, 64, 96)
+    torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".safetensors"])
+def test_half_is_half_the_size(folder, network, suffix):
+    half, whole = (folder / f"{name}{suffix}" for name in ("half", "a"))
+    images = torch.rand(1, 3, 64, 96)
+    model = load_backend(half)
+    assert model.metadata.details["precision"] == "fp16"
+    assert model(images)[0].dtype == torch.float32
+    assert (model(images)[0] - network(images)[0]).abs().max() < 2
+    assert half.stat().st_size < (0.6 if suffix == ".safetensors" else 0.9) * whole.stat().st_size
+
+
+def test_nam_is_four_operators(network):
+    metadata = Metadata(("ant", "bee", "cat"), 32, 1, (64, 96), AXES)
+    program = trace(ExportModel(network), torch.zeros(1, 3, 64, 96), metadata)
+    assert nam_nodes(program, "network.model.7") == ["Mul", "Add", "Sigmoid", "Mul"]
+    assert len(nam_nodes(program, "network.model.0")) > 0
+    assert nam_nodes(program, "network.model.77") == []
+
+
+def rewritten(source, target, change):
+    """A copy of a zip archive; change(entry, content) gives the new content, None where the entry is left out."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = change(name.partition("/")[2], old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+class Harm:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def test_a_file_that_would_run_something_is_refused(folder, tmp_path):
+    harm = io.BytesIO()
+    torch.save(Harm(str(tmp_path / "harm")), harm)
+
+    def samples(entry, content):
+        return harm.getvalue() if entry.startswith("data/sample_inputs") else content
+
+    def tables(entry, content):
+        return content.replace(b'"use_pickle": false', b'"use_pickle": true', 1) if entry.endswith(".json") else content
+
+    with pytest.raises(ValueError, match=r"x\.pt2: its example images are damaged, or no tensors; it is refused"):
+        load_backend(rewritten(folder / "a.pt2", tmp_path / "x.pt2", samples))
+    with pytest.raises(ValueError, match=r"y\.pt2: has pickled weights, which could run anything; it is refused"):
+        load_backend(rewritten(folder / "a.pt2", tmp_path / "y.pt2", tables))
+    for entry, message in (("weights/model.pt", "pickled weights"), ("constants/custom_obj_0", "objects of its own")):
+        copy = shutil.copy(folder / "a.pt2", tmp_path / "z.pt2")
+        with zipfile.ZipFile(copy, "a") as archive:
+            archive.writestr(f"z/data/{entry}", harm.getvalue())
+        with pytest.raises(ValueError, match=rf"z\.pt2: has {message}"):
+            load_backend(copy)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_files_without_metadata(folder, tmp_path):
+    def change(entry, content):
+        return b"{}" if entry.startswith("extra/") else content
+
+    with pytest.raises(ValueError, match=r"x\.pt2: has no class names, stride and shape; export it again"):
+        load_backend(rewritten(folder / "a.pt2", tmp_path / "x.pt2", change))
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, str(tmp_path / "x.safetensors"))
+    with pytest.raises(ValueError, match=r"x\.safetensors: has weights only, no yaml of their network"):
+        load_backend(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".safetensors"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_files_that_are_cut_off(folder, tmp_path, suffix, share):
+    content = (folder / f"a{suffix}").read_bytes()
+    (tmp_path / f"x{suffix}").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=rf"x\{suffix}: not a") as caught:
+        load_backend(tmp_path / f"x{suffix}")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network(folder, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(str(folder / "a.safetensors"), framework="pt") as file:
+        header, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state["model.0.conv.weight"] = torch.zeros(1)
+    save_file(state, str(tmp_path / "x.safetensors"), metadata=header)
+    with pytest.raises(ValueError, match=r"x\.safetensors: its tensors do not fit its yaml: 1 are of other shapes"):
+        load_backend(tmp_path / "x.safetensors")
+
+
+def test_a_pt2_file_of_another_device(folder):
+    with pytest.raises(ValueError, match="was exported for cpu; use --device cpu"):
+        load_backend(folder / "a.pt2", "meta")
+
+
+def test_safetensors_is_missing(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
+        load_backend(folder / "a.safetensors")
