@@ -36,6 +36,10 @@ LATE_IMPORTS = {
     "wandb",
     "mlflow",
     "matplotlib",
+    "fastapi",
+    "python_multipart",
+    "starlette",
+    "uvicorn",
 }  # optional, or slow
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "requests", "socket", "torch.hub"}
 NETWORK = {"urllib.request", "http.client"}
