@@ -30,7 +30,7 @@ from utils.serve_page import export_page
 from utils.torch_utils import select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
-KEEP_ALIVE_S = 10  # how long a connection may wait for its next request
+KEEP_ALIVE_S = 5  # how long a connection may wait for its next request
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,25 @@ def serve(opt: ServeOptions, app: object) -> None:
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [*LOGGER.handlers], False
     log.setLevel(logging.INFO)
-    uvicorn.run(
-        app,
-        host=opt.host,
-        port=opt.port,
-        http=punctual_protocol(opt.body_timeout),
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(round(opt.timeout), 1),
-    )
+    try:
+        uvicorn.run(
+            app,
+            host=opt.host,
+            port=opt.port,
+            http=punctual_protocol(opt.body_timeout),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(round(opt.timeout), 1),
+        )
+    except SystemExit as error:  # uvicorn has said why
+        raise SystemExit(1 if error.code else 0) from None
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:

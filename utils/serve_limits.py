@@ -19,7 +19,7 @@ from utils.serve_metrics import Metrics
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")  # what browsers show; MPO is what some cameras call their JPEGs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # what browsers show
 MAX_SIDE = 32_000
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
