@@ -10,6 +10,7 @@ in front of a server for others. Images that come at the same time go through th
 
 import argparse
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -128,6 +129,7 @@ def serve(opt: ServeOptions, app: object) -> None:
         import uvicorn
     except ImportError as error:
         raise ImportError("serve.py: uvicorn is missing: pip install -r requirements-serve.txt") from error
+    signal.signal(signal.SIGTERM, ended)  # which uvicorn sends on when it is done
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [*LOGGER.handlers], False
     log.setLevel(logging.INFO)
@@ -150,6 +152,11 @@ def serve(opt: ServeOptions, app: object) -> None:
         )
     except SystemExit as error:  # uvicorn has said why
         raise SystemExit(1 if error.code else 0) from None
+
+
+def ended(*_: object) -> None:
+    """Ends the program well, by way of all `finally`."""
+    raise SystemExit(0)
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:

@@ -110,7 +110,9 @@ def refusal(server, body, headers=MULTIPART, path="/detect"):
 # What is found --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [{"conf_thres": 0.02}, {"conf_thres": 0.05, "iou_thres": 0.2, "classes": [0, 2], "agnostic_nms": True}])
+@pytest.mark.parametrize(
+    "flags", [{"conf_thres": 0.02}, {"conf_thres": 0.05, "iou_thres": 0.2, "classes": [0, 2], "agnostic_nms": True}]
+)
 def test_what_is_found_is_what_detect_finds(server, small_weights, tmp_path, flags):
     generate(tmp_path / "shapes", ShapesSettings(train=1, val=1, test=3))
     folder = tmp_path / "shapes" / "images" / "test"
@@ -118,14 +120,16 @@ def test_what_is_found_is_what_detect_finds(server, small_weights, tmp_path, fla
     run = {"imgsz": 64, "nosave": True, "save_json": True, "device": "cpu", "project": tmp_path / "runs"}
     results = json.loads((detect.run(small_weights, folder, **run, **flags) / "predictions.json").read_text())
     names = {"conf_thres": "conf", "iou_thres": "iou", "agnostic_nms": "agnostic", "classes": "classes"}
-    words = [f"{names[key]}={v}" for key, value in flags.items() for v in (value if isinstance(value, list) else [value])]
+    words = [
+        f"{names[key]}={v}" for key, value in flags.items() for v in (value if isinstance(value, list) else [value])
+    ]
     count = 0
     for file in sorted(folder.iterdir()):
         (image,) = find(server, (file.name, file.read_bytes()), query=f"?{'&'.join(words)}")
         wanted = sorted(
-            (row["category_id"], *np.round(row["bbox"]).astype(int).tolist(), round(row["score"], 3))
+            (row["category_id"], *map(int, row["bbox"]), round(row["score"], 3))
             for row in results
-            if str(row["image_id"]) == file.stem or row.get("file_name") == file.name
+            if str(row["image_id"]).rjust(len(file.stem), "0") == file.stem
         )
         found = sorted(
             (
@@ -162,7 +166,7 @@ def test_64_clients_lose_nothing(server):
         connection, answers = HTTPConnection("127.0.0.1", server.port, timeout=100), []
         for i in range(5):
             which = (index + i) % len(pictures)
-            connection.request("POST", "/detect", form((f"{index}-{i}.jpg", pictures[which])), MULTIPART)
+            connection.request("POST", "/detect?conf=0.02", form((f"{index}-{i}.jpg", pictures[which])), MULTIPART)
             answer = connection.getresponse()
             answers.append((which, answer.status, json.loads(answer.read())))
         connection.close()
@@ -239,7 +243,11 @@ def text_bomb():
         (lambda: b"%PDF-1.4\n", 415, "a.png: no readable image"),
         (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "a.png: no readable image"),
         (lambda: png(50_000, 50_000), 413, "a.png: .*exceeds limit"),
-        (lambda: png(1001, 1000, chunk(b"IDAT", zlib.compress(b""))), 413, "a.png: 1001 x 1000 pixels; allowed are 1 m"),
+        (
+            lambda: png(1001, 1000, chunk(b"IDAT", zlib.compress(b""))),
+            413,
+            "a.png: 1001 x 1000 pixels; allowed are 1 m",
+        ),
         (lambda: png(40_000, 1), 413, "a.png: 40000 x 1 pixels; .* and 32000 a side"),
         (lambda: png(0, 10), 415, "a.png: "),
         (lambda: png(900, 900, chunk(b"IDAT", b"no zlib stream")), 415, "a.png: not a readable image"),
@@ -254,7 +262,9 @@ def test_files_that_are_refused(server, make, status, reason):
 
 def test_a_zip_bomb_within_the_pixels_is_only_an_image(server):
     """The stream unpacks to far more than the header says: what is too much is not read."""
-    status, _ = server.ask("POST", "/detect", form(("a.png", png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**28)))))), MULTIPART)
+    status, _ = server.ask(
+        "POST", "/detect", form(("a.png", png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**28)))))), MULTIPART
+    )
     assert status in {200, 415}
     find(server, ("a.jpg", jpeg()))
 
@@ -265,7 +275,12 @@ def test_a_zip_bomb_within_the_pixels_is_only_an_image(server):
         (b"", {}, 415, "a request of type none"),
         (b"x", {"content-type": "text/plain"}, 415, "a request of type text/plain"),
         (b"x", {"content-type": "application/x-www-form-urlencoded"}, 415, "a request of type application/x-www"),
-        (b'{"urls": ["http://127.0.0.1/"]}', {"content-type": "application/json"}, 415, "this server fetches no images"),
+        (
+            b'{"urls": ["http://127.0.0.1/"]}',
+            {"content-type": "application/json"},
+            415,
+            "this server fetches no images",
+        ),
         (b"", {"content-type": "multipart/form-data"}, 400, "Missing boundary"),
         (b"nothing of the kind", MULTIPART, 400, ""),
         (b"", MULTIPART, 400, "no image came"),
@@ -348,7 +363,7 @@ def test_sigterm_lets_what_began_be_finished(small_weights):
             assert time.monotonic() < deadline
         server.process.send_signal(signal.SIGTERM)
         assert all(answer.result()[0]["detections"] for answer in answers)
-        assert server.process.wait(20) in {0, -signal.SIGTERM}
+        assert server.process.wait(20) == 0
         assert not any("Traceback" in line for line in server.lines)
 
 

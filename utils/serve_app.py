@@ -119,9 +119,7 @@ def add_detection(app: "FastAPI", service: Service) -> None:
         async with decoding:
             return await asyncio.to_thread(decode)
 
-    @app.post(
-        "/detect", summary="Find the objects in images", openapi_extra=DETECT_BODY, responses=DETECT_RESPONSES
-    )
+    @app.post("/detect", summary="Find the objects in images", openapi_extra=DETECT_BODY, responses=DETECT_RESPONSES)
     async def detect(
         request: Request,
         conf: Annotated[float, Query(ge=LEAST_CONF, le=1, description="least confidence")] = Thresholds().conf,
