@@ -10,8 +10,9 @@ function inkOn(color) {
 // boxes: surest first, so that they are drawn last; colors: of the classes, beginning anew when there are more.
 export function drawBoxes(view, boxes, colors, withLabels) {
   const { width, height } = view.canvas;
-  const line = Math.max(2, Math.round((width + height) * 0.0015));
-  const size = Math.max(11, Math.round((width + height) * 0.009));
+  const scale = Math.max(1, width / (view.canvas.clientWidth || width)); // a large picture is shown smaller
+  const line = Math.max(2, Math.round(1.5 * scale), Math.round((width + height) * 0.0015));
+  const size = Math.max(11, Math.round(11 * scale), Math.round((width + height) * 0.009));
   view.lineWidth = line;
   view.font = `${size}px ${FONT}`;
   view.textBaseline = "middle";

@@ -246,7 +246,7 @@ def text_bomb():
         (
             lambda: png(1001, 1000, chunk(b"IDAT", zlib.compress(b""))),
             413,
-            "a.png: 1001 x 1000 pixels; allowed are 1 m",
+            "a.png: 1001 x 1000 pixels; allowed are 1",
         ),
         (lambda: png(40_000, 1), 413, "a.png: 40000 x 1 pixels; .* and 32000 a side"),
         (lambda: png(0, 10), 415, "a.png: "),
@@ -276,7 +276,7 @@ def test_a_zip_bomb_within_the_pixels_is_only_an_image(server):
         (b"x", {"content-type": "text/plain"}, 415, "a request of type text/plain"),
         (b"x", {"content-type": "application/x-www-form-urlencoded"}, 415, "a request of type application/x-www"),
         (
-            b'{"urls": ["http://127.0.0.1/"]}',
+            b'{"urls": ["http://a/"]}',
             {"content-type": "application/json"},
             415,
             "this server fetches no images",

@@ -116,6 +116,6 @@ def test_export_page_refuses(small_weights, tmp_path, monkeypatch):
     (tmp_path / "net.pt").write_bytes(small_weights.read_bytes())
     export.run(tmp_path / "net.pt", imgsz=64, include="onnx")
     monkeypatch.setattr("utils.serve_page.VENDOR", tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="which npm fetches: cd .*static && npm ci"):
+    with pytest.raises(FileNotFoundError, match=r"which npm fetches: cd .*static && npm ci"):
         serve.main(serve.parse_opt(["--weights", str(tmp_path / "net.onnx"), *flags]))
     assert not (tmp_path / "page").exists()

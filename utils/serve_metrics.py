@@ -61,9 +61,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._items: dict[str, Counter | Histogram] = {
             "requests_total": Counter("Requests that were answered, by path and status."),
-            "request_seconds": Histogram(
-                "Seconds from a request's head to the end of its answer, of /detect.", SECONDS
-            ),
+            "request_seconds": Histogram("Seconds from head to answer of requests to /detect.", SECONDS),
             "images_total": Counter("Images that were looked at."),
             "detections_total": Counter("Objects that were found."),
             "batch_images": Histogram("Images that went through the network together.", IMAGES),

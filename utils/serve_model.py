@@ -96,14 +96,17 @@ class GateMeter:
         self.layers = {name: part for name, part in model.named_modules() if type(part).__name__ == ATTENTION}
         self.rows: list[dict[str, object]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._new: dict[str, dict[str, object]] = {}
         self._last = -math.inf
 
     def __enter__(self) -> None:
+        """Begins to measure, where it is time to."""
         if self.layers and time.monotonic() - self._last > GATE_EVERY_S:
-            self._new: dict[str, dict[str, object]] = {}
+            self._new = {}
             self._handles = [part.register_forward_hook(self._keeper(name)) for name, part in self.layers.items()]
 
     def __exit__(self, *_: object) -> None:
+        """Keeps what was measured."""
         if self._handles:
             for handle in self._handles:
                 handle.remove()

@@ -1,4 +1,4 @@
-"""The page that needs no server: its files, the ONNX file and its card, and ONNX Runtime for browsers, in one folder."""
+"""The page that needs no server: its files, the network in ONNX, its card and ONNX Runtime for browsers in a folder."""
 
 import json
 import shutil
