@@ -55,7 +55,8 @@ class Batcher(Generic[Item, Result]):
             if self._is_closed:
                 raise Busy("the server is stopping")
             if len(self._waiting) + len(items) > self.room:
-                raise Busy(f"{plural(len(self._waiting), 'image')} wait already, room is for {self.room}; try again")
+                taken = f"{len(self._waiting)} of {self.room} places in the queue are taken"
+                raise Busy(f"{taken}; try again")
             jobs = [Job(item, Future()) for item in items]
             self._waiting.extend(jobs)
             self._changed.notify_all()
