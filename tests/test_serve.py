@@ -290,7 +290,7 @@ def test_a_zip_bomb_within_the_pixels_is_only_an_image(server):
         (form(fields=[(f"f{i}", "x") for i in range(5000)]), MULTIPART, 400, "Too many fields"),
         (form(fields=[("f", "x" * 100_000)]), MULTIPART, 400, "Part exceeded"),
         (form(*[("a.jpg", b"x")] * 4), MULTIPART, 400, "Too many files"),
-        (form(("a.jpg", bytes(2**20))), MULTIPART, 413, r"a request of 1048\d+ bytes; allowed are 1048576"),
+        (form(("a.jpg", bytes(2**20))), MULTIPART, 413, "a request of more than the 1048576 bytes that are"),
         (form(("a.jpg", jpeg()))[:-30], MULTIPART, 400, ""),
     ],
 )
@@ -326,7 +326,7 @@ def test_a_body_without_a_length_ends_at_the_limit(server):
     head = f"POST /detect HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MULTIPART['content-type']}\r\n"
     start = form(("a.jpg", b"")).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     piece = b"100000\r\n" + bytes(2**20) + b"\r\n"
-    chunked = f"{head}transfer-encoding: chunked\r\n\r\n{len(start):x}\r\n".encode() + start + b"\r\n" + piece * 2
+    chunked = f"{head}transfer-encoding: chunked\r\n\r\n{len(start):x}\r\n".encode() + start + b"\r\n" + piece * 6
     before = refused_for_size(server)
     assert send_raw(server.port, chunked, 10).partition(b" ")[2][:3] in {b"413", b""}
     assert refused_for_size(server) == before + 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # what browsers show
 MAX_SIDE = 32_000
+DRAINED = 4  # times the limit: what is too large is still taken in, and thrown away, so that the sender hears why
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -109,22 +110,26 @@ class Guard:
         most, end = self.limits.body_bytes, time.monotonic() + self.limits.body_s
         said = next((value for key, value in scope["headers"] if key == b"content-length"), b"0")
         is_complete, count = False, 0
+        too_large = Refused(413, f"a request of more than the {most} bytes that are allowed")
 
         async def bounded_receive() -> Message:
             nonlocal is_complete, count
             if is_complete:  # what comes now is that the client has gone
                 return await receive()
-            if not said.isdigit() or int(said) > most:
-                raise Refused(413, f"a request of {said.decode('latin-1')[:20]} bytes; allowed are {most}")
-            try:
-                message = await asyncio.wait_for(receive(), max(end - time.monotonic(), 0))
-            except TimeoutError:
-                raise Refused(408, f"the request did not arrive within {self.limits.body_s:g} seconds") from None
-            count += len(message.get("body", b""))
-            if count > most:
-                raise Refused(413, f"a request of more than {most} bytes, which are allowed")
-            is_complete = not message.get("more_body", False)
-            return message
+            while True:
+                if not said.isdigit() or max(int(said), count) > DRAINED * most:
+                    raise too_large
+                try:
+                    message = await asyncio.wait_for(receive(), max(end - time.monotonic(), 0))
+                except TimeoutError:
+                    reason = f"the request did not arrive within {self.limits.body_s:g} seconds"
+                    raise Refused(408, reason) from None
+                count += len(message.get("body", b""))
+                is_complete = not message.get("more_body", False)
+                if max(int(said), count) <= most:
+                    return message
+                if is_complete:
+                    raise too_large
 
         return bounded_receive
 

@@ -336,7 +336,7 @@ def fetch_bytes(url: str, most: int, follow: bool = True) -> bytes:
     except (OSError, HTTPException) as error:
         raise ValueError(f"{name}: {getattr(error, 'reason', error)}") from None
     if len(data) > most:
-        raise ValueError(f"{name}: larger than {most / 2**20:g} MiB")
+        raise ValueError(f"{name}: larger than {most >> 20} MiB")
     return data
 
 
