@@ -32,14 +32,13 @@ from torch import Tensor, nn
 
 from models.backend import load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.boxes import scale_coords
 from utils.checkpoint import strip_optimizer
 from utils.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
 from utils.detect_report import Tally, enumerate_counts, joined_results, report
 from utils.dist import Ranks, joined
 from utils.features import FeatureRecorder, save_features
 from utils.general import LOGGER, ROOT, colorstr, plural, run_script
-from utils.inference import fixed_size, input_size, ready, warm_up
+from utils.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.nms import non_max_suppression
 from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
@@ -226,15 +225,7 @@ def to_batch(
     """(B, 3, H, W) RGB in 0..1, letterboxed to imgsz; unless it is fixed, frames of one shape to whole strides only."""
     auto = not is_fixed and len({padded_hw(frame.image.shape[:2], imgsz, stride) for frame in frames}) == 1
     fitted = [letterbox(frame.image, imgsz, auto=auto, stride=stride)[0] for frame in frames]
-    images = torch.from_numpy(np.stack(fitted)).to(device)  # (B, H, W, 3) BGR, uint8 until here: a quarter of the bytes
-    return images.flip(3).permute(0, 3, 1, 2).to(dtype).div_(255)  # (B, 3, H, W), in channels-last order
-
-
-def to_native(detections: Tensor, net_hw: Sequence[int], image_hw: tuple[int, int]) -> Tensor:
-    """The detections (n, 6) in whole pixels of the frame, on the CPU, least sure first so that they are drawn below."""
-    detections = detections.cpu().flip(0)
-    boxes_xyxy = scale_coords(tuple(net_hw), detections[:, :4], image_hw).round()
-    return torch.cat((boxes_xyxy, detections[:, 4:]), 1)
+    return to_tensor(fitted, device, dtype)
 
 
 def console_line(frame: Frame, net_hw: Sequence[int], counts: Counter[str], seconds: float) -> str:

@@ -28,15 +28,19 @@ def read_image(path: str | Path, reduce: int = 1) -> np.ndarray:
     Raises ValueError that begins with the path for a file that is no image, or whose header says that it is larger than
     Pillow's limit (179 million pixels), before memory is taken for it; OSError for one that cannot be opened.
     """
-    data = Path(path).read_bytes()
+    return decode_image(Path(path).read_bytes(), path, reduce)
+
+
+def decode_image(data: bytes, name: str | Path, reduce: int = 1) -> np.ndarray:
+    """The image in the bytes of a file, as `read_image` has it; errors begin with the name."""
     if not data:
-        raise ValueError(f"{path}: the file is empty")
-    _check_size(path, data)
+        raise ValueError(f"{name}: the file is empty")
+    _check_size(name, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduce])
     except cv2.error:  # a damaged header
         image = None
-    return _read_with_pillow(path, data, reduce) if image is None else image
+    return _read_with_pillow(name, data, reduce) if image is None else image
 
 
 def _check_size(path: str | Path, data: bytes) -> None:

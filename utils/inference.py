@@ -1,10 +1,12 @@
-"""What val.py and detect.py do alike before the first image: their limits, and the network made ready to run."""
+"""What val.py, detect.py and serve.py do alike: limits, the network made ready to run, images to it and boxes back."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from utils.boxes import scale_coords
 from utils.general import LOGGER, check_img_size
 from utils.nms import load_nms
 from utils.torch_utils import largest_stride
@@ -56,3 +58,16 @@ def warm_up(model: nn.Module, hw: tuple[int, int]) -> None:
     load_nms(parameter.device.type)
     if parameter.device.type == "cuda":
         model(torch.zeros(1, 3, *hw, device=parameter.device, dtype=parameter.dtype))
+
+
+def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(B, 3, H, W) RGB in 0..1 of letterboxed images (H, W, 3) uint8 BGR of one shape."""
+    images = torch.from_numpy(np.stack(fitted)).to(device)  # (B, H, W, 3) BGR, uint8 until here: a quarter of the bytes
+    return images.flip(3).permute(0, 3, 1, 2).to(dtype).div_(255)  # (B, 3, H, W), in channels-last order
+
+
+def to_native(detections: Tensor, net_hw: Sequence[int], image_hw: tuple[int, int]) -> Tensor:
+    """The detections (n, 6) in whole pixels of the image, on the CPU, least sure first so that they are drawn below."""
+    detections = detections.cpu().flip(0)
+    boxes_xyxy = scale_coords(tuple(net_hw), detections[:, :4], image_hw).round()
+    return torch.cat((boxes_xyxy, detections[:, 4:]), 1)

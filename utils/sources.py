@@ -9,7 +9,6 @@ import base64
 import glob
 import itertools
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, one_line
-from utils.images import VIDEO_SUFFIXES, read_image
+from utils.images import VIDEO_SUFFIXES, decode_image, read_image
 from utils.runs import UniqueNames, safe_name
 from utils.screen import ScreenCapture, check_screen, is_screen
 from utils.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
@@ -318,25 +317,35 @@ def read_video(file: str, position: str, stem: str, vid_stride: int = 1) -> Iter
         LOGGER.warning(f"{name}: {number} frames could be read of the {count} it promises; the file may be damaged")
 
 
-def fetch_image(url: str) -> np.ndarray:
-    """The (h, w, 3) uint8 BGR image at an http(s) address, at most MAX_IMAGE_BYTES; ValueError where there is none."""
+class NoRedirection(urllib.request.HTTPRedirectHandler):
+    """Answers that send elsewhere are errors."""
+
+    def redirect_request(self, *_: object) -> None:
+        """None: nothing is asked for."""
+
+
+def fetch_bytes(url: str, most: int, follow: bool = True) -> bytes:
+    """What lies at an http(s) address, `most` bytes of it at most; ValueError where there is nothing, or more.
+
+    follow: whether an answer may send elsewhere.
+    """
     name = without_credentials(url)
+    opened = urllib.request.urlopen if follow else urllib.request.build_opener(NoRedirection).open
     try:
-        with urllib.request.urlopen(image_request(url), timeout=TIMEOUT_S) as answer:
-            data = answer.read(MAX_IMAGE_BYTES + 1)
+        with opened(image_request(url), timeout=TIMEOUT_S) as answer:
+            data = answer.read(most + 1)
     except urllib.error.HTTPError as error:
         raise ValueError(f"{name}: {error}") from None
     except (OSError, HTTPException) as error:
         raise ValueError(f"{name}: {getattr(error, 'reason', error)}") from None
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ValueError(f"{name}: larger than {MAX_IMAGE_BYTES >> 20} MiB")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"image{suffix_of(url)}"
-        path.write_bytes(data)
-        try:
-            return read_image(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), name)) from None
+    if len(data) > most:
+        raise ValueError(f"{name}: larger than {most >> 20} MiB")
+    return data
+
+
+def fetch_image(url: str) -> np.ndarray:
+    """The (h, w, 3) uint8 BGR image at an http(s) address, at most MAX_IMAGE_BYTES; ValueError where there is none."""
+    return decode_image(fetch_bytes(url, MAX_IMAGE_BYTES), without_credentials(url))
 
 
 def image_request(url: str) -> urllib.request.Request:

@@ -1,0 +1,211 @@
+"""Serves a model on the web: a page to try it on images, videos and the camera, and an interface for programs.
+
+    python serve.py --weights runs/train/exp/weights/best.pt           # then open http://127.0.0.1:8000
+    curl -F image=@image.jpg "http://127.0.0.1:8000/detect?conf=0.4"   # the objects as JSON
+    python serve.py --weights best.onnx --export-page runs/page        # the page for any web host, without a server
+
+Only this machine is served unless --host says otherwise; there are no passwords: put a proxy that has them, and TLS,
+in front of a server for others. Images that come at the same time go through the network together.
+"""
+
+import argparse
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.backend import load_backend
+from utils.general import LOGGER, ROOT, colorstr, run_script
+from utils.inference import ready, warm_up
+from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.serve_app import LOOPBACK, Service, create_app
+from utils.serve_batches import Batcher
+from utils.serve_limits import Limits, punctual_protocol
+from utils.serve_metrics import Metrics
+from utils.serve_model import Predictor, Thresholds, model_card
+from utils.serve_page import export_page
+from utils.torch_utils import select_device
+
+CONNECTIONS = 512  # at a time; each costs a few kilobytes
+KEEP_ALIVE_S = 5  # how long a connection may wait for its next request
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings."""
+
+    weights: list[str]
+    data: str
+    imgsz: list[int]
+    device: str
+    half: bool
+    dnn: bool
+    threads: int
+    host: str
+    port: int
+    batch_size: int
+    max_wait: float
+    queue: int
+    max_mb: float
+    max_megapixels: float
+    max_images: int
+    body_timeout: float
+    timeout: float
+    allow_urls: list[str]
+    export_page: str
+
+    def check(self) -> None:
+        """ValueError where a number is out of its range."""
+        least = {"batch_size": 1, "queue": 1, "max_images": 1, "max_wait": 0, "port": 0, "threads": 0}
+        for key, low in least.items():
+            if getattr(self, key) < low:
+                raise ValueError(f"--{key.replace('_', '-')} {getattr(self, key)}: {low} or more")
+        for key in ("max_mb", "max_megapixels", "body_timeout", "timeout"):
+            if not 0 < getattr(self, key) < 1e6:
+                raise ValueError(f"--{key.replace('_', '-')} {getattr(self, key)}: more than 0, less than a million")
+        if self.port > 65535:
+            raise ValueError(f"--port {self.port}: 0 for any free one, up to 65535")
+        if self.queue < self.max_images:
+            raise ValueError(f"--queue {self.queue} has no room for a request of --max-images {self.max_images}")
+        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
+            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        if not self.host.strip():
+            raise ValueError("--host is empty; 127.0.0.1 for this machine only, 0.0.0.0 for its network")
+
+    @property
+    def limits(self) -> Limits:
+        """Of a request."""
+        pixels = int(self.max_megapixels * 1e6)
+        return Limits(int(self.max_mb * 2**20), pixels, self.max_images, self.body_timeout, self.timeout)
+
+
+def main(opt: ServeOptions) -> None:
+    """Serves until it is stopped, or writes the page that needs no server.
+
+    Ctrl-C or SIGTERM lets what has begun be finished; a second one does not.
+    """
+    opt.check()
+    LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    weights = find_weights(opt.weights)
+    if opt.export_page:
+        model = load_backend(weights, "cpu", data=opt.data)
+        folder = export_page(Path(opt.export_page), weights, model, opt.imgsz)
+        LOGGER.info(f"Page written to {folder}; any web host can serve it, or: python -m http.server -d {folder}")
+        return
+    with service(opt, weights) as parts:
+        is_local = opt.host in LOOPBACK
+        app = create_app(parts, ("127.0.0.1", "localhost", "[::1]") if is_local else ("*",))
+        if not is_local:
+            LOGGER.warning(f"--host {opt.host}: whoever reaches this machine may use the server; it has no passwords")
+        serve(opt, app)
+
+
+@contextmanager
+def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
+    """The loaded network and all around it; what waits at the end is finished."""
+    backend = load_backend(weights, select_device(opt.device), dnn=opt.dnn, data=opt.data, threads=opt.threads)
+    model, metrics = ready(backend, opt.half), Metrics()
+    predictor = Predictor(model, opt.imgsz, Metrics())
+    warm_up(model, predictor.imgsz)
+    gray = np.full((*predictor.imgsz, 3), 114, np.uint8)
+    predictor([predictor.prepare(gray, Thresholds())])  # the first is slow, and must not be the first to show an error
+    predictor.metrics = metrics  # which begin with the first request
+    card = model_card(weights, model, predictor.imgsz)
+    batcher = Batcher(predictor, opt.batch_size, opt.max_wait / 1000, opt.queue)
+    try:
+        yield Service(predictor, batcher, metrics, opt.limits, card, frozenset(map(str.lower, opt.allow_urls)))
+    finally:
+        batcher.close()
+        LOGGER.info("Stopped")
+
+
+def serve(opt: ServeOptions, app: object) -> None:
+    """Answers requests until a signal comes."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError("serve.py: uvicorn is missing: pip install -r requirements-serve.txt") from error
+    signal.signal(signal.SIGTERM, ended)  # which uvicorn sends on when it is done
+    log = logging.getLogger("uvicorn.error")
+    log.handlers, log.propagate = [*LOGGER.handlers], False
+    log.setLevel(logging.INFO)
+    try:
+        uvicorn.run(
+            app,
+            host=opt.host,
+            port=opt.port,
+            http=punctual_protocol(opt.body_timeout),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(round(opt.timeout), 1),
+        )
+    except SystemExit as error:  # uvicorn has said why
+        raise SystemExit(1 if error.code else 0) from None
+
+
+def ended(*_: object) -> None:
+    """Ends the program well, by way of all `finally`."""
+    raise SystemExit(0)
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Serve a model: a page to try it, and an interface for programs.")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(DEFAULT_WEIGHTS)],
+        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
+        "newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "coco128.yaml"),
+        help="class names for formats that carry none; a checkpoint carries its own",
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+    )
+    parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for the whole network")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
+    parser.add_argument("--batch-size", type=int, default=8, help="most images that go through the network at a time")
+    parser.add_argument("--max-wait", type=float, default=5, help="ms that a batch waits for more images; 0: none")
+    parser.add_argument("--queue", type=int, default=128, help="images that may wait; beyond them the answer is 503")
+    parser.add_argument("--max-mb", type=float, default=16, help="most MiB of a request")
+    parser.add_argument("--max-megapixels", type=float, default=50, help="most of an image, told from its header")
+    parser.add_argument("--max-images", type=int, default=16, help="most of a request")
+    parser.add_argument("--body-timeout", type=float, default=15, help="seconds that a request may take to arrive")
+    parser.add_argument("--timeout", type=float, default=30, help="seconds that an arrived request may wait")
+    parser.add_argument(
+        "--allow-urls",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help='take JSON {"urls": [...]} too, and fetch the images from these hosts',
+    )
+    parser.add_argument(
+        "--export-page",
+        default="",
+        metavar="FOLDER",
+        help="write the page with the --weights, an .onnx file, into this folder: it runs in the browser; then end",
+    )
+    return ServeOptions(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())
