@@ -31,11 +31,14 @@ def kept_logging() -> Iterator[None]:
     """Puts the root logger back as it was: NNCF's packages change it for all when they are imported."""
     root = logging.getLogger()
     level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    levels = [handler.level for handler in handlers]
     try:
         yield
     finally:
         root.setLevel(level)
         root.handlers, root.filters = handlers, filters
+        for handler, kept in zip(handlers, levels, strict=True):
+            handler.setLevel(kept)
 
 
 @kept_logging()

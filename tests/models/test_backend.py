@@ -12,10 +12,11 @@ from onnx import TensorProto, helper
 
 import export
 import hubconf
-from models.backend import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, from_nms, load_backend
+from models.backend import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, load_backend
 from models.experimental import Ensemble, attempt_load
 from models.metadata import AXES
 from models.onnx_header import read_onnx_header
+from models.runtime import from_nms
 from utils.nms import non_max_suppression
 
 FILES = {"pt": "a.pt", "torchscript": "a.torchscript", "onnx": "a.onnx", "openvino": "a_openvino_model"}
