@@ -25,7 +25,7 @@ from torch import Tensor, nn
 if not __package__:  # run as a file, for which Python looks beside it instead of in the repository
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import common, experimental_blocks
+from models import common, controls, experimental_blocks
 from models.common import (
     C3,
     C3SPP,
@@ -199,7 +199,7 @@ class Model(nn.Module):
 
 BLOCKS = {
     name: block
-    for file in (common, experimental_blocks)
+    for file in (common, experimental_blocks, controls)
     for name, block in vars(file).items()
     if isinstance(block, type) and issubclass(block, nn.Module)
 } | {"Detect": Detect}
@@ -209,7 +209,7 @@ CHANNELS_IN_OUT = {  # m(c1, c2, ...); the row states c2, before scaling
     *(BottleneckCSP, C3, C3TR, C3SPP, C3Ghost),
 }
 REPEATS_INSIDE = {BottleneckCSP, C3, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
-SAME_CHANNELS = {NAMAttention, nn.BatchNorm2d}  # m(c1, ...); the row may state c1, before scaling
+SAME_CHANNELS = {NAMAttention, nn.BatchNorm2d, *controls.CONTROLS}  # m(c1, ...); the row may state c1, before scaling
 READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
 V61_HOMES = {"models.head": "models.yolo", "models.experimental_blocks": "models.experimental"}  # shown, as v6.1 does
 
