@@ -46,8 +46,8 @@ def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequen
         claim = queue.claim(run.key)
         if claim is None:
             continue
-        check_same(queue, run)
         try:
+            check_same(queue, run)
             do(claim, run, measure, trainer)
         except BaseException:
             claim.release()

@@ -95,7 +95,9 @@ def summary(findings: Findings) -> list[str]:
             lines.append(f"{row.variant}: {row.verdict}")
     n = max((row.paired.n for row in rows_of(findings) if row.paired), default=0)
     if n:
-        lines.append(f"with {n} paired seeds the least p of an exact test is {smallest_p(n):.3g}, before any correction")
+        lines.append(
+            f"with {n} paired seeds the least p of an exact test is {smallest_p(n):.3g}, before any correction"
+        )
     if findings.open or findings.failed:
         failed = f", {len(findings.failed)} failed ({', '.join(findings.failed)})" if findings.failed else ""
         lines.append(f"not final: {findings.open} runs are not done yet{failed}")

@@ -3,6 +3,7 @@
 Legend: N images, n detections, t labels, L IoU levels.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,10 @@ class ImageStats:
 
 
 class ImageRecorder:
-    """An observer of `evaluate` that keeps what `ImageStats` holds."""
+    """An observer of `evaluate` that keeps what `ImageStats` holds, with the images' paths below a root."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.start = f"{root}{os.sep}"
         self.parts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def __call__(self, evaluated: EvaluatedBatch) -> None:
@@ -64,7 +66,11 @@ class ImageRecorder:
         for path, rows, known in zip(evaluated.batch.paths, evaluated.native, evaluated.labels, strict=True):
             iou = box_iou(known[:, 1:], rows[:, :4]).numpy()  # (t, n)
             right = match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou)
-            self.parts[str(path)] = right, rows[:, 4:6].numpy(), known[:, 0].numpy().astype(np.int64)
+            self.parts[path.removeprefix(self.start)] = (
+                right,
+                rows[:, 4:6].numpy(),
+                known[:, 0].numpy().astype(np.int64),
+            )
 
     def result(self) -> ImageStats:
         """All that was taken in."""
@@ -81,29 +87,24 @@ class ImageRecorder:
         )
 
 
-def bootstrap_difference(
-    variant: Sequence[ImageStats],
-    baseline: Sequence[ImageStats],
-    draws: int = 200,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """The interval of the mean difference in mAP@.5:.95 when the images are drawn again, with replacement.
+def drawn_maps(stats: ImageStats, draws: int, seed: int = 0) -> np.ndarray:
+    """mAP@.5:.95 (draws,) of as many images as there are, drawn with replacement; of the same ones for the same seed.
 
-    Both hold an evaluation per seed, in the same order; a draw takes the same images for all. ValueError where they
-    were not all taken on the same images. (nan, nan) without images or draws.
+    Without images all are 0.
     """
+    generator, count, found = np.random.default_rng(seed), len(stats.images), np.zeros(draws)
+    for i in range(draws if count else 0):
+        found[i] = stats.map(np.bincount(generator.integers(0, count, count), minlength=count))
+    return found
+
+
+def interval(
+    variant: Sequence[np.ndarray], baseline: Sequence[np.ndarray], confidence: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the mean difference over the seeds, each of which has its `drawn_maps`; nan without draws."""
     assert len(variant) == len(baseline) > 0
-    images = variant[0].images
-    if any(stats.images != images for stats in (*variant, *baseline)):
-        raise ValueError("the runs were not evaluated on the same images: remove those of the older data set")
-    if not images or draws < 1:
+    differences = np.mean([own - other for own, other in zip(variant, baseline, strict=True)], 0)
+    if not len(differences):
         return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    found = np.zeros(draws)
-    for i in range(draws):
-        counts = np.bincount(generator.integers(0, len(images), len(images)), minlength=len(images))  # (N,)
-        pairs = zip(variant, baseline, strict=True)
-        found[i] = np.mean([own.map(counts) - other.map(counts) for own, other in pairs])
-    low, high = np.quantile(found, (0.5 - confidence / 2, 0.5 + confidence / 2)).tolist()
+    low, high = np.quantile(differences, (0.5 - confidence / 2, 0.5 + confidence / 2)).tolist()
     return low, high
