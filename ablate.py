@@ -1,8 +1,8 @@
 """Trains variants of a detector with several seeds each and says which differ by more than chance.
 
-    python ablate.py --config data/ablations/shapes.yaml --dry-run     # what would be done, and how long it takes
-    python ablate.py --config data/ablations/shapes.yaml               # do it; the same command goes on after a kill
-    python ablate.py --config data/ablations/shapes.yaml --report      # the report of what is done so far
+    python ablate.py --config data/ablations/nam-shapes.yaml --dry-run     # what would be done, and how long it takes
+    python ablate.py --config data/ablations/nam-shapes.yaml               # do it; the same command goes on after a kill
+    python ablate.py --config data/ablations/nam-shapes.yaml --report      # the report of what is done so far
 
 Several processes, on this machine or on others that share --project, may run the same command at the same time: each
 training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
@@ -66,11 +66,9 @@ class AblateOptions:
 def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
     """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description="Train variants x seeds and compare them.")
-    parser.add_argument("--config", required=True, help="the ablation's yaml; data/data/ablations/shapes.yaml is an example")
+    parser.add_argument("--config", required=True, help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
     parser.add_argument("--project", default=str(ROOT / "runs" / "ablate"), help="results go to project/name")
-    parser.add_argument(
-        "--name", default="", help="results go to project/name, which may exist; empty: the yaml's name"
-    )
+    parser.add_argument("--name", default="", help="results go to project/name, which may exist; empty: as the yaml")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and how long it may take, train nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, train nothing")
     parser.add_argument("--retry", action="store_true", help="try trainings again that have failed")
@@ -176,6 +174,7 @@ def measure(run: Run, plan: Plan, data: DataConfig) -> dict[str, object]:
     stride = largest_stride(model)
     rated = data.as_one_class() if opt.single_cls else data
     records = load_split(rated, plan.split, opt.workers, opt.single_cls)
+    trained = load_split(rated, "train", opt.workers, opt.single_cls)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
     recorder = ImageRecorder(data.root)

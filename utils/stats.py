@@ -33,7 +33,8 @@ class Paired:
 
 def compare_paired(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Paired:
     """The differences of n values to n of the baseline, in the same order."""
-    assert len(values) == len(baseline) > 0 and 0 < confidence < 1
+    assert len(values) == len(baseline) > 0
+    assert 0 < confidence < 1
     d = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
     mean, sd = mean_sd(d)
     low, high = t_interval(d, confidence)
@@ -94,7 +95,7 @@ def wilcoxon_p(d: np.ndarray) -> float:
     sizes = np.abs(d[d != 0])
     if not len(sizes):
         return 1.0
-    unique, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     doubled = (2 * counts.cumsum() - counts + 1)[inverse]  # twice the mean rank: whole numbers
     total = int(doubled.sum())
     chances = np.zeros(total + 1)  # of each sum of the positive ones' ranks
