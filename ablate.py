@@ -1,8 +1,8 @@
 """Trains variants of a detector with several seeds each and says which differ by more than chance.
 
-    python ablate.py --config data/ablations/nam-shapes.yaml --dry-run     # what would be done, and how long it takes
-    python ablate.py --config data/ablations/nam-shapes.yaml               # do it; the same command goes on after a kill
-    python ablate.py --config data/ablations/nam-shapes.yaml --report      # the report of what is done so far
+    python ablate.py --config data/ablations/nam-shapes.yaml --dry-run  # what would be done, and how long it takes
+    python ablate.py --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
+    python ablate.py --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
 
 Several processes, on this machine or on others that share --project, may run the same command at the same time: each
 training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
@@ -191,9 +191,7 @@ def measure(run: Run, plan: Plan, data: DataConfig) -> dict[str, object]:
         **{f"map_{name}": value if math.isfinite(value) else None for name, value in sizes.items()},
         "epochs": len(curve),
         "weights": weights.name,
-        "data": data_hash(
-            {plan.split: records, "train": load_split(rated, "train", opt.workers, opt.single_cls)}, data
-        ),
+        "data": data_hash({plan.split: records, "train": trained}, data),
     }
     return facts | {f"env_{key}": value for key, value in environment(device).items()}
 
