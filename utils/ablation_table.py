@@ -95,9 +95,7 @@ def summary(findings: Findings) -> list[str]:
             lines.append(f"{row.variant}: {row.verdict}")
     n = max((row.paired.n for row in rows_of(findings) if row.paired), default=0)
     if n:
-        lines.append(
-            f"with {n} paired seeds the least p of an exact test is {smallest_p(n):.3g}, before any correction"
-        )
+        lines.append(f"with {n} paired seeds an exact test's p is {smallest_p(n):.3g} at least, before any correction")
     if findings.open or findings.failed:
         failed = f", {len(findings.failed)} failed ({', '.join(findings.failed)})" if findings.failed else ""
         lines.append(f"not final: {findings.open} runs are not done yet{failed}")
@@ -121,7 +119,7 @@ def cells_of(findings: Findings, row: Row) -> tuple[str, ...]:
 def cost_cells(findings: Findings, name: str) -> tuple[str, ...]:
     """Variant, the cells of COSTS, and minutes and MB of its trainings, their means."""
     costs = findings.costs.get(name, {})
-    shown = [_number(costs.get(key), ".6g" if key == "parameters" else ".4g") for key in COSTS]
+    shown = [_number(costs.get(key), ".0f" if key == "parameters" else ".4g") for key in COSTS]
     trained = []
     for key, unit in (("train_seconds", 60), ("peak_mb", 1)):
         values = list(findings.values(name, key).values())
