@@ -62,6 +62,22 @@ def test_end_to_end(config, caplog):
         ablate.main(config())
 
 
+def test_a_run_cut_off_after_its_last_epoch_is_rated(config):
+    options = config(seeds=1, variants={"plain": {"cfg": "yolov5n.yaml"}, "other": {"weights": "none.pt"}})
+    with pytest.raises(ValueError, match="1 run failed"):
+        ablate.main(options)
+    folder = ablate.Path(options.project) / "plan"
+    weights = folder / "runs" / "plain-s0" / "weights"
+    (weights / "resume.pt").replace(weights / "last.pt")
+    (folder / "runs" / "plain-s0" / "results.json").unlink()
+    (folder / "queue" / "plain-s0" / "done.json").unlink()
+    with pytest.raises(ValueError, match="1 run failed"):
+        ablate.main(options)
+    record = json.loads((folder / "queue" / "plain-s0" / "done.json").read_text())
+    assert record["train_seconds"] is None
+    assert record["epochs"] == 1
+
+
 def test_dry_run_trains_nothing(config, caplog):
     caplog.set_level("INFO")
     folder = ablate.main(config("--dry-run"))

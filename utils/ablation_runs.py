@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.ablation_plan import Run
 from utils.general import LOGGER, ROOT, atomic_write
-from utils.resume import KEPT
+from utils.resume import KEPT, check_unfinished, load_run
 from utils.run_queue import Claim, RunQueue
 
 BEAT_S = 5.0  # between two touches of the claim
@@ -57,8 +57,8 @@ def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequen
 def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
     """Trains, or goes on with it, and rates one run, and writes how it ended; nothing if the claim is lost."""
     facts: dict[str, object] = {"train_seconds": None, "peak_mb": None}
-    if not is_trained(run.folder):
-        last = run.folder / "weights" / "last.pt"
+    last = run.folder / "weights" / "last.pt"
+    if not (is_trained(run.folder) or is_complete(last)):
         goes_on = last.is_file()
         LOGGER.info(f"{run.key}: {'goes on' if goes_on else 'training'}; log in {claim.folder / 'log.txt'}")
         ended = supervise([*trainer, *(("--resume", str(last)) if goes_on else run.arguments)], claim)
@@ -79,6 +79,24 @@ def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINE
 def is_trained(folder: Path) -> bool:
     """Whether a training came to its end: its last checkpoint was stripped, or its results are written."""
     return (folder / "weights" / KEPT).is_file() or (folder / "results.json").is_file()
+
+
+def is_complete(last: Path) -> bool:
+    """Whether a last.pt is of a training that was cut off after its last epoch, which cannot be gone on with."""
+    if not last.is_file():
+        return False
+    try:
+        checkpoint = load_run(last)
+    except ValueError as error:
+        LOGGER.debug(f"{error}: train.py --resume will say so")
+        return False
+    options = checkpoint.training["opt"]
+    try:
+        check_unfinished(last, checkpoint, int(options["epochs"]), int(options["patience"]))
+    except ValueError as error:
+        LOGGER.info(f"{error}; it is rated as it is")
+        return True
+    return False
 
 
 def supervise(command: Sequence[str], claim: Claim) -> Ended | None:
