@@ -49,9 +49,8 @@ def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequen
         try:
             check_same(queue, run)
             do(claim, run, measure, trainer)
-        except BaseException:
+        finally:
             claim.release()
-            raise
 
 
 def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINER) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.general import plural
 from utils.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
 
 METRICS = {"map": "mAP@.5:.95", "map50": "mAP@.5", "map75": "mAP@.75", "last_map": "last epoch's mAP@.5:.95"}
@@ -90,15 +91,19 @@ def summary(findings: Findings) -> list[str]:
         if row.paired:
             p = row.paired
             interval = f", {1 - findings.alpha:.0%} CI {p.low:+.4f} to {p.high:+.4f}" if p.n > 1 else ""
-            lines.append(f"{row.variant}: {row.verdict} ({p.mean:+.4f} mAP over {p.n} paired seeds{interval})")
+            lines.append(
+                f"{row.variant}: {row.verdict} ({p.mean:+.4f} mAP over {plural(p.n, 'paired seed')}{interval})"
+            )
         elif row.variant != findings.baseline:
             lines.append(f"{row.variant}: {row.verdict}")
     n = max((row.paired.n for row in rows_of(findings) if row.paired), default=0)
     if n:
-        lines.append(f"with {n} paired seeds an exact test's p is {smallest_p(n):.3g} at least, before any correction")
+        lines.append(
+            f"with {plural(n, 'paired seed')} an exact test's p is {smallest_p(n):.3g} at least, before any correction"
+        )
     if findings.open or findings.failed:
         failed = f", {len(findings.failed)} failed ({', '.join(findings.failed)})" if findings.failed else ""
-        lines.append(f"not final: {findings.open} runs are not done yet{failed}")
+        lines.append(f"not final: {plural(findings.open, 'run')} not done yet{failed}")
     return lines
 
 

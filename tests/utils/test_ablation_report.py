@@ -68,7 +68,7 @@ def test_only_common_seeds_are_paired(findings):
 def test_summary_says_what_few_seeds_allow_and_what_is_missing(findings):
     lines = summary(replace(findings, open=2, failed=["noise-s3"]))
     assert any("with 6 paired seeds an exact test's p is 0.0312 at least" in line for line in lines)
-    assert lines[-1] == "not final: 2 runs are not done yet, 1 failed (noise-s3)"
+    assert lines[-1] == "not final: 2 runs not done yet, 1 failed (noise-s3)"
     alone = summary(replace(findings, records=records(better_one=BETTER)))
     assert "better_one: no verdict: no seed in common with the baseline" in alone
 
