@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import DataConfig
 from utils.curves import read_results
 from utils.datasets import val_loader
-from utils.evaluate import evaluate
+from utils.evaluate import EvaluatedBatch, evaluate
 from utils.fingerprint import fingerprint
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress, run_script
 from utils.labels import LabelRecord, load_split
@@ -93,7 +93,7 @@ def main(opt: AblateOptions) -> Path:
     data = DataConfig.from_yaml(plan.data)
     data.prepare()
     if not opt.report:
-        work(queue, plan.runs, lambda run: measure(run, plan, data))
+        work(queue, plan.runs, lambda run, beat: measure(run, plan, data, beat))
     findings = find(plan, queue, opt.rounds)
     write_reports(findings, folder)
     for line in (*summary(findings), *findings.notes):
@@ -165,7 +165,7 @@ def probe(plan: Plan) -> float:
 # A run ----------------------------------------------------------------------------------------------------------------
 
 
-def measure(run: Run, plan: Plan, data: DataConfig) -> dict[str, object]:
+def measure(run: Run, plan: Plan, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
     """How good a trained run is on the plan's split, and what it was; writes images.npz into its folder."""
     opt = options_of(run)
     device = select_device(opt.device)
@@ -178,7 +178,12 @@ def measure(run: Run, plan: Plan, data: DataConfig) -> dict[str, object]:
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
     recorder = ImageRecorder(data.root)
-    result = evaluate(model, loader, rated.names, device=device, by_size=True, on_batch=recorder, show_progress=False)
+
+    def observe(evaluated: EvaluatedBatch) -> None:
+        beat()
+        recorder(evaluated)
+
+    result = evaluate(model, loader, rated.names, device=device, by_size=True, on_batch=observe, show_progress=False)
     recorder.result().save(run.folder / "images.npz")
     curve = read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"]
     ap = result.stats.ap
@@ -236,7 +241,9 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
     ]
     first = {run.variant: run for run in reversed(done)}
     device = select_device(options_of(done[0]).device)
-    models = {name: attempt_load(final_weights(first[name]), device) for name in plan.variants if name in first}
+    models = {
+        name: attempt_load(final_weights(first[name]), device, fuse=False) for name in plan.variants if name in first
+    }
     costs = measure_costs(models, max(options_of(run).imgsz for run in first.values()), device, rounds)
     curves: dict[str, list[np.ndarray]] = {name: [] for name in first}
     for run in done:

@@ -15,7 +15,10 @@ WARM_UP = 3  # rounds that are not counted
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a fused network and one image: latency in milliseconds; peak_mb is the GPU's, None on a CPU."""
+    """Of a fused network and one image: latency in milliseconds; peak_mb is the GPU's, None on a CPU.
+
+    The parameters are those that are trained: fused, a NAM has constants in their place.
+    """
 
     parameters: int
     gmacs: float
@@ -35,6 +38,7 @@ def measure_costs(
     """
     assert rounds >= 1
     image = torch.rand(1, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     ready = {name: model.eval().fuse().to(device, memory_format=torch.channels_last) for name, model in models.items()}
     counted = {name: _count(model, image) for name, model in ready.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ready}
@@ -44,7 +48,9 @@ def measure_costs(
             model(image)
             if i >= WARM_UP:
                 seconds[name].append(time_sync(device) - start)
-    return {name: Cost(*counted[name][:2], *_percentiles(seconds[name]), counted[name][2]) for name in ready}
+    return {
+        name: Cost(parameters[name], counted[name][0], *_percentiles(seconds[name]), counted[name][1]) for name in ready
+    }
 
 
 def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
@@ -52,12 +58,12 @@ def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
     return p50, p95
 
 
-def _count(model: nn.Module, image: torch.Tensor) -> tuple[int, float, float | None]:
-    """Parameters, 1e9 multiplications, and on a GPU the most MB that were in use."""
+def _count(model: nn.Module, image: torch.Tensor) -> tuple[float, float | None]:
+    """1e9 multiplications, and on a GPU the most MB that were in use."""
     is_gpu = image.is_cuda
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(image.device)
     with FlopCounterMode(display=False) as counter:
         model(image)
     peak = torch.cuda.max_memory_allocated(image.device) / 2**20 if is_gpu else None
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2e9, peak
+    return counter.get_total_flops() / 2e9, peak

@@ -25,7 +25,7 @@ DIE_WITH_PARENT = 1  # Linux: prctl's PR_SET_PDEATHSIG
 TRAINER = (sys.executable, str(ROOT / "train.py"))
 TAIL = 5  # lines of a failed training's log that are shown
 
-Measure = Callable[[Run], dict[str, object]]
+Measure = Callable[[Run, Callable[[], object]], dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Ended:
 
 
 def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
-    """Does all runs that nobody else has done or is at; measure(run) rates one that is trained.
+    """Does all runs that nobody else has done or is at; measure(run, beat) rates one that is trained.
 
-    A training that fails is recorded and the next one is begun.
+    It calls beat() now and then, so that nobody takes the run for lost. A training that fails is recorded and the next one is begun.
     """
     for run in runs:
         claim = queue.claim(run.key)
@@ -72,7 +72,7 @@ def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINE
         # Of a run that was cut off only the last part's time is known: it is not the training's.
         facts = {"train_seconds": None if goes_on else ended.seconds, "peak_mb": ended.peak_mb}
     claim.beat()
-    claim.end("done", {"variant": run.variant, "seed": run.seed, **facts, **measure(run)})
+    claim.end("done", {"variant": run.variant, "seed": run.seed, **facts, **measure(run, claim.beat)})
 
 
 def is_trained(folder: Path) -> bool:

@@ -53,9 +53,11 @@ def test_identity_computes_what_the_plain_network_does():
 
 def test_costs():
     models = {"a": Model("yolov5n.yaml", verbose=False), "b": Model("yolov5n-NAM.yaml", verbose=False)}
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     found = measure_costs(models, 64, torch.device("cpu"), rounds=2)
     assert 0 < found["a"].p50_ms <= found["a"].p95_ms
     assert found["a"].peak_mb is None
-    assert found["a"].parameters == sum(p.numel() for p in models["a"].parameters())
+    assert {name: cost.parameters for name, cost in found.items()} == counts
+    assert counts["b"] == counts["a"] + 2 * 256  # NAM's gamma and beta
     conv = 3 * 16 * 6 * 6 * 32 * 32 / 1e9  # the first layer's alone
     assert conv < found["a"].gmacs < found["b"].gmacs + 1e-9

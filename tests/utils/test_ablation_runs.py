@@ -39,7 +39,7 @@ from utils.ablation_runs import work
 from utils.run_queue import RunQueue
 place = Path(sys.argv[1])
 runs = [Run(name, 0, place / name, ("--folder", str(place / name)), "d1") for name in ("a", "b")]
-work(RunQueue(place / "queue"), runs, lambda run: {"map": 0.5}, (sys.executable, str(place / "fake.py")))
+work(RunQueue(place / "queue"), runs, lambda run, beat: {"map": 0.5}, (sys.executable, str(place / "fake.py")))
 """
 
 
@@ -47,7 +47,8 @@ def runs_in(place, names=("a", "b"), words=()):
     return [Run(name, 0, place / name, ("--folder", str(place / name), *words), "d1") for name in names]
 
 
-def measure(run):
+def measure(run, beat):
+    beat()
     return {"map": 0.5}
 
 
@@ -145,7 +146,7 @@ def test_an_error_in_the_measure_gives_the_run_back(place):
     (place / "go").touch()
     queue = RunQueue(place / "queue")
 
-    def fail(run):
+    def fail(run, beat):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
