@@ -241,9 +241,8 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
     ]
     first = {run.variant: run for run in reversed(done)}
     device = select_device(options_of(done[0]).device)
-    models = {
-        name: attempt_load(final_weights(first[name]), device, fuse=False) for name in plan.variants if name in first
-    }
+    trained = {name: final_weights(first[name]) for name in plan.variants if name in first}
+    models = {name: attempt_load(weights, device, fuse=False) for name, weights in trained.items()}
     costs = measure_costs(models, max(options_of(run).imgsz for run in first.values()), device, rounds)
     curves: dict[str, list[np.ndarray]] = {name: [] for name in first}
     for run in done:

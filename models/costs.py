@@ -49,7 +49,8 @@ def measure_costs(
             if i >= WARM_UP:
                 seconds[name].append(time_sync(device) - start)
     return {
-        name: Cost(parameters[name], counted[name][0], *_percentiles(seconds[name]), counted[name][1]) for name in ready
+        name: Cost(parameters[name], gmacs, *_percentiles(seconds[name]), peak)
+        for name, (gmacs, peak) in counted.items()
     }
 
 
