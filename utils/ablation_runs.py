@@ -40,8 +40,8 @@ class Ended:
 def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
     """Does all runs that nobody else has done or is at; measure(run, beat) rates one that is trained.
 
-    It calls beat() now and then, so that nobody takes the run for lost. A training that fails is recorded and the next one
-    is begun.
+    It calls beat() now and then, so that nobody takes the run for lost. A training that fails is
+    recorded and the next one is begun.
     """
     for run in runs:
         claim = queue.claim(run.key)
