@@ -28,7 +28,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from models import attention_peers, common, experimental_blocks
+from models import attention_peers, common, controls, experimental_blocks
 from models.attention import NAMAttention
 from models.attention_peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
 from models.common import (
@@ -204,7 +204,7 @@ class Model(nn.Module):
 
 BLOCKS = {
     name: block
-    for file in (common, experimental_blocks, attention_peers)
+    for file in (common, experimental_blocks, attention_peers, controls)
     for name, block in vars(file).items()
     if isinstance(block, type) and issubclass(block, nn.Module)
 } | {"Detect": Detect}
@@ -215,7 +215,7 @@ CHANNELS_IN_OUT = {  # m(c1, c2, ...); the row states c2, before scaling
 }
 REPEATS_INSIDE = {BottleneckCSP, C3, C3NAM, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
 SAME_CHANNELS = {  # m(c1, ...); the row may state c1, before scaling
-    *(NAMAttention, SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM, nn.BatchNorm2d),
+    *(NAMAttention, SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM, nn.BatchNorm2d, *controls.CONTROLS),
 }
 READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
 V61_HOMES = {  # shown, as v6.1 and the NAM recipe do

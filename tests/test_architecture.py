@@ -36,6 +36,7 @@ LATE_IMPORTS = {
     "pandas",
     "pycocotools",
     "scipy.cluster.vq",
+    "scipy.special",
     "sqlalchemy",
     "supervision",
     "tensorboard",

@@ -1,0 +1,306 @@
+"""Trains variants of a detector with several seeds each and says which differ by more than chance.
+
+    python ablate.py --config data/ablations/nam-shapes.yaml --dry-run  # what would be done, and how long it takes
+    python ablate.py --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
+    python ablate.py --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
+
+Several processes, on this machine or on others that share --project, may run the same command at the same time: each
+training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.costs import measure_costs
+from models.experimental import attempt_load
+from models.yolo import Model
+from utils.ablation_plan import Plan, Run, load_plan
+from utils.ablation_report import write_reports
+from utils.ablation_runs import check_same, work
+from utils.ablation_table import Findings, summary
+from utils.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
+from utils.checkpoint import load_checkpoint
+from utils.config import DataConfig
+from utils.curves import read_results
+from utils.datasets import val_loader
+from utils.evaluate import EvaluatedBatch, evaluate
+from utils.fingerprint import fingerprint
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress, run_script
+from utils.labels import LabelRecord, load_split
+from utils.metrics import IOU_LEVELS
+from utils.report_facts import environment
+from utils.run_queue import RunQueue
+from utils.size_ap import SIZES
+from utils.stats import smallest_p
+from utils.torch_utils import largest_stride, select_device
+from utils.train_options import TrainOptions
+from utils.train_options import parse_opt as parse_train
+
+LEVEL_75 = int(np.abs(IOU_LEVELS - 0.75).argmin())
+PROBES = 3  # batches that are timed for --dry-run
+PROBED_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """The flags of `parse_opt`, which holds their defaults and meanings."""
+
+    config: str
+    project: str
+    name: str
+    dry_run: bool
+    report: bool
+    retry: bool
+    rounds: int
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Train variants x seeds and compare them.")
+    parser.add_argument("--config", required=True, help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
+    parser.add_argument("--project", default=str(ROOT / "runs" / "ablate"), help="results go to project/name")
+    parser.add_argument("--name", default="", help="results go to project/name, which may exist; empty: as the yaml")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and how long it may take, train nothing")
+    parser.add_argument("--report", action="store_true", help="write the report of what is done so far, train nothing")
+    parser.add_argument("--retry", action="store_true", help="try trainings again that have failed")
+    parser.add_argument("--rounds", type=int, default=50, help="how often the latency is measured")
+    return AblateOptions(**vars(parser.parse_args(arguments)))
+
+
+def main(opt: AblateOptions) -> Path:
+    """Does what is left to do and writes the report; the folder of both."""
+    if opt.rounds < 1:
+        raise ValueError(f"--rounds {opt.rounds}: 1 or more")
+    folder = (Path(opt.project) / (opt.name or Path(opt.config).stem)).resolve()
+    plan = load_plan(opt.config, folder)
+    queue = RunQueue(folder / "queue")
+    show_plan(plan, queue)
+    if opt.dry_run:
+        show_time(plan, queue)
+        return folder
+    if opt.retry:
+        for run in plan.runs:
+            queue.retry(run.key)
+    data = DataConfig.from_yaml(plan.data)
+    data.prepare()
+    if not opt.report:
+        work(queue, plan.runs, lambda run, beat: measure(run, plan, data, beat))
+    findings = find(plan, queue, opt.rounds)
+    write_reports(findings, folder)
+    for line in (*summary(findings), *findings.notes):
+        LOGGER.info(line)
+    LOGGER.info(f"Report in {colorstr('bold', str(folder / 'report.html'))}")
+    if findings.failed:
+        logs = folder / "queue" / findings.failed[0] / "log.txt"
+        raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {logs}; --retry tries again")
+    return folder
+
+
+# The plan -------------------------------------------------------------------------------------------------------------
+
+
+def show_plan(plan: Plan, queue: RunQueue) -> None:
+    """Says in the log what is compared and how far it has come."""
+    states = [queue.state(run.key) for run in plan.runs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "running", "failed", "open"))
+    LOGGER.info(
+        f"{colorstr('ablate: ')}{plural(len(plan.variants), 'variant')} x {plural(len(plan.seeds), 'seed')} on "
+        f"{plan.data}, rated on {plan.split}: {counts}"
+    )
+    for run, state in zip(plan.runs, states, strict=True):
+        LOGGER.debug(f"{run.key}: {state}: train.py {' '.join(run.arguments)}")
+    least = smallest_p(len(plan.seeds))
+    if least >= plan.alpha:
+        LOGGER.warning(
+            f"with {plural(len(plan.seeds), 'seed')} an exact test cannot give a p below {least:.3g}, so that a "
+            f"difference at alpha {plan.alpha} rests on Student's t test alone; "
+            f"{math.ceil(1 - math.log2(plan.alpha) + 1e-9)} seeds can confirm a single one"
+        )
+
+
+def show_time(plan: Plan, queue: RunQueue) -> None:
+    """Says each run and what is left to do in hours: as long as those that are done took, or as a few batches take."""
+    for run in plan.runs:
+        LOGGER.info(f"{queue.state(run.key):>8} {run.key}: train.py {' '.join(run.arguments)}")
+    records = [queue.record(run.key) for run in plan.runs if queue.state(run.key) == "done"]
+    known = [float(record["train_seconds"]) for record in records if record.get("train_seconds")]
+    left = sum(queue.state(run.key) in ("open", "running") for run in plan.runs)
+    if known:
+        seconds, basis = float(np.mean(known)), f"{plural(len(known), 'run')} that are done"
+    else:
+        seconds, basis = probe(plan), "a few batches of noise; loading and validation come on top"
+    LOGGER.info(f"about {seconds / 60:.1f} minutes a run, {left * seconds / 3600:.2f} hours in all (by {basis})")
+
+
+def probe(plan: Plan) -> float:
+    """Seconds of one training by the time that forward and backward of a few images take in the baseline."""
+    run = next(run for run in plan.runs if run.variant == plan.baseline)
+    opt = options_of(run)
+    device = select_device(opt.device)
+    data = DataConfig.from_yaml(plan.data)
+    data.prepare()
+    count = len(load_split(data, "train", opt.workers, opt.single_cls))
+    source = opt.cfg or load_checkpoint(Path(opt.weights)).yaml
+    model = Model(source, nc=data.nc, verbose=False).to(device).train()
+    images = torch.rand(PROBED_IMAGES, 3, *(check_img_size(opt.imgsz, largest_stride(model)),) * 2, device=device)
+    seconds = []
+    for _ in range(PROBES):
+        start = time.perf_counter()
+        sum(raw.square().mean() for raw in model(images)).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / PROBED_IMAGES * count * opt.epochs
+
+
+# A run ----------------------------------------------------------------------------------------------------------------
+
+
+def measure(run: Run, plan: Plan, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
+    """How good a trained run is on the plan's split, and what it was; writes images.npz into its folder."""
+    opt = options_of(run)
+    device = select_device(opt.device)
+    weights = final_weights(run)
+    model = attempt_load(weights, device)
+    stride = largest_stride(model)
+    rated = data.as_one_class() if opt.single_cls else data
+    records = load_split(rated, plan.split, opt.workers, opt.single_cls)
+    trained = load_split(rated, "train", opt.workers, opt.single_cls)
+    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
+    recorder = ImageRecorder(data.root)
+
+    def observe(evaluated: EvaluatedBatch) -> None:
+        beat()
+        recorder(evaluated)
+
+    result = evaluate(model, loader, rated.names, device=device, by_size=True, on_batch=observe, show_progress=False)
+    recorder.result().save(run.folder / "images.npz")
+    curve = read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"]
+    ap = result.stats.ap
+    sizes = dict(zip(SIZES, result.sizes.map.tolist(), strict=True))
+    facts = {
+        "map": result.map,
+        "map50": result.map50,
+        "map75": float(ap[:, LEVEL_75].mean()) if len(ap) else 0.0,
+        "last_map": float(curve[-1]) if len(curve) and math.isfinite(curve[-1]) else None,
+        **{f"map_{name}": value if math.isfinite(value) else None for name, value in sizes.items()},
+        "epochs": len(curve),
+        "weights": weights.name,
+        "data": data_hash({plan.split: records, "train": trained}, data),
+    }
+    return facts | {f"env_{key}": value for key, value in environment(device).items()}
+
+
+def final_weights(run: Run) -> Path:
+    """The checkpoint of the best epoch on val, or the last one's where none was validated."""
+    best = run.folder / "weights" / "best.pt"
+    return best if best.is_file() else best.with_name("last.pt")
+
+
+def options_of(run: Run) -> TrainOptions:
+    """The options that its training had."""
+    return parse_train(list(run.arguments))
+
+
+def data_hash(splits: Mapping[str, Sequence[LabelRecord]], data: DataConfig) -> str:
+    """16 hexadecimal digits of the names, sizes and labels of all images."""
+    content = hashlib.sha256()
+    for name, records in sorted(splits.items()):
+        content.update(name.encode() + fingerprint(records, data.root).numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+
+
+def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
+    """What the runs that are done have come to."""
+    states = {run.key: queue.state(run.key) for run in plan.runs}
+    done = [run for run in plan.runs if states[run.key] == "done"]
+    if not done:
+        failed = [key for key, state in states.items() if state == "failed"]
+        where = f"; {failed[0]} failed, see {queue.place(failed[0]) / 'log.txt'} (--retry)" if failed else ""
+        raise ValueError(f"{queue.folder}: no run is done yet, so there is nothing to report{where}")
+    for run in done:
+        check_same(queue, run)
+    records = [queue.record(run.key) for run in done]
+    notes = [
+        f"the runs differ in {what}: {', '.join(map(str, values))}"
+        for key, what in (("data", "their data set"), ("env_commit", "the code's commit"), ("env_device", "the device"))
+        if len(values := sorted({str(record.get(key)) for record in records})) > 1
+    ]
+    first = {run.variant: run for run in reversed(done)}
+    device = select_device(options_of(done[0]).device)
+    trained = {name: final_weights(first[name]) for name in plan.variants if name in first}
+    models = {name: attempt_load(weights, device, fuse=False) for name, weights in trained.items()}
+    costs = measure_costs(models, max(options_of(run).imgsz for run in first.values()), device, rounds)
+    curves: dict[str, list[np.ndarray]] = {name: [] for name in first}
+    for run in done:
+        curves[run.variant].append(read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"])
+    return Findings(
+        title=f"Ablation {plan.file.stem}",
+        baseline=plan.baseline,
+        variants=plan.variants,
+        alpha=plan.alpha,
+        records=records,
+        costs={name: asdict(cost) for name, cost in costs.items()},
+        bootstrap=image_intervals(plan, done),
+        curves=curves,
+        provenance=provenance(plan, records),
+        notes=notes,
+        failed=[key for key, state in states.items() if state == "failed"],
+        open=sum(state in ("open", "running") for state in states.values()),
+    )
+
+
+def image_intervals(plan: Plan, done: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """By variant the interval of its difference to the baseline when the images are drawn again."""
+    if not plan.bootstrap:
+        return {}
+    bar = progress(done, desc="Drawing images", delay=2)
+    drawn = {(run.variant, run.seed): drawn_of(run, plan.bootstrap) for run in bar}
+    found = {}
+    for name in plan.variants:
+        seeds = [seed for seed in plan.seeds if {(name, seed), (plan.baseline, seed)} <= drawn.keys()]
+        if name != plan.baseline and seeds:
+            pairs = ([drawn[variant, seed] for seed in seeds] for variant in (name, plan.baseline))
+            found[name] = interval(*pairs, 1 - plan.alpha)
+    return found
+
+
+def drawn_of(run: Run, draws: int) -> np.ndarray:
+    """The run's mAP (draws,) on images drawn again; kept in its folder, as they take a while."""
+    path = run.folder / "bootstrap.npy"
+    if path.is_file():
+        found = np.load(path)
+        if found.shape == (draws,):
+            return found
+    found = drawn_maps(ImageStats.load(run.folder / "images.npz"), draws)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, found)
+    return found
+
+
+def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """What was run on what: the plan, the data, the code, the machine."""
+    shared = {"configuration": str(plan.file), "data set": plan.data, "rated on": plan.split}
+    shared |= {"weights rated": "of the best epoch on val", "seeds": ", ".join(map(str, plan.seeds))}
+    shared |= {"alpha": f"{plan.alpha:g}", "draws of images": str(plan.bootstrap)}
+    environments = {key.removeprefix("env_"): str(value) for key, value in records[0].items() if key[:4] == "env_"}
+    options = {f"--{k.replace('_', '-')}": v for k, v in plan.train.values().items() if k in plan.train.given}
+    given = {"options of all": json.dumps({k: v for k, v in options.items() if k != "--data"})}
+    return shared | {"data fingerprint": str(records[0].get("data"))} | given | environments
+
+
+if __name__ == "__main__":
+    run_script(main, parse_opt())

@@ -1,0 +1,200 @@
+"""What an ablation compares: its yaml, and the trainings that come of it."""
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from utils.config import SPLITS, YAML_SUFFIXES, Hyp, read_yaml
+from utils.general import atomic_write, check_file
+from utils.runs import normalized, safe_name
+from utils.train_options import TrainOptions, parse_opt
+
+KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap")
+OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
+ALLOWED = sorted({field.name for field in fields(TrainOptions)} - OWN)
+BOOTSTRAP = 200  # draws
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: its variant and seed, the folder it goes to, the options of train.py, and a hash of all it reads."""
+
+    variant: str
+    seed: int
+    folder: Path
+    arguments: tuple[str, ...]
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the queue."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The content of an ablation's yaml. `split` is what the runs are rated on; `runs` come seed by seed."""
+
+    file: Path
+    data: str
+    split: str
+    seeds: tuple[int, ...]
+    baseline: str
+    variants: tuple[str, ...]
+    models: Mapping[str, str]  # the model yaml by variant, '' for the checkpoint's own
+    train: TrainOptions  # what all variants share
+    alpha: float
+    bootstrap: int
+    runs: tuple[Run, ...]
+
+
+def load_plan(file: str, folder: Path) -> Plan:
+    """The plan in a yaml, for results in a folder; the yamls that variants have of their own are written there.
+
+    ValueError or FileNotFoundError where it cannot be carried out as it stands.
+    """
+    path = check_file(file, YAML_SUFFIXES)
+    content = read_yaml(path)
+    unknown = [str(key) for key in content if key not in KEYS]
+    missing = [key for key in ("data", "seeds", "baseline", "variants") if key not in content]
+    if unknown or missing:
+        what = f"unknown key {unknown[0]}" if unknown else f"{missing[0]} is missing"
+        raise ValueError(f"{path}: {what}; an ablation has {', '.join(KEYS)}")
+    seeds, variants = _seeds(content["seeds"], path), _mapping(content["variants"], f"{path}: variants")
+    baseline, split = str(content["baseline"]), str(content.get("split", "val"))
+    if baseline not in variants or len(variants) < 2:
+        raise ValueError(f"{path}: variants: two or more with the baseline {baseline} among them, not {list(variants)}")
+    if split not in SPLITS:
+        raise ValueError(f"{path}: split {split}: must be one of {', '.join(SPLITS)}")
+    alpha, bootstrap = content.get("alpha", 0.05), content.get("bootstrap", BOOTSTRAP)
+    if not isinstance(alpha, float) or not 0 < alpha < 1:
+        raise ValueError(f"{path}: alpha {alpha}: between 0 and 1, as 0.05")
+    if type(bootstrap) is not int or bootstrap < 0:
+        raise ValueError(f"{path}: bootstrap {bootstrap}: a number of draws, 0 for none")
+    names = [safe_name(str(name)).replace(" ", "_") for name in variants]
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"{path}: variants: two have the same name in the file system: {', '.join(sorted(names))}")
+    data = str(check_file(str(content["data"]), YAML_SUFFIXES))
+    common = _options(content.get("train", {}), f"{path}: train")
+    settings, models = {}, {}
+    for name, variant in variants.items():
+        source = f"{path}: {name}"
+        own = _mapping(variant, source) if variant is not None else {}
+        settings[name] = prepare(common, own, folder / "configs" / safe_name(name).replace(" ", "_"), source)
+        models[name] = str(settings[name].get("cfg", ""))
+    shared = parse_opt(_arguments({**common, "data": data}))
+    runs = tuple(
+        _run(name, seed, folder / "runs" / f"{place}-s{seed}", {**settings[name], "data": data, "seed": seed})
+        for seed, (name, place) in itertools.product(seeds, zip(variants, names, strict=True))
+    )
+    return Plan(path, data, split, seeds, baseline, tuple(variants), models, shared, alpha, bootstrap, runs)
+
+
+def prepare(common: Mapping[str, object], own: Mapping[str, object], place: Path, source: str) -> dict[str, object]:
+    """The options of a variant, those of its own before the common ones.
+
+    Its `replace` {block: other block} makes of its cfg the yaml <place>.yaml, and a mapping `hyp` of the common file
+    <place>-hyp.yaml.
+    """
+    own = dict(own)
+    replaced, changes = own.pop("replace", None), own.get("hyp")
+    if isinstance(changes, Mapping):
+        own.pop("hyp")
+    options = {**common, **_options(own, source)}
+    if isinstance(changes, Mapping):
+        base = str(options.get("hyp") or parse_opt([]).hyp)
+        values = {**Hyp.from_yaml(base).to_dict(), **changes}
+        Hyp.from_dict(values, source)
+        options["hyp"] = _write(place.with_name(f"{place.name}-hyp.yaml"), values)
+    if replaced is not None:
+        if not options.get("cfg"):
+            raise ValueError(f"{source}: replace needs a cfg, the model yaml in which blocks are replaced")
+        content = replace_blocks(str(options["cfg"]), _mapping(replaced, f"{source}: replace"))
+        options["cfg"] = _write(place.with_name(f"{place.name}.yaml"), content)
+    return options
+
+
+def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
+    """A model yaml's content with other blocks in place of some; of their arguments the first stays, the channels.
+
+    ValueError where it has no such block.
+    """
+    path = check_file(cfg, YAML_SUFFIXES)
+    content = read_yaml(path)
+    for old, new in blocks.items():
+        rows = [
+            row
+            for part in ("backbone", "head")
+            for row in content.get(part) or ()
+            if isinstance(row, list) and len(row) > 3 and row[2] == old
+        ]
+        if not rows:
+            raise ValueError(f"{path}: replace: it has no block {old}")
+        for row in rows:
+            row[2], row[3] = str(new), row[3][:1]
+    return content
+
+
+def _run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -> Run:
+    arguments = _arguments(options)
+    digest = hashlib.sha256("\0".join(arguments).encode())
+    parsed = parse_opt(arguments)
+    for file in (parsed.cfg, parsed.hyp, parsed.data, parsed.weights if "weights" in parsed.given else ""):
+        if file and (Path(file).is_file() or Path(file).suffix in YAML_SUFFIXES):
+            digest.update(check_file(file).read_bytes())
+    place = ["--project", str(folder.parent), "--name", folder.name, "--exist-ok"]
+    return Run(variant, seed, folder, (*arguments, *place), digest.hexdigest()[:16])
+
+
+def _options(values: object, source: str) -> dict[str, object]:
+    """Options of train.py, named as in Python or as on the command line."""
+    named = {str(key).replace("-", "_"): value for key, value in _mapping(values, source).items()}
+    taken = sorted(named.keys() & OWN)
+    if taken:
+        raise ValueError(f"{source}: {taken[0]} is for ablate.py to choose; leave it out")
+    try:
+        return normalized(named, allowed=ALLOWED)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _arguments(options: Mapping[str, object]) -> list[str]:
+    """The command line of options; what is false or empty (null) is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name}" if name in ("upload_dataset", "bbox_interval") else f"--{name.replace('_', '-')}"
+        if value is None or value is False:
+            continue
+        words.append(flag)
+        if value is not True:
+            words += map(str, value) if isinstance(value, list) else [str(value)]
+    return words
+
+
+def _seeds(value: object, path: Path) -> tuple[int, ...]:
+    seeds = list(range(value)) if type(value) is int else value
+    if not isinstance(seeds, Sequence) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise ValueError(f"{path}: seeds {value}: a count, as 5, or a list of whole numbers from 0 on")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{path}: seeds {value}: each once; the same seed gives the same run")
+    return tuple(seeds)
+
+
+def _mapping(value: object, source: str) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: must hold `key: value` rows, not {value!r}")
+    return {str(key): item for key, item in value.items()}
+
+
+def _write(path: Path, content: Mapping[str, object]) -> str:
+    """Writes a yaml where it is not there as it should be; its path."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return str(path)

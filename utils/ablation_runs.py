@@ -1,0 +1,169 @@
+"""Does the trainings of an ablation, each in a process and a folder of its own, one after the other.
+
+A worker that is killed takes its training with it, on Linux at once; whoever comes next goes on with it by --resume.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.ablation_plan import Run
+from utils.general import LOGGER, ROOT, atomic_write
+from utils.resume import KEPT, check_unfinished, load_run
+from utils.run_queue import Claim, RunQueue
+
+BEAT_S = 5.0  # between two touches of the claim
+POLL_S = 0.1
+DIE_WITH_PARENT = 1  # Linux: prctl's PR_SET_PDEATHSIG
+TRAINER = (sys.executable, str(ROOT / "train.py"))
+TAIL = 5  # lines of a failed training's log that are shown
+
+Measure = Callable[[Run, Callable[[], object]], dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its status, its seconds, and the most memory it had, in MB, None where that is unknown."""
+
+    status: int
+    seconds: float
+    peak_mb: float | None
+
+
+def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
+    """Does all runs that nobody else has done or is at; measure(run, beat) rates one that is trained.
+
+    It calls beat() now and then, so that nobody takes the run for lost. A training that fails is
+    recorded and the next one is begun.
+    """
+    for run in runs:
+        claim = queue.claim(run.key)
+        if claim is None:
+            continue
+        try:
+            check_same(queue, run)
+            do(claim, run, measure, trainer)
+        finally:
+            claim.release()
+
+
+def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
+    """Trains, or goes on with it, and rates one run, and writes how it ended; nothing if the claim is lost."""
+    facts: dict[str, object] = {"train_seconds": None, "peak_mb": None}
+    last = run.folder / "weights" / "last.pt"
+    if not (is_trained(run.folder) or is_complete(last)):
+        goes_on = last.is_file()
+        LOGGER.info(f"{run.key}: {'goes on' if goes_on else 'training'}; log in {claim.folder / 'log.txt'}")
+        ended = supervise([*trainer, *(("--resume", str(last)) if goes_on else run.arguments)], claim)
+        if ended is None:
+            LOGGER.warning(f"{run.key}: another worker has taken it over, and this one lets go of it")
+            return
+        if ended.status:
+            lines = (claim.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+            claim.end("failed", {"status": ended.status, "log": lines[-TAIL:]})
+            LOGGER.error(f"{run.key}: the training failed with status {ended.status}: {' / '.join(lines[-1:])}")
+            return
+        # Of a run that was cut off only the last part's time is known: it is not the training's.
+        facts = {"train_seconds": None if goes_on else ended.seconds, "peak_mb": ended.peak_mb}
+    claim.beat()
+    claim.end("done", {"variant": run.variant, "seed": run.seed, **facts, **measure(run, claim.beat)})
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a training came to its end: its last checkpoint was stripped, or its results are written."""
+    return (folder / "weights" / KEPT).is_file() or (folder / "results.json").is_file()
+
+
+def is_complete(last: Path) -> bool:
+    """Whether a last.pt is of a training that was cut off after its last epoch, which cannot be gone on with."""
+    if not last.is_file():
+        return False
+    try:
+        checkpoint = load_run(last)
+    except ValueError as error:
+        LOGGER.debug(f"{error}: train.py --resume will say so")
+        return False
+    options = checkpoint.training["opt"]
+    try:
+        check_unfinished(last, checkpoint, int(options["epochs"]), int(options["patience"]))
+    except ValueError as error:
+        LOGGER.info(f"{error}; it is rated as it is")
+        return True
+    return False
+
+
+def supervise(command: Sequence[str], claim: Claim) -> Ended | None:
+    """Runs a command, its output in the claim's log.txt, and keeps the claim; None where the claim was lost."""
+    start = beaten = time.monotonic()
+    with (claim.folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_preparation()
+        )
+        with closing(_Child(process)) as child:
+            while not child.has_ended():
+                time.sleep(POLL_S)
+                if time.monotonic() - beaten >= BEAT_S:
+                    beaten = time.monotonic()
+                    if not claim.beat():
+                        return None
+            return Ended(process.returncode, time.monotonic() - start, child.peak_mb)
+
+
+class _Child:
+    """A process that is killed when it is closed, and whose memory is known once it has ended, where the system has it.
+
+    Linux and macOS say so to the one that waits for the process, which therefore is this class and not subprocess.
+    """
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self.process, self.peak_mb = process, None
+
+    def has_ended(self) -> bool:
+        if not hasattr(os, "wait4"):
+            return self.process.poll() is not None
+        if self.process.returncode is None:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.peak_mb = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return self.process.returncode is not None
+
+    def close(self) -> None:
+        if not self.has_ended():
+            self.process.kill()
+            self.process.wait()
+
+
+def _preparation() -> Callable[[], None] | None:
+    """What a child does before it becomes the command: asks to be killed when this process dies (Linux alone)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(DIE_WITH_PARENT, 9)
+
+
+def check_same(queue: RunQueue, run: Run) -> None:
+    """ValueError where the run was begun with other settings or files; notes those of a new one."""
+    path = queue.place(run.key) / "run.json"
+    record = {"digest": run.digest, "arguments": list(run.arguments)}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        digest = json.loads(path.read_text(encoding="utf-8"))["digest"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove its folder and {run.folder}") from error
+    if digest != run.digest:
+        raise ValueError(
+            f"{run.key} was begun with other options or files than the yaml has now (see {path}): choose another "
+            f"--name, or remove {path.parent} and {run.folder}"
+        )
