@@ -93,5 +93,5 @@ def test_replaced_blocks_keep_their_channels_alone():
 
 def test_the_example_is_a_plan(tmp_path):
     plan = load_plan(str(ROOT / "data" / "ablations" / "nam-shapes.yaml"), tmp_path)
-    assert len(plan.runs) == 36
+    assert len(plan.runs) == 66
     assert plan.variants == ("plain", "NAM", "identity", "half", "SiLU", "convolution")
