@@ -85,6 +85,7 @@ def differ(a, b):
         ({"nms": True, "train": True, "include": "onnx"}, "--nms and --train exclude each other"),
         ({"optimize": True, "half": True}, "--optimize is for FP32"),
         ({"onxx": True}, "no option is called onxx"),
+        ({"include": ["onnx"], "aoti": True}, "--aoti compiles pt2 files: give --include pt2 alone with it"),
     ],
 )
 def test_options_that_are_refused(run, tmp_path, options, message):

@@ -15,7 +15,7 @@ from models.backend import load_backend
 from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.export_formats import ExportModel
-from models.export_torch import nam_nodes, trace
+from models.export_torch import COMPILERS, nam_nodes, trace
 from models.metadata import AXES, Metadata
 
 
@@ -64,6 +64,26 @@ def test_half_is_half_the_size(folder, network, suffix):
     assert model(images)[0].dtype == torch.float32
     assert (model(images)[0] - network(images)[0]).abs().max() < 2
     assert half.stat().st_size < (0.6 if suffix == ".safetensors" else 0.9) * whole.stat().st_size
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_machine_code_computes_the_same_and_says_what_it_is(small_weights, network, tmp_path, caplog):
+    shutil.copy(small_weights, tmp_path / "code.pt")
+    export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True)
+    caplog.clear()
+    model = load_backend(tmp_path / "code.pt2")
+    assert "machine code" in caplog.text
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_machine_code_needs_a_compiler(small_weights, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    shutil.copy(small_weights, tmp_path / "code.pt")
+    with pytest.raises(ValueError, match="not written"):
+        export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True)
+    assert "--aoti: needs a C++ compiler" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["code.pt"]
 
 
 def test_nam_is_four_operators(network):
