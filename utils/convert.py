@@ -5,8 +5,9 @@
     python -m utils.convert yolo --source data.yaml --out ../mine/annotations
     python -m utils.convert visdrone --source ~/Downloads/VisDrone --out ../datasets/VisDrone
 
-The last form takes the published files of a data set that v6.1 describes, archives or what was in them: visdrone,
-argoverse, sku110k, xview, globalwheat, objects365. With --download, and only then, it fetches them into --source first.
+The last form takes the published files of a data set that v6.1 describes, archives or what was in them: voc0712,
+visdrone, argoverse, sku110k, xview, globalwheat, objects365. With --download, and only then, it fetches them into
+--source first.
 
 All is read and checked before anything is written; no file that exists is written over, and no image is moved: they
 are hard links where the file system allows it, else copies.

@@ -8,10 +8,10 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from utils.annotations import AnnotatedObject, CocoSource, Picture, shown_size
+from utils.annotations import AnnotatedObject, CocoSource, Picture, VocSource, shown_size
 from utils.general import one_line
 from utils.images import IMAGE_SUFFIXES
 from utils.label_files import read_labels
@@ -24,6 +24,7 @@ XVIEW_TYPES = (  # the type_id of each class, in the classes' order; 75 and 82 a
     *(89, 91, 93, 94),
 )
 ARGOVERSE_HW = (1200, 1920)
+VOC_SPLITS = ("train2012", "val2012", "train2007", "val2007", "test2007")
 WHEAT_DOMAINS = {
     **dict.fromkeys(("arvalis_1", "arvalis_2", "arvalis_3", "ethz_1", "rres_1", "inrae_1", "usask_1"), "train"),
     **dict.fromkeys(("utokyo_1", "utokyo_2", "nau_1", "uq_1"), "test"),
@@ -72,6 +73,19 @@ def _gathered(
 
 
 # Readers --------------------------------------------------------------------------------------------------------------
+
+
+def read_voc0712(roots: Roots, names: Sequence[str], errors: list[str]) -> Iterator[Picture]:
+    """VOCdevkit/VOC2007 and VOC2012, divided by their own lists; objects marked difficult are left out.
+
+    A split is one of a year, as train2012: v6.1 trains on three of 2007 and 2012 and validates on test2007.
+    """
+    for folder in _files(roots, "VOC20[01][72]", "unpack VOCtrainval_11-May-2012 and others there"):
+        source = VocSource(folder, None, "train")
+        if not source.splits:
+            raise FileNotFoundError(f"{folder}: no ImageSets/Main/train.txt in it, which says what is to train on")
+        for picture in source.pictures(errors):
+            yield replace(picture, split=f"{picture.split}{folder.name.removeprefix('VOC')}")
 
 
 def read_visdrone(roots: Roots, names: Sequence[str], errors: list[str]) -> Iterator[Picture]:
@@ -248,6 +262,14 @@ def _by_split(pattern: str, test: str = "test") -> dict[str, str]:
 
 
 PUBLISHED = {
+    "voc0712": PublishedSet(
+        read_voc0712,
+        "VOC.yaml",
+        tuple(
+            f"{ASSETS}/VOC{name}.zip" for name in ("trainval_06-Nov-2007", "test_06-Nov-2007", "trainval_11-May-2012")
+        ),
+        {split: f"images/{split}" for split in VOC_SPLITS},
+    ),
     "visdrone": PublishedSet(
         read_visdrone,
         "VisDrone.yaml",

@@ -45,6 +45,21 @@ def count(data, split):
 # Samples --------------------------------------------------------------------------------------------------------------
 
 
+def voc0712(root):
+    for year, splits in (("2007", ("train", "val", "test")), ("2012", ("train", "val"))):
+        for number, split in enumerate(splits):
+            folder = root / f"{split}-{year}/VOCdevkit/VOC{year}"  # each archive by itself
+            picture(folder / f"JPEGImages/{year}_{number}.jpg")
+            text(folder / f"ImageSets/Main/{split}.txt", f"{year}_{number}\n")
+            boxes = (("dog", 0, 11, 6, 31, 16), ("cat", 1, 1, 1, 9, 9))
+            objects = "".join(
+                f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+                f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+                for name, difficult, x1, y1, x2, y2 in boxes
+            )
+            text(folder / f"Annotations/{year}_{number}.xml", f"<annotation>{objects}</annotation>")
+
+
 def visdrone(root):
     for split in ("train", "val", "test-dev"):
         folder = root / f"VisDrone2019-DET-{split}"
@@ -99,9 +114,10 @@ def objects365(root):
         text(root / f"zhiyuan_objv2_{split}.json", content)
 
 
-SAMPLES = {made.__name__: made for made in (visdrone, argoverse, sku110k, xview, globalwheat, objects365)}
+SAMPLES = {made.__name__: made for made in (voc0712, visdrone, argoverse, sku110k, xview, globalwheat, objects365)}
 MIDDLE = [0.5, 0.5, 0.5, 0.5]
 EXPECTED = {  # a label file, its boxes, pictures of train, val and test
+    "voc0712": ("labels/val2012/2012_1.txt", [[11.0, *MIDDLE]], (4, 1, 1)),
     "visdrone": (
         "VisDrone2019-DET-test-dev/labels/0001.txt",
         [[3.0, *MIDDLE], [0.0, 0.1, 0.1, 0.2, 0.2]],
@@ -159,7 +175,8 @@ def test_its_yaml(kind):
     content = yaml.safe_load(data.file.read_text(encoding="utf-8"))
     for split in {"train", "val", "test"} & content.keys() if not published.lists and not published.is_split else ():
         places = content[split] if isinstance(content[split], list) else [content[split]]
-        assert all(place.startswith(published.folders[split]) for place in places)
+        folders = (published.folders[split],) if split in published.folders else tuple(published.folders.values())
+        assert all(place.startswith(folders) for place in places)
 
 
 def test_class_table_of_xview():
@@ -180,6 +197,7 @@ def test_nothing_there(tmp_path, kind):
 
 
 FAULTS = {
+    "voc0712": ("val-2012/VOCdevkit/VOC2012/Annotations/2012_1.xml", "<annotation>", r"2012_1\.xml"),
     "visdrone": ("VisDrone2019-DET-train/annotations/0001.txt", "1,2,x,4,1,1", r"0001\.txt:1: .* 6 numbers"),
     "argoverse": (
         "Argoverse-HD/annotations/val.json",
