@@ -4,7 +4,6 @@ Workers on many machines may share one; a worker that is killed or lost leaves a
 """
 
 import math
-import os
 import platform
 import time
 import warnings
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from utils.evolve_files import Generation
 from utils.evolve_sampler import HYP, bounded, search_space
-from utils.general import LOGGER, one_line
+from utils.general import LOGGER, is_running, one_line
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -179,19 +178,6 @@ def fail_lost(study: "Study", here: bool) -> None:
         optuna.storages.fail_stale_trials(study)
     for trial in running(study) if here else ():
         machine, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
-        if machine == platform.node() and not is_alive(int(process)):
+        if machine == platform.node() and not is_running(int(process)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             LOGGER.warning("a generation was cut off: it does not count, and another one is trained in its place")
-
-
-def is_alive(process: int) -> bool:
-    """Whether this machine has a process of this number, or does not tell."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -180,6 +180,19 @@ def init_seeds(seed: int, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = torch.cuda.is_available() and not deterministic
 
 
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of this number; always where asking would end it, as on Windows."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.general import atomic_write
+from utils.general import atomic_write, is_running
 
 LOST_AFTER_S = 180.0  # without a touch
 ENDS = ("done", "failed")
@@ -135,16 +135,3 @@ def this_place() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is a process of this number here; on Windows, where asking would end it, always."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

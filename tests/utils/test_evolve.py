@@ -19,8 +19,8 @@ from utils.config import Hyp
 from utils.engine import TrainingDiverged
 from utils.evolve import OWN_STUDY, Search, find_hyp
 from utils.evolve_sampler import HYP
-from utils.evolve_study import WORKER, counted, ended, fail_lost, is_alive, make_pruner
-from utils.general import ROOT
+from utils.evolve_study import WORKER, counted, ended, fail_lost, make_pruner
+from utils.general import ROOT, is_running
 from utils.train_options import parse_opt
 
 WORKER_CODE = """
@@ -253,7 +253,7 @@ def test_a_living_worker_is_left_alone():
     study.ask()  # has not said yet whose it is
     fail_lost(study, here=True)
     assert [trial.state.name for trial in study.trials] == ["RUNNING"] * 3
-    assert is_alive(os.getpid())
+    assert is_running(os.getpid())
 
 
 def test_two_workers_share_a_study(tmp_path):
