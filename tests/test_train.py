@@ -501,6 +501,14 @@ def test_a_new_run_in_an_old_folder_leaves_none_of_its_weights(fit):
     assert not (folder / "weights" / "epoch1.pt").exists()
 
 
+def test_a_run_does_not_replace_the_weights_that_it_starts_from(fit):
+    best = fit() / "weights" / "best.pt"
+    before = best.read_bytes()
+    with pytest.raises(ValueError, match=r"best\.pt is of the run that --exist-ok replaces"):
+        fit(weights=str(best), exist_ok=True)
+    assert best.read_bytes() == before
+
+
 def test_weights_of_another_width_are_refused(fit, finished):
     with pytest.raises(ValueError, match="none of it fits"):
         fit(weights=str(finished / "weights" / "best.pt"), cfg="yolov5s.yaml")

@@ -50,7 +50,8 @@ class RunFiles:
     ) -> Self:
         """The folder of the run that --resume names, or a new one in project/name; its settings are written.
 
-        Rank 0 makes it, and the others are told.
+        Rank 0 makes it, and the others are told. ValueError where the weights to start from would be taken away with an
+        older run's.
         """
         if not ranks.is_main:
             return cls(Path(str(ranks.broadcast(None))), options, hyp, data, changes)
@@ -60,6 +61,9 @@ class RunFiles:
         else:
             place = Path(str(options["project"])) / str(options["name"])
             folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
+            weights = Path(str(options["weights"]))
+            if weights.is_file() and weights.resolve().parent == (folder / "weights").resolve():
+                raise ValueError(f"--weights {weights} is of the run that --exist-ok replaces; name another --name")
         run = cls(folder, options, hyp, data, changes)
         run.open(is_new=not resume)
         ranks.broadcast(str(folder))
