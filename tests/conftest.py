@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from utils.general import ROOT
 from utils.shapes import ShapesSettings, generate
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so are those of the commands that they start
 
 
 @pytest.fixture(scope="session")
