@@ -169,7 +169,7 @@ def test_a_file_where_the_results_are_to_go_is_said(tmp_path):
     ("file", "hint"),
     [
         ("yolov5q.yaml", "yolov5"),
-        ("shape.yaml", "did you mean shapes.yaml or hyp.shapes.yaml?"),
+        ("shape.yaml", "did you mean shapes.yaml or "),
         (str(ROOT / "data" / "shape.yaml"), "did you mean shapes.yaml?"),
     ],
 )
