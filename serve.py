@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from models.backend import load_backend
-from utils.general import LOGGER, ROOT, colorstr, run_script
+from utils.detect_options import add_network_flags
+from utils.general import LOGGER, colorstr, run_script
 from utils.inference import ready, warm_up
-from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.runs import find_weights
 from utils.serve_app import LOOPBACK, Service, create_app
 from utils.serve_batches import Batcher
 from utils.serve_limits import Limits, punctual_protocol
@@ -162,25 +163,7 @@ def ended(*_: object) -> None:
 def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
     """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description="Serve a model: a page to try it, and an interface for programs.")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
-        "newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--data",
-        default=str(ROOT / "data" / "coco128.yaml"),
-        help="class names for formats that carry none; a checkpoint carries its own",
-    )
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
-    )
-    parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    add_network_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
     parser.add_argument("--batch-size", type=int, default=8, help="most images that go through the network at a time")

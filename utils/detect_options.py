@@ -85,23 +85,14 @@ class DetectOptions:
             )
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Find objects in images, videos, cameras and streams.")
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what serve.py and detect.py ask of a network alike: which, for which images, and how it is run."""
     parser.add_argument(
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
         help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
         "newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--source",
-        default=str(DEFAULT_SOURCE),
-        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
-        "images, or - for names on standard input",
-        nargs="+",
-        action=JoinedWords,
     )
     parser.add_argument(
         "--data",
@@ -111,12 +102,29 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument(
         "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
     )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(description="Find objects in images, videos, cameras and streams.")
+    add_network_flags(parser)
+    parser.add_argument(
+        "--source",
+        default=str(DEFAULT_SOURCE),
+        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
+        "images, or - for names on standard input",
+        nargs="+",
+        action=JoinedWords,
+    )
     parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
     parser.add_argument(
         "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
     )
     parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
     parser.add_argument(
         "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
@@ -153,7 +161,4 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
     parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     return DetectOptions(**vars(parser.parse_args(arguments)))

@@ -83,7 +83,7 @@ class Ranks:
 
     def mean_(self, tensor: Tensor) -> Tensor:
         """The tensor, in place the mean over all processes."""
-        return self.sum_(tensor) if self.size == 1 else self.sum_(tensor).div_(self.size)
+        return self.sum_(tensor).div_(self.size)
 
     def broadcast(self, value: object) -> object:
         """The value that rank 0 has, which JSON must be able to hold."""

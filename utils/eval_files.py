@@ -14,7 +14,7 @@ import yaml
 from utils.boxes import xyxy2xywhn
 from utils.confusion import ConfusionMatrix
 from utils.curves import plot_ap_bars, plot_confusion_matrix, plot_metric_curve, plot_pr_curve
-from utils.evaluate import EvaluatedBatch
+from utils.evaluate import EvaluatedBatch, as_one_class
 from utils.general import atomic_write
 from utils.label_maps import LabelMaps
 from utils.metrics import EvalResult
@@ -50,7 +50,7 @@ class EvalPlots:
         batch = evaluated.batch
         images, targets, paths = batch.images, batch.targets, batch.paths
         if len(self.names) == 1:  # single_cls has made one of the data set's classes
-            targets = torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
+            targets = as_one_class(targets)
         h, w = images.shape[2:]
         stem = self.folder / f"val_batch{evaluated.index}"
         plot_images(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
