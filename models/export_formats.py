@@ -29,7 +29,6 @@ from utils.boxes import xywh2xyxy
 INPUT, OUTPUT = "images", "output"  # v6.1's names
 NMS_OUTPUTS = ("num", "boxes", "scores", "classes")
 NAM_NODES = ["Mul", "Add", "Sigmoid", "Mul"]
-OPSETS = range(12, 21)  # what the exporter writes; below 12 the head has no operators
 OnnxModel = Any  # onnx.ModelProto; the package is optional
 CLASS_DISTANCE = 8192.0  # pixels between the places of two classes, so that they do not suppress each other
 

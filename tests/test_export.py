@@ -16,9 +16,10 @@ from torch import nn
 import detect
 import export
 import val
+from models import export_jobs
 from models.backend import load_backend
 from models.experimental import attempt_load
-from models.export_check import Limits, check_images, compare, nms_differences
+from models.export_check import FP32_LIMITS, Limits, check_images, compare, nms_differences
 from models.export_formats import ExportModel, NmsSettings, check_nam
 from models.metadata import AXES, Metadata
 from models.onnx_header import read_onnx_header
@@ -246,11 +247,11 @@ def test_detections_are_compared_with_their_partners():
     scores, classes = torch.tensor([[0.9, 0.8, 0]]), torch.tensor([[0.0, 1, 0]])
     wanted = [num, boxes, scores, classes]
     turned = [num, boxes[:, [1, 0, 2]] + 0.01, scores[:, [1, 0, 2]], classes[:, [1, 0, 2]]]
-    assert nms_differences(wanted, turned, export.FP32_LIMITS) == pytest.approx((0.01, 0), abs=1e-5)
-    assert nms_differences([num * 0, *wanted[1:]], [num * 0, *wanted[1:]], export.FP32_LIMITS) == (0, 0)
+    assert nms_differences(wanted, turned, FP32_LIMITS) == pytest.approx((0.01, 0), abs=1e-5)
+    assert nms_differences([num * 0, *wanted[1:]], [num * 0, *wanted[1:]], FP32_LIMITS) == (0, 0)
     for other in ([num / 2, *wanted[1:]], [*wanted[:3], 1 - classes], [num, boxes + 1, scores, classes]):
         with pytest.raises(ValueError, match="have no partner on the other side"):
-            nms_differences(wanted, other, export.FP32_LIMITS)
+            nms_differences(wanted, other, FP32_LIMITS)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -286,7 +287,7 @@ def test_a_file_that_is_off_does_not_take_its_place(run, tmp_path, monkeypatch, 
     old = target / "old.xml" if name == "openvino" else target
     old.parent.mkdir(exist_ok=True)
     old.write_text("what was there")
-    monkeypatch.setattr(export, "FP32_LIMITS", Limits(-1.0, 0.0))
+    monkeypatch.setattr(export_jobs, "FP32_LIMITS", Limits(-1.0, 0.0))
     with pytest.raises(ValueError, match=rf"not written, for the reason given above: {name} of .*net\.pt"):
         run(include=name)
     assert old.read_text() == "what was there"
@@ -307,15 +308,15 @@ def test_what_is_wrong_is_seen(run, tmp_path):
     run(include="onnx")
     network = attempt_load(tmp_path / "net.pt")
     runtime, images = load_backend(tmp_path / "net.onnx"), [torch.rand(1, 3, 64, 96)]
-    compare(runtime, ExportModel(network), images, export.FP32_LIMITS)
+    compare(runtime, ExportModel(network), images, FP32_LIMITS)
     with pytest.raises(ValueError, match=r"it gives \[\(1, 252, 8\)\], PyTorch \[\(1, 2, 8, 12, 8\)"):
-        compare(runtime, ExportModel(network, raw=True), images, export.FP32_LIMITS)
+        compare(runtime, ExportModel(network, raw=True), images, FP32_LIMITS)
     network.model[-1].m[0].bias.data += 0.1
     with pytest.raises(ValueError, match=r"pixels and .* in the scores off PyTorch"):
-        compare(runtime, ExportModel(network), images, export.FP32_LIMITS)
+        compare(runtime, ExportModel(network), images, FP32_LIMITS)
     network.model[-1].m[0].bias.data *= torch.nan
     with pytest.raises(ValueError, match="nan"):
-        compare(runtime, ExportModel(network), images, export.FP32_LIMITS)
+        compare(runtime, ExportModel(network), images, FP32_LIMITS)
 
 
 @pytest.mark.parametrize("dynamic", [(), AXES])

@@ -1,0 +1,89 @@
+"""How each format is written of a checkpoint: a function by its name in WRITERS, all called alike.
+
+A writer makes its file, or fills its folder, at the path that it is given, and knows nothing of where that will lie.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from models.experimental import attempt_load
+from models.export_check import FP16_LIMITS, FP32_LIMITS, Limits
+from models.export_formats import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
+from models.export_mobile import write_mnn, write_ncnn
+from models.export_torch import write_pt2, write_safetensors
+from models.metadata import AXES, Metadata
+from utils.export_options import ExportOptions
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint to export: its file, the network as files have it in FP32 and as it is written, test images."""
+
+    weights: Path
+    reference: ExportModel
+    model: ExportModel
+    images: Tensor  # (B, 3, H, W), in the type of `model`
+    metadata: Metadata
+
+    @property
+    def limits(self) -> Limits:
+        """How far its files may be from PyTorch."""
+        return FP16_LIMITS if self.metadata.details["precision"] == "fp16" else FP32_LIMITS
+
+    @property
+    def on_device(self) -> Metadata:
+        """What a file says of itself that only runs on the kind of device that it was made on."""
+        return replace(self.metadata, details=self.metadata.details | {"device": self.images.device.type})
+
+
+def torchscript(opt: ExportOptions, job: Job, path: Path) -> None:
+    """Its sizes are open in any case: what is traced follows them."""
+    write_torchscript(job.model, job.images, replace(job.on_device, dynamic=AXES), path, opt.optimize)
+
+
+def pt2(opt: ExportOptions, job: Job, path: Path) -> None:
+    """A program of torch.export, or its machine code."""
+    write_pt2(job.model, job.images, job.on_device, path, opt.aoti)
+
+
+def safetensors(opt: ExportOptions, job: Job, path: Path) -> None:
+    """The weights alone, not fused."""
+    del opt
+    network = attempt_load(job.weights, "cpu", fuse=False)
+    write_safetensors(network, replace(job.metadata, dynamic=AXES), path)
+
+
+def onnx(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For ONNX Runtime, OpenCV, browsers, and converters."""
+    write_onnx(job.model, job.images, job.metadata, path, onnx_settings(opt, job))
+
+
+def openvino(opt: ExportOptions, job: Job, folder: Path) -> None:
+    """Intermediate representation, by way of ONNX."""
+    write_openvino(job.model, job.images, job.metadata, folder, onnx_settings(opt, job))
+
+
+def ncnn(opt: ExportOptions, job: Job, folder: Path) -> None:
+    """It computes one image after another, of one size."""
+    del opt
+    write_ncnn(job.reference, job.images.float(), replace(job.metadata, batch=1, dynamic=AXES[:1]), folder)
+
+
+def mnn(opt: ExportOptions, job: Job, path: Path) -> None:
+    """By way of ONNX."""
+    write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(opt, job))
+
+
+def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
+    """What the options say of an ONNX file."""
+    return OnnxSettings(opt.opset, opt.simplify, job.metadata.dynamic)
+
+
+Writer = Callable[[ExportOptions, Job, Path], None]
+WRITERS: Mapping[str, Writer] = {
+    **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
+    **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn},
+}
