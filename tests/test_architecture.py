@@ -42,6 +42,7 @@ LATE_IMPORTS = {
     "sqlalchemy",
     "supervision",
     "tensorboard",
+    "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
     "torch.utils.tensorboard",
@@ -281,7 +282,7 @@ def test_requirements_are_what_is_imported():
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
     files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-dev")]
     used = (used - {"python_multipart", "starlette"}) | {"python-multipart"}  # FastAPI brings starlette
-    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "tensorrt", "wandb"}
     assert files[0] | files[1] | files[2] == used - extras
     assert len(files[0] | files[1] | files[2]) == sum(map(len, files[:3]))
     assert required("constraints.txt") == set().union(*files)
