@@ -1,8 +1,9 @@
-"""Writes a trained network in the formats that others run: TorchScript, ONNX, OpenVINO; each is run and compared.
+"""Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
     python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
+    python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
 
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
