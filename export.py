@@ -28,7 +28,9 @@ from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_vari
 from models.export_int8 import quantize_openvino
 from models.export_jobs import WRITERS, Job, engine_onnx, engine_settings
 from models.export_tensorrt import trtexec_command
+from models.export_triton import write_triton
 from models.metadata import AXES, PROGRAM, Metadata
+from utils.addresses import shown
 from utils.config import DataConfig
 from utils.evaluate import check_classes
 from utils.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
@@ -43,7 +45,7 @@ ON_CPU = {"onnx", "mnn"}  # whose files are compared there, wherever the network
 def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
-    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     device = select_device(opt.device)
     written, failed, rows = [], [], []
     for weights in find_weights(opt.weights):
@@ -51,6 +53,8 @@ def main(opt: ExportOptions) -> list[Path]:
         for name in opt.formats:
             try:
                 file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
+                if opt.triton and name == "onnx":
+                    to_triton(Path(opt.triton), file)
             except (ValueError, ImportError, OSError) as error:
                 LOGGER.error(f"{name}: {one_line(error)}")
                 failed.append(f"{name} of {weights}")
@@ -141,6 +145,19 @@ def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
         raise ValueError(f"{told}, which is {before - after:.4f} less; --max-drop allows {opt.max_drop}")
     LOGGER.info(told)
     return comparison
+
+
+def to_triton(repository: Path, file: Path) -> None:
+    """Makes an ONNX file a model of a Triton model repository; ValueError where it has one of this name."""
+    target = repository / file.stem
+    if target.exists():
+        raise ValueError(f"--triton: {target} is there already; remove it, or name another folder")
+    with whole_folder(target) as folder:
+        write_triton(file, folder)
+    LOGGER.info(
+        f"Written to {target}: tritonserver --model-repository {repository.resolve()}, and then "
+        f"python detect.py --weights http://localhost:8000/{target.name}"
+    )
 
 
 def no_names() -> Sequence[str]:

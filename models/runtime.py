@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.metadata import Metadata
 from models.onnx_header import OnnxHeader, Shape
+from utils.addresses import ModelAddress
 from utils.general import LOGGER, resource_advice
 
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
@@ -122,7 +123,7 @@ def own_metadata(path: Path, content: object) -> Metadata:
 
 
 def describe(
-    path: Path, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
+    path: Path | ModelAddress, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
 ) -> Metadata:
     """What is known of a file from its texts and its own shapes; class names from `names` where it has none."""
     shape = source.inputs[0].shape if isinstance(source, OnnxHeader) else source

@@ -13,7 +13,16 @@ from utils.general import ROOT
 
 FILES = sorted(path for folder in (".", "models", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
 MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 8
-FROM_UTILS = {"boxes", "checkpoint", "config", "general", "metrics", "nms", "torch_utils"}  # what models may import
+FROM_UTILS = {
+    "addresses",
+    "boxes",
+    "checkpoint",
+    "config",
+    "general",
+    "metrics",
+    "nms",
+    "torch_utils",
+}  # what models may import
 FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}  # and those that read and show images
 OF_IMAGES = {"models.autoshape", "models.results"}
 FROM_DATA = {"curves", "datasets", "evaluate", "labels", "runs"}  # and what looks at a network on a data set
@@ -64,6 +73,7 @@ FORBIDDEN_NAMES = {
 ALLOWED = {  # file: what it alone does, and why
     "models/yolo.py": {"sys.path"},  # so that `python models/yolo.py` works, as tutorials have it
     "utils/sources.py": NETWORK,  # fetches the picture that the user's --source names
+    "models/backend_remote.py": {"http.client"},  # asks the server whose address the user's --weights are
     "utils/fetch.py": NETWORK,  # fetches published data sets for --download of utils/convert.py
     "utils/opencv.py": {"os.environ"},  # whether there is a display; FFmpeg takes its log level from nowhere else
     "utils/dist.py": {"os.environ"},  # torchrun tells its processes who they are

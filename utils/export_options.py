@@ -55,6 +55,7 @@ class ExportOptions:
     topk_all: int
     iou_thres: float
     conf_thres: float
+    triton: str
     include: list[str]
 
     def check(self) -> None:
@@ -82,6 +83,8 @@ class ExportOptions:
             raise ValueError("--trtexec shows how an engine is built: give --include engine with it")
         if self.train and not set(self.formats) <= WITH_RAW:
             raise ValueError(f"--train: raw maps are written as {', '.join(sorted(WITH_RAW))} only")
+        if self.triton and (self.train or "onnx" not in self.formats):
+            raise ValueError("--triton is for ONNX files of boxes: --include onnx with it, without --train")
         if self.aoti and self.formats != ["pt2"]:
             raise ValueError("--aoti compiles pt2 files: give --include pt2 alone with it")
         if self.optimize and (self.half or "torchscript" not in self.formats):
@@ -137,5 +140,6 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     parser.add_argument("--topk-all", type=int, default=100, help="with --nms, most detections of an image")
     parser.add_argument("--iou-thres", type=float, default=0.45, help="with --nms, IoU above which a box is dropped")
     parser.add_argument("--conf-thres", type=float, default=0.25, help="with --nms, least confidence")
+    parser.add_argument("--triton", default="", metavar="FOLDER", help="ONNX: also a model in this Triton repository")
     parser.add_argument("--include", nargs="+", default=["torchscript", "onnx"], help=f"formats: {', '.join(FORMATS)}")
     return ExportOptions(**vars(parser.parse_args(arguments)))
