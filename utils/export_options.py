@@ -124,7 +124,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
     parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
     parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
-    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the val split of --data")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
     parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
     parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
     parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
