@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from models.channels import map_channels
 from models.costs import measure_costs
 from models.experimental import attempt_load, network_of
-from models.pruning import CRITERIA, MIN_CHANNELS, Pruned, Rule, choose, cut, kept_whole, rank, recalibrate
+from models.pruning import CRITERIA, MIN_CHANNELS, Pruned, Rule, choose, cut, kept_whole, norm_names, rank, recalibrate
 from models.yolo import Model
 from utils.ablation_runs import TAIL, TRAINER, run_logged
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
@@ -89,7 +89,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     )
     add = parser.add_argument
     add("weights", help="checkpoint to prune, e.g. runs/train/exp/weights/best.pt")
-    add("--ratio", nargs="+", type=float, default=[0.3], help="shares of the channels to remove, one network for each")
+    add(
+        "--ratio",
+        nargs="+",
+        type=float,
+        default=[0.3],
+        help="shares of the channels to remove, a network for each; 0: only fine-tuned, as a control",
+    )
     add(
         "--criterion",
         choices=CRITERIA,
@@ -178,6 +184,8 @@ def plan(opt: PruneOptions, model: Model) -> list[tuple[float, Pruned]]:
         f"{colorstr('prune: ')}{opt.weights}: {plural(ranked.channels, 'channel')} in {plural(len(families), 'group')} "
         f"can go, ranked by {opt.criterion} {'in each group' if opt.per_layer else 'over all'}"
     )
+    if opt.criterion == "nam" and not any(norm_names(model).values()):
+        LOGGER.warning(f"{opt.weights} has no NAM to rank channels by: gamma of the batch norms stands in for it")
     for line in kept_whole(model, ranked):
         LOGGER.info(f"kept whole: {line}")
     masks = [choose(ranked, ratio, opt.rule) for ratio in opt.ratio]

@@ -134,6 +134,13 @@ def test_rules(options, weights, caplog):
     assert prune.main(options("--name", "r", "--ratio", "0")).name == "r2"
 
 
+def test_a_network_without_nam_is_told(options, caplog):
+    for cfg, is_told in (("yolov5n-NAM.yaml", False), ("yolov5n.yaml", True)):
+        content, _ = load_model_yaml(cfg)
+        prune.plan(options("--ratio", "0.1"), Model(content | NARROW, verbose=False))
+        assert ("has no NAM to rank channels by" in caplog.text) == is_told
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
