@@ -26,6 +26,7 @@ LATE_IMPORTS = {
     "onnx",
     "onnxruntime",
     "onnxslim",
+    "onnxscript",
     "MNN",
     "_tools",
     "ncnn",
