@@ -9,7 +9,6 @@ yolov5n and BCCD at 640 px that is mAP@.5:.95 0.248 in place of 0.220, where FP3
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.backend import OPENVINO_PLACE, find_xml
-from models.export_formats import ExportModel, import_package, nam_layers
+from models.export_formats import ExportModel, import_package, layer_pattern, nam_layers
 from models.metadata import Metadata
 from models.runtime import needs
 
@@ -57,7 +56,7 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     xml = find_xml(folder)
     network = openvino.Core().read_model(str(xml))
     layers = [*nam_layers(model.network), f"model.{len(model.network.model) - 1}"]
-    kept = nncf.IgnoredScope(patterns=[f".*/{re.escape(layer)}/.*" for layer in layers])
+    kept = nncf.IgnoredScope(patterns=[f".*{layer_pattern(layer)}.*" for layer in layers])
     images = list(islice(calibration_images(batches, metadata.batch), max(CALIBRATION_IMAGES // metadata.batch, 1)))
     if not images:
         raise ValueError(f"--int8: the data set has less than one batch of {metadata.batch} images to calibrate with")
