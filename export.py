@@ -48,13 +48,16 @@ def main(opt: ExportOptions) -> list[Path]:
     LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     device = select_device(opt.device)
     written, failed, rows = [], [], []
-    for weights in find_weights(opt.weights):
+    checkpoints = find_weights(opt.weights)
+    for weights in checkpoints if opt.triton else ():
+        triton_place(opt, weights)  # before any work is done
+    for weights in checkpoints:
         job = prepare(opt, weights, device)
         for name in opt.formats:
             try:
                 file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
                 if opt.triton and name == "onnx":
-                    to_triton(Path(opt.triton), file)
+                    to_triton(file, triton_place(opt, weights))
             except (ValueError, ImportError, OSError) as error:
                 LOGGER.error(f"{name}: {one_line(error)}")
                 failed.append(f"{name} of {weights}")
@@ -147,17 +150,19 @@ def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
     return comparison
 
 
-def to_triton(repository: Path, file: Path) -> None:
-    """Makes an ONNX file a model of a Triton model repository; ValueError where it has one of this name."""
-    target = repository / file.stem
+def triton_place(opt: ExportOptions, weights: Path) -> Path:
+    """Where a checkpoint's network goes in the Triton model repository; ValueError where it has one of this name."""
+    target = Path(opt.triton) / weights.stem
     if target.exists():
         raise ValueError(f"--triton: {target} is there already; remove it, or name another folder")
+    return target
+
+
+def to_triton(file: Path, target: Path) -> None:
+    """Makes an ONNX file a model of a Triton model repository."""
     with whole_folder(target) as folder:
         write_triton(file, folder)
-    LOGGER.info(
-        f"Written to {target}: tritonserver --model-repository {repository.resolve()}, and then "
-        f"python detect.py --weights http://localhost:8000/{target.name}"
-    )
+    LOGGER.info(f"Written to {target}; where Triton serves {target.parent}: --weights http://host:8000/{target.name}")
 
 
 def no_names() -> Sequence[str]:

@@ -105,8 +105,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
-        "newest best.pt of runs/train",
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")

@@ -2,9 +2,8 @@
 //
 //     detect best.onnx new-folder pictures...       (or one folder of pictures)
 //
-// new-folder/labels/*.txt get rows `class cx cy w h confidence` in shares of the picture, as detect.py --save-txt
-// --save-conf writes them; new-folder/*.jpg are the pictures with their boxes. Class names, stride and image size are
-// read from the network's file. An error is one line, and the exit status 1.
+// new-folder/labels/*.txt get rows `class cx cy w h confidence`, as detect.py --save-txt --save-conf writes them;
+// new-folder/*.jpg are the pictures with their boxes. An error is one line, and the exit status 1.
 
 #include <algorithm>
 #include <cmath>
@@ -27,7 +26,6 @@
 
 namespace fs = std::filesystem;
 using Error = std::runtime_error;
-
 constexpr float confThres = 0.25F;  // detect.py's defaults
 constexpr double iouThres = 0.45;
 constexpr std::size_t maxDet = 1000;
@@ -196,6 +194,7 @@ double iouOf(const Detection& a, const Detection& b) {
 // Of boxes of one class that overlap, the surest stays; surest first.
 std::vector<Detection> suppress(std::vector<Detection> found) {
     std::stable_sort(found.begin(), found.end(), [](auto& a, auto& b) { return a.confidence > b.confidence; });
+    found.resize(std::min<std::size_t>(found.size(), 30000));
     std::vector<Detection> kept;
     for (const Detection& d : found) {
         if (kept.size() == maxDet) break;
@@ -248,6 +247,7 @@ std::vector<fs::path> findPictures(const std::vector<std::string>& named) {
     found.clear();
     for (const auto& entry : fs::directory_iterator(named[0]))
         if (entry.is_regular_file() && cv::haveImageReader(entry.path().string())) found.push_back(entry.path());
+    if (found.empty()) throw Error(named[0] + ": no picture lies there");
     std::sort(found.begin(), found.end());
     return found;
 }
@@ -258,10 +258,10 @@ int detect(const std::string& file, const fs::path& folder, const std::vector<fs
     if (model.empty()) throw Error("cannot be read, or is empty");
     const Metadata meta = readMetadata(model);
     cv::dnn::Net net = cv::dnn::readNetFromONNX(model.data(), model.size());
-    if (!fs::create_directories(folder)) throw Error(folder.string() + " is there already; name a new folder");
-    fs::create_directory(folder / "labels");
-    std::set<std::string> stems;
     int unread = 0;
+    if (fs::exists(folder)) throw Error(folder.string() + " is there already; name a new folder");
+    fs::create_directories(folder / "labels");
+    std::set<std::string> stems;
     for (const fs::path& path : pictures) {
         cv::Mat picture = cv::imread(path.string(), cv::IMREAD_COLOR), output;
         if (picture.empty()) {
@@ -280,7 +280,7 @@ int detect(const std::string& file, const fs::path& folder, const std::vector<fs
         if (!cv::imwrite((folder / (stem + ".jpg")).string(), picture)) throw Error(stem + ".jpg cannot be written");
         std::printf("%s: %zu objects\n", path.c_str(), found.size());
     }
-    return unread || stems.empty();
+    return unread ? 1 : 0;
 }
 
 int main(int count, char** words) {

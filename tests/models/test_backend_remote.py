@@ -7,6 +7,7 @@ import shutil
 import time
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ import val
 from models import backend_remote
 from models.backend import load_backend
 from models.backend_remote import ModelServer, RemoteRuntime, read_outputs
+from models.export_triton import triton_config
 from tests.models.kserve import serving
 from utils.addresses import ModelAddress
 from utils.general import ROOT
@@ -360,8 +362,10 @@ def test_export_makes_a_model_for_triton(small_weights, tmp_path):
     }
     assert parameters == load_backend(file).metadata.to_text()
     assert json.loads(parameters["names"]) == ["ant", "bee", "cat"]
-    with pytest.raises(ValueError, match="not written"):
+    file.unlink()
+    with pytest.raises(ValueError, match=r"--triton: .*models/net is there already; remove it, or name another"):
         export.run(tmp_path / "net.pt", imgsz=[64, 96], include=["onnx"], triton=str(repository))
+    assert not file.exists()
     assert [path.name for path in repository.iterdir()] == ["net"]
     for options in ({"include": ["torchscript"]}, {"include": ["onnx"], "train": True}):
         with pytest.raises(ValueError, match="--triton is for ONNX files of boxes"):
@@ -369,10 +373,6 @@ def test_export_makes_a_model_for_triton(small_weights, tmp_path):
 
 
 def test_all_texts_can_stand_in_the_configuration(files, tmp_path):
-    import onnx
-
-    from models.export_triton import triton_config
-
     model = onnx.load(str(files["dynamic"]))
     text = "a \"quote\" 'x' \\ b\u00e4ume\n\t\x00 {"
     model.metadata_props.add(key="odd", value=text)
