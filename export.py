@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -22,6 +23,7 @@ import torch
 from models.backend import RUNTIMES, TorchScriptRuntime
 from models.experimental import attempt_load
 from models.export_check import INT8_LIMITS, Comparison, check_images, compare, table
+from models.export_coreml import compare_graph
 from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.export_int8 import quantize_openvino
 from models.export_jobs import WRITERS, Job
@@ -34,7 +36,7 @@ from utils.rating import letterboxed_loader, rate
 from utils.runs import find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
-ON_CPU = {"onnx", "mnn"}  # whose files are compared there, wherever the network is
+ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
 
 def main(opt: ExportOptions) -> list[Path]:
@@ -66,7 +68,9 @@ def main(opt: ExportOptions) -> list[Path]:
             f"{ENGINE}: no TensorRT file is written yet; the ONNX file is there, and NVIDIA's own program (not run "
             f"here) makes one of it on the machine that is to use it: {trtexec(opt, files[0])}"
         )
-    LOGGER.info(f"Use them as weights: python detect.py --weights {written[-1]}")
+    usable = [file for file in written if file.suffix != FORMATS["coreml"] or sys.platform == "darwin"]
+    if usable:
+        LOGGER.info(f"Use them as weights: python detect.py --weights {usable[-1]}")
     return written
 
 
@@ -105,6 +109,8 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
         WRITERS[name](opt, job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
+        if name == "coreml" and sys.platform != "darwin":
+            return target, compare_graph(path, job.reference, job.images.device, job.limits)
         device = torch.device("cpu") if name in ON_CPU else job.images.device
         is_script = name == "torchscript"
         runtime = TorchScriptRuntime(path, device) if is_script else RUNTIMES[name](path, device, no_names)

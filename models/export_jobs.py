@@ -10,7 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from models.experimental import attempt_load
+from models.export_apps import write_executorch, write_tflite
 from models.export_check import FP16_LIMITS, FP32_LIMITS, Limits
+from models.export_coreml import write_coreml
 from models.export_formats import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
 from models.export_mobile import write_mnn, write_ncnn
 from models.export_torch import write_pt2, write_safetensors
@@ -77,6 +79,24 @@ def mnn(opt: ExportOptions, job: Job, path: Path) -> None:
     write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(opt, job))
 
 
+def executorch(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by XNNPACK; in FP16 it takes images in FP16."""
+    del opt
+    write_executorch(job.reference, job.images, job.metadata, path)
+
+
+def tflite(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by LiteRT; it takes images (B, H, W, 3)."""
+    del opt
+    write_tflite(job.reference, job.images, job.metadata, path)
+
+
+def coreml(opt: ExportOptions, job: Job, folder: Path) -> None:
+    """For Apple's devices."""
+    del opt
+    write_coreml(job.reference, job.images, job.metadata, folder)
+
+
 def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
     """What the options say of an ONNX file."""
     return OnnxSettings(opt.opset, opt.simplify, job.metadata.dynamic)
@@ -86,4 +106,5 @@ Writer = Callable[[ExportOptions, Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
     **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
     **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn},
+    **{"executorch": executorch, "tflite": tflite, "coreml": coreml},
 }

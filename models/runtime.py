@@ -5,6 +5,7 @@ A class for each format derives from `Runtime` (models/backend*.py); models/back
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,26 @@ def needs(package: str, what: str, hint: str = "") -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{what} needs {package}: pip install {package}{hint}") from error
+
+
+@contextmanager
+def kept_logging(*hushed: str) -> Iterator[None]:
+    """Puts the root logger back as it was, which some packages change for all when they are imported.
+
+    hushed: loggers of which only errors are shown within it.
+    """
+    root, quiet = logging.getLogger(), [logging.getLogger(name) for name in hushed]
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    levels = [(item, item.level) for item in (*handlers, *quiet)]
+    for logger in quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers, root.filters = handlers, filters
+        for item, kept in levels:
+            item.setLevel(kept)
 
 
 def own_metadata(path: Path, content: object) -> Metadata:
