@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from models.backend_apps import ExecuTorchRuntime, TfliteRuntime
 from models.backend_coreml import CoreMLRuntime
 from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
+from models.backend_tensorrt import EngineRuntime
 from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
@@ -38,7 +39,7 @@ CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
 READABLE = (
-    ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .pte, .tflite, "
+    ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
     "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
 )
 OpenVinoModel = Any  # openvino.Model; the package is optional
@@ -159,7 +160,7 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 RUNTIMES = {
     **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime},
+    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime},
     **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
@@ -221,7 +222,7 @@ def find_kind(path: Path) -> str:
         find_xml(path)
         return "openvino"
     kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn", ".pte": "executorch"}
-    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "tflite")}
+    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "engine", "tflite")}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.backend_coreml import COREML_HINT, COREML_INPUT, WEIGHTS, read_package
-from models.gates import Operator
+from models.nam_chains import Operator
 from models.runtime import Runtime, kept_logging, needs
 
 MilOperation = Any  # coremltools.converters.mil.mil.Operation; the package is optional

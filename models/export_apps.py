@@ -1,6 +1,7 @@
-"""Writes a network for apps: ExecuTorch and LiteRT (TensorFlow Lite), both in FP32 or with FP16 weights.
+"""Writes a network for apps: ExecuTorch and LiteRT (TensorFlow Lite), both in FP32 or FP16.
 
-In FP16 an ExecuTorch file computes all but its boxes in FP16; a TFLite file keeps its weights so and computes in FP32.
+In FP16 an ExecuTorch file computes all but its boxes in FP16, with weights in FP32, as XNNPACK has it; a TFLite file
+keeps its weights in FP16 and computes in FP32.
 """
 
 import contextlib
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from models.backend_apps import EXECUTORCH_HINT, NOISY, TFLITE_HINT
 from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
 from models.export_torch import nam_nodes, strip_gain, trace
-from models.gates import Operator, check_gates
 from models.head import Detect
 from models.metadata import Metadata
+from models.nam_chains import Operator, check_gates
 from models.runtime import kept_logging, needs, reason
 from models.sealed import seal
+from utils.general import LOGGER
 
 METADATA_METHOD = "metadata"  # of a .pte file: gives the JSON to an app, which has no other way to it
 EdgeProgram = Any  # executorch.exir.EdgeProgramManager; the package is optional
@@ -68,6 +70,10 @@ def write_executorch(model: ExportModel, images: Tensor, metadata: Metadata, pat
         from executorch.exir import to_edge_transform_and_lower
         from executorch.exir.passes.constant_prop_pass import constant_prop_pass
     model, dtype = in_precision(model, metadata)
+    if dtype == torch.float16:
+        LOGGER.warning(
+            "executorch: it computes in FP16, but XNNPACK stores the weights in FP32: the file is no smaller"
+        )
     try:
         with quiet(), kept_logging(NOISY), torch.no_grad():
             program = trace(model, images.cpu().to(dtype), metadata)

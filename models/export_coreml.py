@@ -18,8 +18,8 @@ from models.coreml_graph import GraphRuntime, MilOperation, UnknownOperatorError
 from models.export_check import Comparison, Limits, check_images, compare
 from models.export_formats import ExportModel, nam_layers, quiet
 from models.export_torch import trace
-from models.gates import check_gates
 from models.metadata import Metadata
+from models.nam_chains import check_gates
 from models.runtime import kept_logging, needs, reason
 from utils.general import LOGGER
 

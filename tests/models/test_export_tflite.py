@@ -73,7 +73,7 @@ def test_any_program_can_run_it_and_read_its_names(folder):
 @pytest.mark.parametrize(("name", "count"), [("a", 4), ("half", 5)])
 def test_nam_is_four_operators(folder, name, count):
     from models.export_apps import tflite_operators
-    from models.gates import check_gates
+    from models.nam_chains import check_gates
 
     _, network = unseal(folder / f"{name}.tflite", b"TFL3", "a TFLite file")
     operators = tflite_operators(network)
