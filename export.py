@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -23,7 +24,8 @@ import torch
 from models.backend import RUNTIMES, TorchScriptRuntime
 from models.backend_tensorrt import ONNX_SUFFIX
 from models.experimental import attempt_load
-from models.export_check import INT8_LIMITS, Comparison, check_images, compare, table
+from models.export_check import INT8_LIMITS, SUMS_FP16_LIMITS, Comparison, check_images, compare, table
+from models.export_coreml import compare_graph
 from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.export_int8 import CALIBRATION_IMAGES, quantize_openvino
 from models.export_jobs import WRITERS, Job, engine_onnx, engine_settings
@@ -39,7 +41,7 @@ from utils.rating import letterboxed_loader, rate, training_images
 from utils.runs import find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
-ON_CPU = {"onnx", "mnn"}  # whose files are compared there, wherever the network is
+ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
 
 def main(opt: ExportOptions) -> list[Path]:
@@ -68,7 +70,9 @@ def main(opt: ExportOptions) -> list[Path]:
         LOGGER.info(line)
     if failed:
         raise ValueError(f"not written, for the reason given above: {', '.join(failed)}")
+    on_mac = sys.platform == "darwin"
     usable = [file for file in written if not file.name.endswith(ONNX_SUFFIX)]
+    usable = [file for file in usable if file.suffix != FORMATS["coreml"] or on_mac]
     if usable:
         LOGGER.info(f"Use them as weights: python detect.py --weights {usable[-1]}")
     return written
@@ -109,11 +113,14 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
         WRITERS[name](opt, job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
+        if name == "coreml" and sys.platform != "darwin":
+            return target, compare_graph(path, job.reference, job.images.device, job.limits)
         device = torch.device("cpu") if name in ON_CPU else job.images.device
         is_script = name == "torchscript"
         runtime = TorchScriptRuntime(path, device) if is_script else RUNTIMES[name](path, device, no_names)
         images = [batch.to(job.images.device) for batch in check_images(runtime.metadata, opt.nms)]
-        return target, compare(runtime, job.reference, images, job.limits)
+        limits = SUMS_FP16_LIMITS if opt.half and name == "executorch" else job.limits
+        return target, compare(runtime, job.reference, images, limits)
 
 
 def for_trtexec(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | None]:

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backend_apps import ExecuTorchRuntime, TfliteRuntime
+from models.backend_coreml import CoreMLRuntime
 from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.backend_remote import RemoteRuntime
 from models.backend_tensorrt import EngineRuntime
@@ -40,7 +42,10 @@ CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
-READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, an OpenVINO .xml or its folder, an ncnn folder"
+READABLE = (
+    ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
+    "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
+)
 OpenVinoModel, OpenVinoRequest = Any, Any  # openvino.Model and InferRequest; the package is optional
 Weights = Path | ModelAddress
 
@@ -216,6 +221,7 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 RUNTIMES = {
     **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
     **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
+    **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 
@@ -288,12 +294,14 @@ def find_kind(path: Weights) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
+        if path.suffix.lower() == ".mlpackage":
+            return "coreml"
         if (path / NCNN_PARAM).exists():
             return "ncnn"
         find_xml(path)
         return "openvino"
-    kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn"}
-    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "engine")}
+    kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn", ".pte": "executorch"}
+    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "engine", "tflite")}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from models.backend_tensorrt import check_gpu, import_tensorrt, origin, write_engine
 from models.experimental import attempt_load
+from models.export_apps import write_executorch, write_tflite
 from models.export_check import FP16_LIMITS, FP32_LIMITS, Limits
+from models.export_coreml import write_coreml
 from models.export_formats import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
 from models.export_mobile import write_mnn, write_ncnn
 from models.export_tensorrt import (
@@ -88,6 +90,24 @@ def mnn(opt: ExportOptions, job: Job, path: Path) -> None:
     write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(opt, job))
 
 
+def executorch(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by XNNPACK; in FP16 it takes images in FP16."""
+    del opt
+    write_executorch(job.reference, job.images, job.metadata, path)
+
+
+def tflite(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by LiteRT; it takes images (B, H, W, 3)."""
+    del opt
+    write_tflite(job.reference, job.images, job.metadata, path)
+
+
+def coreml(opt: ExportOptions, job: Job, folder: Path) -> None:
+    """For Apple's devices."""
+    del opt
+    write_coreml(job.reference, job.images, job.metadata, folder)
+
+
 def engine(opt: ExportOptions, job: Job, path: Path) -> None:
     """By way of ONNX, on the GPU that is to run it."""
     trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
@@ -127,4 +147,5 @@ Writer = Callable[[ExportOptions, Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
     **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
     **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},
+    **{"executorch": executorch, "tflite": tflite, "coreml": coreml},
 }

@@ -5,6 +5,7 @@ A class for each format derives from `Runtime` (models/backend*.py); models/back
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,26 @@ def check_setting(kind: str, flag: str, value: str, known: Sequence[str]) -> Non
     """ValueError where what runs a kind of file cannot be told a setting, given by its flag."""
     if value not in known:
         raise ValueError(f"{flag} {value}: what runs {kind} files here knows {', '.join(known)} only")
+
+
+@contextmanager
+def kept_logging(*hushed: str) -> Iterator[None]:
+    """Puts the root logger back as it was, which some packages change for all when they are imported.
+
+    hushed: loggers of which only errors are shown within it.
+    """
+    root, quiet = logging.getLogger(), [logging.getLogger(name) for name in hushed]
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    levels = [(item, item.level) for item in (*handlers, *quiet)]
+    for logger in quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers, root.filters = handlers, filters
+        for item, kept in levels:
+            item.setLevel(kept)
 
 
 def own_metadata(path: Path, content: object) -> Metadata:

@@ -76,7 +76,8 @@ def differ(a, b):
         ({"include": ["onnx", "PB"]}, "--include pb: .*onnx runs wherever"),
         (
             {"include": "onxx"},
-            "--include onxx: must be one of torchscript, pt2, safetensors, onnx, openvino, ncnn, mnn, engine",
+            "--include onxx: must be one of torchscript, pt2, safetensors, onnx, openvino, ncnn, mnn, engine, "
+            "executorch, tflite, coreml",
         ),
         ({"opset": 11}, "--opset 11: from 12 to 20"),
         ({"batch_size": 0}, "--batch-size 0"),

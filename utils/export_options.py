@@ -11,16 +11,16 @@ from utils.runs import DEFAULT_WEIGHTS
 FORMATS = {
     **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
     **{"openvino": "_openvino_model", "ncnn": "_ncnn_model", "mnn": ".mnn", "engine": ".engine"},
+    **{"executorch": ".pte", "tflite": ".tflite", "coreml": ".mlpackage"},
 }  # what a file's name ends on after that of its weights
-FOLDERS = {"openvino", "ncnn"}  # those that are a folder
+FOLDERS = {"openvino", "ncnn", "coreml"}  # those that are a folder
 WITH_RAW = {"torchscript", "onnx", "openvino", "engine"}  # those that --train is for
+OF_ONE_SIZE = {"executorch", "tflite", "coreml"}  # those that --dynamic is not for
 INSTEAD = {  # v6.1's other formats: what serves in their place
     "saved_model": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
     "pb": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
     "edgetpu": "there is no compiler for Edge TPUs any more that can be installed; openvino serves small CPUs",
     "tfjs": "TensorFlow.js is not written; onnxruntime-web runs the .onnx file in a browser",
-    "coreml": "it is not written yet; export onnx, and convert that on a Mac",
-    "tflite": "it is not written yet; onnx is what ONNX Runtime runs on mobiles",
 }
 ENGINE = "engine"
 OPSETS = range(12, 21)  # what the exporter writes; below 12 the head has no operators
@@ -92,6 +92,8 @@ class ExportOptions:
             raise ValueError(f"--train: raw maps are written as {', '.join(sorted(WITH_RAW))} only")
         if self.triton and (self.train or "onnx" not in self.formats):
             raise ValueError("--triton is for ONNX files of boxes: --include onnx with it, without --train")
+        if self.dynamic and OF_ONE_SIZE & {*self.formats}:
+            raise ValueError(f"--dynamic: {', '.join(sorted(OF_ONE_SIZE))} files take one size; leave it out for them")
         if self.aoti and self.formats != ["pt2"]:
             raise ValueError("--aoti compiles pt2 files: give --include pt2 alone with it")
         if self.optimize and (self.half or "torchscript" not in self.formats):
