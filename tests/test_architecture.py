@@ -315,4 +315,4 @@ def test_ci_runs_the_readmes_command():
     pattern = re.search(r"'(\^python3 .*\$)'", (ROOT / ".ci/run").read_text(encoding="utf-8"))[1]
     found = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     install = "python3 -m venv .venv && .venv/bin/pip install -r requirements-dev.txt"
-    assert found == [f"{install} && .venv/bin/python -m pytest"]
+    assert found == [f"{install} && .venv/bin/python -m pytest -n 2"]
