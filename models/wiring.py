@@ -34,7 +34,7 @@ class Wired(Protocol):
 def check_wiring(model: Wired) -> list[str]:
     """What is odd about the model's wiring, a sentence each, naming the yaml and the row; empty where nothing is."""
     warnings = [*_unread(model), *_detect_inputs(model)]
-    advice = suggest(model.rows, model.yaml) if warnings else ""
+    advice = suggest(model.rows, model.yaml, bool(warnings))
     return [*warnings, *([f"{model.rows[-1].file}: {advice}"] if advice else []), *_levels(model)]
 
 

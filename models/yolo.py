@@ -65,6 +65,7 @@ from models.model_yaml import (
 )
 from models.narrowing import check_pruned, narrow_layer, note_channels
 from models.profiling import profile_layers
+from models.repair import advise
 from models.tta import predict_augmented
 from models.wiring import check_wiring
 from utils.general import LOGGER, ROOT, make_divisible, run_script
@@ -101,13 +102,15 @@ class Model(nn.Module):
             self.yaml["anchors"] = anchors if isinstance(anchors, list) else round(anchors)
             LOGGER.info(f"{file}: its anchors are replaced by {self.yaml['anchors']}")
         check_numbers(self.yaml, file)
-        self.rows = read_rows(self.yaml, file)
-        self.model, self.save = parse_model(self.yaml, [ch], file, verbose)
+        try:
+            self.rows = read_rows(self.yaml, file)
+            self.model, self.save = parse_model(self.yaml, [ch], file, verbose)
+            self._plan = plan_reads(self.rows)
+            strides = self._dry_run()
+        except ValueError as error:
+            raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
-        self._plan = plan_reads(self.rows)
-
-        strides = self._dry_run()
         self.head.set_strides(strides)
         self.head.initialize_biases(strides)
         initialize_weights(self)
