@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.backend_remote import RemoteRuntime
+from models.backend_tensorrt import EngineRuntime
 from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
@@ -37,7 +38,7 @@ CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
-READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, an OpenVINO .xml or its folder, an ncnn folder"
+READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, an OpenVINO .xml or its folder, an ncnn folder"
 OpenVinoModel = Any  # openvino.Model; the package is optional
 Weights = Path | ModelAddress
 
@@ -157,7 +158,7 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 RUNTIMES = {
     **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "remote": RemoteRuntime},
+    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 
@@ -225,7 +226,7 @@ def find_kind(path: Weights) -> str:
         find_xml(path)
         return "openvino"
     kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn"}
-    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn")}
+    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "engine")}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")

@@ -5,7 +5,8 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,18 @@ def check_images(metadata: Metadata, noise_only: bool = False) -> list[Tensor]:
     return images
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """PyTorch's convolutions on a GPU with all digits of FP32, which what is compared with them has."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@without_tf32()
 @torch.no_grad()
 def compare(runtime: Runtime, model: ExportModel, images: Sequence[Tensor], limits: Limits) -> Comparison:
     """The differences on the images; ValueError where they are above the limits, or the outputs of other shapes.
@@ -148,6 +161,8 @@ def timed(calls: Sequence[Callable[[], object]]) -> list[float]:
         for call in calls:
             start = time.perf_counter()
             call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what was asked for is not done before
             row.append(time.perf_counter() - start)
         seconds.append(row)
     return np.median(seconds, axis=0).tolist()

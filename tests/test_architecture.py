@@ -26,7 +26,8 @@ FROM_UTILS = {
 FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}  # and those that read and show images
 OF_IMAGES = {"models.autoshape", "models.results"}
 FROM_DATA = {"curves", "datasets", "evaluate", "labels", "runs"}  # and what looks at a network on a data set
-OF_DATA = {"models.inspect"}
+OF_DATA = {"models.inspect", "models.layer_cam"}
+OF_PAGES = {"models.layer_cam": {"html_page", "plots"}}  # and draws what it found for people to look at
 OF_OPTIONS = {"models.export_jobs": {"export_options"}}  # and what is told by a script's options
 LATE_IMPORTS = {
     "av",
@@ -50,6 +51,7 @@ LATE_IMPORTS = {
     "sqlalchemy",
     "supervision",
     "tensorboard",
+    "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
     "torch.utils.tensorboard",
@@ -155,7 +157,7 @@ def test_layers(path):
         assert not {name for name in ours if within(name, {"models"})}, "utils never imports models"
     if path.parent.name == "models":
         more = FROM_IMAGES if module_of(path) in OF_IMAGES else FROM_DATA if module_of(path) in OF_DATA else set()
-        more = more | OF_OPTIONS.get(module_of(path), set())
+        more = more | OF_OPTIONS.get(module_of(path), set()) | OF_PAGES.get(module_of(path), set())
         allowed = {f"utils.{name}" for name in FROM_UTILS | more}
         assert {name for name in ours if within(name, {"utils"})} <= allowed
 
@@ -290,7 +292,7 @@ def test_requirements_are_what_is_imported():
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
     files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-dev")]
     used = (used - {"python_multipart", "starlette"}) | {"python-multipart"}  # FastAPI brings starlette
-    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "tensorrt", "wandb"}
     assert files[0] | files[1] | files[2] == used - extras
     assert len(files[0] | files[1] | files[2]) == sum(map(len, files[:3]))
     assert required("constraints.txt") == set().union(*files)
