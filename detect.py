@@ -97,7 +97,8 @@ def main(opt: DetectOptions) -> Path:
 def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: Ranks) -> nn.Module:
     """The network on its device, ready to run."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
-    model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
+    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
+    model = ready(load_backend(weights, device, data=opt.data, **how), opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]

@@ -1,8 +1,9 @@
-"""Writes a trained network in the formats that others run: TorchScript, ONNX, OpenVINO; each is run and compared.
+"""Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
     python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
+    python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
 
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
@@ -24,7 +25,7 @@ from models.backend_tensorrt import ONNX_SUFFIX
 from models.experimental import attempt_load
 from models.export_check import INT8_LIMITS, Comparison, check_images, compare, table
 from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_variant
-from models.export_int8 import quantize_openvino
+from models.export_int8 import CALIBRATION_IMAGES, quantize_openvino
 from models.export_jobs import WRITERS, Job, engine_onnx, engine_settings
 from models.export_tensorrt import trtexec_command
 from models.export_triton import write_triton
@@ -34,7 +35,7 @@ from utils.config import DataConfig
 from utils.evaluate import check_classes
 from utils.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
 from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
-from utils.rating import letterboxed_loader, rate
+from utils.rating import letterboxed_loader, rate, training_images
 from utils.runs import find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
@@ -138,7 +139,7 @@ def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
     data, metadata, cpu = DataConfig.from_yaml(opt.data), job.metadata, torch.device("cpu")
     loader = letterboxed_loader(data, metadata.imgsz, metadata.batch)
     check_classes(metadata.nc, data.nc)
-    quantize_openvino(folder, job.reference, metadata, (batch.images for batch in loader))
+    quantize_openvino(folder, job.reference, metadata, training_images(data, metadata.imgsz, CALIBRATION_IMAGES))
     runtime = RUNTIMES["openvino"](folder, cpu, no_names)
     comparison = compare(runtime, job.reference, check_images(runtime.metadata), INT8_LIMITS)
     before, after = (rate(model, loader, data.names, cpu).map for model in (job.reference.network.cpu(), runtime))

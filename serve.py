@@ -47,6 +47,8 @@ class ServeOptions:
     half: bool
     dnn: bool
     threads: int
+    precision: str
+    hint: str
     host: str
     port: int
     batch_size: int
@@ -109,8 +111,9 @@ def main(opt: ServeOptions) -> None:
 @contextmanager
 def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
     """The loaded network and all around it; what waits at the end is finished."""
-    backend = load_backend(weights, select_device(opt.device), dnn=opt.dnn, data=opt.data, threads=opt.threads)
-    model, metrics = ready(backend, opt.half), Metrics()
+    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
+    model = ready(load_backend(weights, select_device(opt.device), data=opt.data, **how), opt.half)
+    metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
     gray = np.full((*predictor.imgsz, 3), 114, np.uint8)

@@ -25,7 +25,7 @@ from utils.dist import SINGLE, Ranks, joined
 from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_sizes, log_speed, log_table
 from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
-from utils.inference import check_limits, fixed_size, input_size, ready, warm_up
+from utils.inference import add_runtime_flags, check_limits, fixed_size, input_size, ready, warm_up
 from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.report import write_report
@@ -67,6 +67,8 @@ class ValOptions:
     half: bool
     dnn: bool
     threads: int
+    precision: str
+    hint: str
     noplots: bool
 
     def check(self) -> None:
@@ -149,9 +151,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     parser.add_argument(
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    add_runtime_flags(parser)
     parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
     return ValOptions(**vars(parser.parse_args(arguments)))
 
@@ -175,7 +175,7 @@ def rate(
     opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: Ranks = SINGLE
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
-    model = ready(load_backend(weights, device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
+    model = load_model(opt, weights, device)
     check_names(model.names, data, opt.single_cls)
     with ranks.main_first():
         data.prepare()
@@ -229,7 +229,7 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         study = Study(increment_path(Path(opt.project) / opt.name, opt.exist_ok, mkdir=True), data.file.stem)
     results = []
     for file in weights:
-        model = ready(load_backend([file], device, dnn=opt.dnn, data=opt.data, threads=opt.threads), opt.half)
+        model = load_model(opt, [file], device)
         check_names(model.names, data, opt.single_cls)
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
@@ -246,6 +246,12 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         study.finish()
         LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
     return results
+
+
+def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
+    """The weights as one network on the device, ready to run."""
+    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
+    return ready(load_backend(weights, device, data=opt.data, **how), opt.half)
 
 
 def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> None:

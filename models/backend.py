@@ -9,10 +9,12 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 
 import io
 import json
+import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +31,7 @@ from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.onnx_header import FLOAT16, Shape, read_onnx_header
-from models.runtime import NMS_OUTPUTS, Names, Runtime, describe, reason
+from models.runtime import NMS_OUTPUTS, Names, Runtime, check_setting, describe, reason
 from utils.addresses import ModelAddress, is_url
 from utils.config import DataConfig
 from utils.general import LOGGER
@@ -39,7 +41,7 @@ CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
 READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, an OpenVINO .xml or its folder, an ncnn folder"
-OpenVinoModel = Any  # openvino.Model; the package is optional
+OpenVinoModel, OpenVinoRequest = Any, Any  # openvino.Model and InferRequest; the package is optional
 Weights = Path | ModelAddress
 
 
@@ -125,12 +127,28 @@ class OpenCVRuntime(Runtime):
 
 
 class OpenVinoRuntime(Runtime):
-    """An OpenVINO file on the CPU, in FP32 even where the CPU has bf16, so that its boxes are PyTorch's."""
+    """An OpenVINO file on the CPU, in FP32 even where the CPU has bf16, so that its boxes are PyTorch's.
 
-    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
+    precision: another one, of which `auto` is what OpenVINO chooses: bf16 where the CPU has it. hint: with `throughput`
+    several groups of a batch are computed at a time, as many as there are streams.
+    """
+
+    precisions = ("fp32", "bf16", "fp16", "auto")
+    hints = ("latency", "throughput")
+
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        names: Names,
+        threads: int = 0,
+        precision: str = "fp32",
+        hint: str = "latency",
+    ) -> None:
         openvino = import_runtime("openvino", path)
         core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
+        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         try:
             network = core.read_model(str(find_xml(path)))
             shape = network.input(0).partial_shape
@@ -141,11 +159,50 @@ class OpenVinoRuntime(Runtime):
             raise ValueError(f"{path}: OpenVINO cannot load it: {reason(error)}") from error
         super().__init__(describe(path, texts, taken, names), device)
         self.network = compiled
+        self.new_queue = partial(openvino.AsyncInferQueue, compiled)
+        self.queue = self.new_queue() if hint == "throughput" else None
+        self.at_a_time = 1 if self.queue is not None else None
+        self.seconds: list[float] = []
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """See Runtime."""
         found = self.network([images.cpu().numpy()])
         return [torch.from_numpy(np.array(found[output])) for output in self.network.outputs]
+
+    def compute_groups(self, groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """See Runtime; `seconds` then says how long each of several groups was in the queue's hands."""
+        if self.queue is None or len(groups) == 1:
+            return super().compute_groups(groups)
+        found: dict[int, list[Tensor]] = {}
+        seconds: dict[int, float] = {}
+
+        def keep(request: OpenVinoRequest, item: tuple[int, float]) -> None:
+            found[item[0]] = [torch.from_numpy(np.array(tensor.data)) for tensor in request.output_tensors]
+            seconds[item[0]] = time.perf_counter() - item[1]
+
+        self.queue.set_callback(keep)
+        try:
+            for i, group in enumerate(groups):
+                array = group.cpu().numpy()
+                self.queue.get_idle_request_id()  # waits until one is free, which is not of its time
+                self.queue.start_async([array], (i, time.perf_counter()))
+            self.queue.wait_all()
+        except self.errors:
+            self.queue = self.new_queue()  # this one would raise the same error again
+            raise
+        self.seconds = [seconds[i] for i in range(len(groups))]
+        return iter([found[i] for i in range(len(groups))])
+
+
+def openvino_settings(capabilities: Sequence[str], precision: str, hint: str) -> dict[str, str]:
+    """What OpenVINO is told of a precision and a hint; ValueError where this CPU, which can do these, has no such."""
+    words = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+    if precision in words and precision.upper() not in capabilities:
+        raise ValueError(
+            f"--precision {precision}: OpenVINO says that this CPU cannot; auto takes the best that it has"
+        )
+    chosen = {"INFERENCE_PRECISION_HINT": words[precision]} if precision in words else {}
+    return chosen | {"PERFORMANCE_HINT": hint.upper()}
 
 
 def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
@@ -172,18 +229,27 @@ def load_backend(
     dnn: bool = False,
     data: str | Path | None = None,
     threads: int = 0,
+    precision: str = "fp32",
+    hint: str = "latency",
     fuse: bool = True,
 ) -> nn.Module:
     """The network of a file of any kind, or the Ensemble of several checkpoints, for inference on the device.
 
-    An address, `http://host:8000/model`, is that of a server's network. dnn: ONNX by OpenCV in place of ONNX Runtime.
-    data: the data yaml with the class names of a file that brings none. threads: how many the runtime may use, 0 for as
-    many as it likes. ValueError, FileNotFoundError or ImportError says what is wrong with the file, or what to install.
+    An address, `http://host:8000/model`, is that of a server's network.
+    dnn: ONNX by OpenCV in place of ONNX Runtime. data: the data yaml with the class names of a file that brings none.
+    threads: how many the runtime may use, 0 for as many as it likes. precision: what it computes in, fp32, bf16, fp16
+    or auto; hint: latency, or throughput, where it can be told so. ValueError, FileNotFoundError or ImportError says
+    what is wrong with the file or these settings, or what to install.
     """
     paths = [_place(path) for path in ([weights] if isinstance(weights, str | Weights) else weights)]
     kinds = [find_kind(path) for path in paths]
     if dnn and kinds != ["onnx"]:
         raise ValueError("--dnn reads one ONNX file; name one with --weights, as export.py writes it")
+    classes = RUNTIMES | ({"onnx": OpenCVRuntime} if dnn else {})
+    for kind in kinds:
+        known = classes.get(kind, Runtime)  # which knows what torch does with a checkpoint or TorchScript
+        check_setting(f".{kind}" if known is Runtime else kind, "--precision", precision, known.precisions)
+        check_setting(f".{kind}" if known is Runtime else kind, "--hint", hint, known.hints)
     if threads and set(kinds) <= {"pt", "torchscript"}:
         torch.set_num_threads(threads)
     if set(kinds) <= {"pt"}:
@@ -200,8 +266,9 @@ def load_backend(
 
     if kind == "torchscript":
         return TorchScriptRuntime(path, place).eval()
-    classes = RUNTIMES | ({"onnx": OpenCVRuntime} if dnn else {})
-    return classes[kind](path, place, names, threads).eval()
+    settings = {"precision": precision, "hint": hint}
+    given = {key: value for key, value in settings.items() if len(getattr(classes[kind], f"{key}s")) > 1}
+    return classes[kind](path, place, names, threads, **given).eval()
 
 
 DetectMultiBackend = load_backend  # v6.1's name

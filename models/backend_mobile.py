@@ -15,9 +15,16 @@ MNN_INPUT, MNN_OUTPUT = "images", "output"
 
 
 class NcnnRuntime(Runtime):
-    """A folder with an ncnn network and its metadata. It takes images of one size, one after another."""
+    """A folder with an ncnn network and its metadata. It takes images of one size, one after another.
 
-    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
+    precision: bf16 keeps what is between the layers in it, which spares memory; auto is what ncnn chooses.
+    """
+
+    precisions = ("fp32", "bf16", "auto")
+
+    def __init__(
+        self, path: Path, device: torch.device, names: Names, threads: int = 0, precision: str = "fp32"
+    ) -> None:
         del names
         folder = path if path.is_dir() else path.parent
         missing = [name for name in (NCNN_PARAM, NCNN_BIN, METADATA_FILE) if not (folder / name).is_file()]
@@ -34,8 +41,9 @@ class NcnnRuntime(Runtime):
         self.matrix, self.network = ncnn.Mat, ncnn.Net()
         options = self.network.opt
         options.use_vulkan_compute = False
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        options.use_bf16_storage = False
+        if precision != "auto":
+            options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+            options.use_bf16_storage = precision == "bf16"
         options.num_threads = threads or torch.get_num_threads()
         if self.network.load_param(str(folder / NCNN_PARAM)) or self.network.load_model(str(folder / NCNN_BIN)):
             raise ValueError(f"{folder}: ncnn cannot load it; it is damaged, or of another version of ncnn")
@@ -61,14 +69,22 @@ def check_ncnn_size(folder: Path, expected: str | None) -> None:
 
 
 class MnnRuntime(Runtime):
-    """An MNN file, whose metadata is its bizCode."""
+    """An MNN file, whose metadata is its bizCode.
 
-    def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
+    precision: auto lets MNN compute in less than FP32 where it is made for that, as on ARM; elsewhere it is the same.
+    """
+
+    precisions = ("fp32", "auto")
+
+    def __init__(
+        self, path: Path, device: torch.device, names: Names, threads: int = 0, precision: str = "fp32"
+    ) -> None:
         del names
         with needs("MNN", str(path)):
             import MNN
         self.expr = MNN.expr
-        settings = {"precision": "high", "backend": "CPU", "numThread": threads or torch.get_num_threads()}
+        word = "low" if precision == "auto" else "high"
+        settings = {"precision": word, "backend": "CPU", "numThread": threads or torch.get_num_threads()}
         manager = MNN.nn.create_runtime_manager((settings,))
         try:
             network = MNN.nn.load_module_from_file(

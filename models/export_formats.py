@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from models.attention import NAMAttention
 from models.backend import CONFIG, OPENVINO_PLACE
+from models.export_dynamo import tidy_dynamo, write_by_dynamo
 from models.metadata import Metadata
 from models.runtime import reason
 from utils.boxes import xywh2xyxy
@@ -48,11 +49,15 @@ class NmsSettings:
 
 @dataclass(frozen=True)
 class OnnxSettings:
-    """opset: ONNX's version of operators. dynamic: the axes of the images that stay open, of Metadata's AXES."""
+    """opset: ONNX's version of operators. dynamic: the axes of the images that stay open, of Metadata's AXES.
+
+    dynamo: by torch's newer exporter.
+    """
 
     opset: int
     simplify: bool
     dynamic: tuple[str, ...]
+    dynamo: bool = False
 
 
 class ExportModel(nn.Module):
@@ -169,17 +174,23 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
     onnx = import_package("onnx")
     outputs = model.output_names
     with quiet(), torch.no_grad(), as_user_error(f"ONNX of opset {settings.opset}"):
-        torch.onnx.export(
-            model,
-            (images,),
-            str(path),
-            dynamo=False,
-            opset_version=settings.opset,
-            input_names=[INPUT],
-            output_names=outputs,
-            dynamic_axes=open_axes(settings.dynamic, outputs) if settings.dynamic else None,
-        )
+        if settings.dynamo:
+            import_package("onnxscript")  # without it torch says what is missing, but not how to get it
+            write_by_dynamo(model, images, metadata, path, settings.opset, (INPUT, outputs))
+        else:
+            torch.onnx.export(
+                model,
+                (images,),
+                str(path),
+                dynamo=False,
+                opset_version=settings.opset,
+                input_names=[INPUT],
+                output_names=outputs,
+                dynamic_axes=open_axes(settings.dynamic, outputs) if settings.dynamic else None,
+            )
     graph = onnx.load(str(path))
+    if settings.dynamo:
+        tidy_dynamo(graph, open_axes(settings.dynamic, outputs))
     if settings.simplify:
         graph = import_package("onnxslim").slim(graph)
     clamp_int64(graph)
@@ -235,10 +246,11 @@ def check_nam(graph: OnnxModel, layers: list[str]) -> None:
     """ValueError where NAM's channel part in one of these layers is other than Mul, Add, Sigmoid, Mul in an ONNX graph.
 
     They are found by their sigmoid, whose name has its layer's, and followed from there; other programs may rename.
+    Where weights of two layers are the same, as before a training, one has them by way of an Identity.
     """
-    maker = {name: node for node in graph.graph.node for name in node.output}
+    maker = {name: node for node in graph.graph.node if node.op_type != "Identity" for name in node.output}
     for layer in layers:
-        scope = re.compile("/" + re.sub(r"\.(?!\d)", r"/(?:\\w+/)?", layer) + "/")  # a list's own name may come between
+        scope = re.compile(layer_pattern(layer))
         gates = [node for node in graph.graph.node if node.op_type == "Sigmoid" and scope.search(node.name)]
         found = []
         for gate in gates:
@@ -248,6 +260,11 @@ def check_nam(graph: OnnxModel, layers: list[str]) -> None:
             found.append([*first, *([add.op_type] if add is not None else []), gate.op_type, *after])
         if found != [NAM_NODES]:
             raise ValueError(f"NAM at {layer} came out as {found}, where one {NAM_NODES} is wanted")
+
+
+def layer_pattern(layer: str) -> str:
+    """What is in the names of a layer's nodes, as a regular expression; a list's own name may come between."""
+    return "/" + re.sub(r"\.(?!\d)", r"/(?:\\w+/)?", layer) + "/"
 
 
 def write_openvino(
@@ -275,6 +292,8 @@ def import_package(name: str) -> ModuleType:
             import onnx as found
         elif name == "onnxslim":
             import onnxslim as found
+        elif name == "onnxscript":
+            import onnxscript as found
         else:
             import openvino as found
     except ImportError as error:

@@ -120,7 +120,7 @@ def engine_settings(opt: ExportOptions, job: Job) -> EngineSettings:
 
 def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
     """What the options say of an ONNX file."""
-    return OnnxSettings(opt.opset, opt.simplify, job.metadata.dynamic)
+    return OnnxSettings(opt.onnx_opset, opt.simplify, job.metadata.dynamic, opt.dynamo)
 
 
 Writer = Callable[[ExportOptions, Job, Path], None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backend_torch import EXTRA_ENTRY, METADATA_KEY, YAML_KEY
+from models.export_dynamo import open_dims
 from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
 from models.metadata import Metadata
 from models.runtime import METADATA_FILE, needs
@@ -39,13 +40,7 @@ def write_pt2(model: ExportModel, images: Tensor, metadata: Metadata, path: Path
 
 def trace(model: ExportModel, images: Tensor, metadata: Metadata) -> torch.export.ExportedProgram:
     """The network as torch.export sees it, for any batch and size where the metadata has these axes open."""
-    axes = {}
-    if "batch" in metadata.dynamic:  # one image, or a square, would be taken for the only ones that there are
-        images = images.new_zeros(2, 3, images.shape[2], images.shape[3])
-        axes[0] = torch.export.Dim("batch", min=1)
-    if "height" in metadata.dynamic:
-        images = images.new_zeros(*images.shape[:2], 4 * metadata.stride, 5 * metadata.stride)
-        axes |= {2: metadata.stride * torch.export.Dim("h"), 3: metadata.stride * torch.export.Dim("w")}
+    images, axes = open_dims(images, metadata)
     with quiet(), torch.no_grad(), as_user_error("a pt2 file"):
         program = torch.export.export(model, (images,), dynamic_shapes={"images": axes} if axes else None)
     for layer in nam_layers(model.network):

@@ -8,6 +8,7 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ class Runtime(nn.Module):
     """
 
     errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)  # what `compute` raises where a file does not work
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)  # of --precision, those that it can be told; see load_backend
+    hints: ClassVar[tuple[str, ...]] = ("latency",)  # of --hint, likewise
+    at_a_time: int | None = None  # images of a group, of a file that takes any number; None: all of a batch
 
     def __init__(self, metadata: Metadata, device: torch.device) -> None:
         super().__init__()
@@ -49,6 +53,10 @@ class Runtime(nn.Module):
         """The file's outputs for images (B, 3, H, W) float32 in 0..1; B is fixed_batch, if there is one."""
         raise NotImplementedError
 
+    def compute_groups(self, groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """The file's outputs for several groups of images, each as `compute` takes it, in their order."""
+        return map(self.compute, groups)
+
     def outputs(self, images: Tensor) -> list[Tensor]:
         """The file's outputs for any number of images (B, 3, H, W) in 0..1, in FP32, where the images are."""
         if self.fixed_hw not in (None, tuple(images.shape[2:])):
@@ -56,20 +64,20 @@ class Runtime(nn.Module):
                 f"images of {images.shape[2]}x{images.shape[3]} pixels, but this file takes "
                 f"{self.fixed_hw[0]}x{self.fixed_hw[1]} (height x width) only; export with --dynamic for any size"
             )
-        size = self.fixed_batch or len(images)
-        parts = []
-        for group in images.float().split(size):
-            missing = size - len(group)
-            full = torch.cat((group, group.new_zeros(missing, *group.shape[1:]))) if missing else group
-            try:
-                found = self.compute(full)
-            except self.errors as error:
-                if resource_advice(error) is not None:
-                    raise
-                raise ValueError(
-                    f"{type(self).__name__} cannot compute this file for images {tuple(full.shape)}: {reason(error)}"
-                ) from error
-            parts.append([output[: len(group)] for output in found])
+        groups = list(images.float().split(self.fixed_batch or self.at_a_time or len(images)))
+        counts = [len(group) for group in groups]
+        missing = (self.fixed_batch or counts[-1]) - counts[-1]
+        if missing:
+            groups[-1] = torch.cat((groups[-1], groups[-1].new_zeros(missing, *images.shape[1:])))
+        try:
+            found = list(self.compute_groups(groups))
+        except self.errors as error:
+            if resource_advice(error) is not None:
+                raise
+            raise ValueError(
+                f"{type(self).__name__} cannot compute this file for images {tuple(groups[0].shape)}: {reason(error)}"
+            ) from error
+        parts = [[output[:count] for output in group] for group, count in zip(found, counts, strict=True)]
         return [torch.cat(output).to(images.device, torch.float32) for output in zip(*parts, strict=True)]
 
     def forward(self, images: Tensor, augment: bool = False) -> tuple[Tensor, list[Tensor]]:
@@ -109,6 +117,12 @@ def needs(package: str, what: str, hint: str = "") -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{what} needs {package}: pip install {package}{hint}") from error
+
+
+def check_setting(kind: str, flag: str, value: str, known: Sequence[str]) -> None:
+    """ValueError where what runs a kind of file cannot be told a setting, given by its flag."""
+    if value not in known:
+        raise ValueError(f"{flag} {value}: what runs {kind} files here knows {', '.join(known)} only")
 
 
 def own_metadata(path: Path, content: object) -> Metadata:

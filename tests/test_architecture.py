@@ -36,6 +36,7 @@ LATE_IMPORTS = {
     "onnx",
     "onnxruntime",
     "onnxslim",
+    "onnxscript",
     "MNN",
     "_tools",
     "ncnn",

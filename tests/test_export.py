@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from models import export_jobs
 from models.backend import load_backend
 from models.experimental import attempt_load
 from models.export_check import FP32_LIMITS, Limits, check_images, compare, nms_differences
-from models.export_formats import ExportModel, NmsSettings, check_nam
+from models.export_formats import ExportModel, NmsSettings, check_nam, layer_pattern
 from models.metadata import AXES, Metadata
 from models.onnx_header import read_onnx_header
 from models.yolo import Model
@@ -186,6 +187,22 @@ def test_nams_family_is_written(tmp_path, row, variant, layer, nodes, dynamic):
     if nodes:
         inner = [node.op_type for node in graph.graph.node if "Channel_Att" in node.name and node.input]
         assert inner == ["Mul", "Add", "Sigmoid", "Mul", "Mul"][:nodes] * len(details["layers"])
+
+
+def test_nams_of_the_same_weights_are_written(tmp_path):
+    """As before a training: torch keeps such weights once."""
+    head = [[-1, 2, "C3NAM", [16]] if row[2] == "NAMAttention" else row for row in SMALL["head"]]
+    model = Model({**SMALL, "head": head}, verbose=False)
+    save_checkpoint(tmp_path / "net.pt", Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    (written,) = export.run(tmp_path / "net.pt", include="onnx", imgsz=[64, 96])
+    assert "Identity" in {node.op_type for node in onnx.load(written).graph.node}
+
+
+@pytest.mark.parametrize("name", ["/network/model.2/m/m.0/nam/Add", "/network/model.2/m/0/nam/Channel_Att/Mul_1"])
+def test_a_layer_is_found_by_the_names_of_its_nodes(name):
+    assert re.search(layer_pattern("model.2.m.0.nam"), name)
+    assert not re.search(layer_pattern("model.2.m.1.nam"), name)
+    assert not re.search(layer_pattern("model.2.m.0.nam"), name.replace("model.2", "model.22"))
 
 
 def settled(model):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.general import ROOT
-from utils.inference import check_limits
+from utils.inference import add_runtime_flags, check_limits
 from utils.opencv import check_display
 from utils.runs import DEFAULT_WEIGHTS
 
@@ -63,6 +63,8 @@ class DetectOptions:
     half: bool
     dnn: bool
     threads: int
+    precision: str
+    hint: str
     batch_size: int
     vid_stride: int
     save_csv: bool
@@ -103,9 +105,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
     )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    add_runtime_flags(parser)
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:

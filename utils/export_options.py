@@ -25,6 +25,8 @@ INSTEAD = {  # v6.1's other formats: what serves in their place
 ENGINE = "engine"
 OPSETS = range(12, 21)  # what the exporter writes; below 12 the head has no operators
 WITH_NMS = {"onnx", "engine"}  # those that --nms is for
+DYNAMO_OPSET = 18  # the least of torch's newer exporter
+BY_ONNX = {"onnx", "openvino", "mnn", ENGINE}  # what is made of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ExportOptions:
     dynamic: bool
     simplify: bool
     opset: int
+    dynamo: bool
     verbose: bool
     workspace: int
     trtexec: bool
@@ -66,6 +69,8 @@ class ExportOptions:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
         if self.opset not in OPSETS:
             raise ValueError(f"--opset {self.opset}: from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.dynamo and OPSETS[0] < self.opset < DYNAMO_OPSET:
+            raise ValueError(f"--opset {self.opset}: with --dynamo from {DYNAMO_OPSET} to {OPSETS[-1]}")
         for name in self.formats:
             if name in INSTEAD:
                 raise ValueError(f"--include {name}: {INSTEAD[name]}")
@@ -81,6 +86,8 @@ class ExportOptions:
             raise ValueError("--nms and --train exclude each other: NMS needs decoded boxes")
         if self.trtexec and ENGINE not in self.formats:
             raise ValueError("--trtexec shows how an engine is built: give --include engine with it")
+        if self.dynamo and not set(self.formats) & BY_ONNX:
+            raise ValueError(f"--dynamo is for what is made of ONNX: --include one of {', '.join(sorted(BY_ONNX))}")
         if self.train and not set(self.formats) <= WITH_RAW:
             raise ValueError(f"--train: raw maps are written as {', '.join(sorted(WITH_RAW))} only")
         if self.triton and (self.train or "onnx" not in self.formats):
@@ -91,6 +98,11 @@ class ExportOptions:
             raise ValueError(
                 "--optimize is for FP32 TorchScript files for mobiles: --include torchscript, without --half"
             )
+
+    @property
+    def onnx_opset(self) -> int:
+        """ONNX's version of operators that is written: --opset, with --dynamo not below its least."""
+        return max(self.opset, DYNAMO_OPSET) if self.dynamo else self.opset
 
     @property
     def formats(self) -> list[str]:
@@ -124,11 +136,16 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
     parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
     parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
     parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
-    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the val split of --data")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
     parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
     parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
     parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
     parser.add_argument("--opset", type=int, default=12, help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}")
+    parser.add_argument(
+        "--dynamo",
+        action="store_true",
+        help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
+    )
     parser.add_argument("--verbose", action="store_true", help="engine: all that TensorRT says")
     parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
     parser.add_argument(

@@ -3,16 +3,20 @@
 export.py says with it what INT8 costs, benchmarks/formats.py what each format gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from utils.augmentations import letterbox
 from utils.config import DataConfig
 from utils.datasets import val_loader
 from utils.evaluate import check_classes, evaluate
-from utils.labels import load_split
+from utils.general import LOGGER, one_line
+from utils.images import read_image
+from utils.labels import find_images, load_split
 from utils.metrics import EvalResult
 
 
@@ -21,6 +25,22 @@ def letterboxed_loader(data: DataConfig, hw: tuple[int, int], batch_size: int, w
     data.prepare()
     records = load_split(data, "val", workers)
     return val_loader(records, max(hw), batch_size, workers=workers, rect=False, hw=hw)
+
+
+def training_images(data: DataConfig, hw: tuple[int, int], most: int) -> Iterator[Tensor]:
+    """Images (1, 3, H, W) RGB of 0..255 of the train split letterboxed into hw, so many at most, spread over the split.
+
+    Of the val split where the data set names no other. One that cannot be read is passed over, with a warning.
+    """
+    data.prepare()
+    paths = find_images(data.split("train" if data.train else "val"))
+    for i in np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int):
+        try:
+            image = letterbox(read_image(paths[i]), hw, auto=False)[0]  # (H, W, 3) BGR
+        except (ValueError, OSError) as error:
+            LOGGER.warning(f"passed over: {one_line(error)}")
+            continue
+        yield torch.from_numpy(image[None, ..., ::-1].copy()).permute(0, 3, 1, 2)
 
 
 def rate(model: nn.Module, loader: DataLoader, names: Sequence[str], device: torch.device) -> EvalResult:

@@ -5,11 +5,12 @@
 
 The bindings alone do not load, as NVIDIA's libraries are not in them. Nine functions are all that they take of those:
 a library in which these return nothing, made here by gcc, is enough to load them, and then they print their own
-signatures. No network is built and nothing computed.
+signatures, and say of a call's arguments whether they take them. No network is built and nothing computed.
 """
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,23 @@ OWNERS = {
 }
 MEMBERS = ["init_libnvinfer_plugins", "__version__"]
 MEMBERS += [f"{owner}.{name}" for owner, names in OWNERS.items() for name in names]
+NEW = "T.{0}.__new__(T.{0})"
+CALLS = {  # what each class is to take, in the types that our code has, and what it must not
+    "set_shape('images', (1, 3, 32, 32), (1, 3, 64, 64), (8, 3, 96, 96))": "IOptimizationProfile",
+    "set_shape('images', 'sizes', (1, 3, 64, 64), (8, 3, 96, 96))": "IOptimizationProfile",
+    "deserialize_cuda_engine(memoryview(b'some bytes')[2:])": "Runtime",
+    "deserialize_cuda_engine('a text')": "Runtime",
+    "create_timing_cache(b'')": "IBuilderConfig",
+    "create_timing_cache(None)": "IBuilderConfig",
+    "set_memory_pool_limit(T.MemoryPoolType.WORKSPACE, 4 << 30)": "IBuilderConfig",
+    "clear_flag(T.BuilderFlag.TF32)": "IBuilderConfig",
+    "create_network(1 << int(T.NetworkDefinitionCreationFlag.STRONGLY_TYPED))": "Builder",
+    "parse(b'some bytes')": "OnnxParser",
+    "set_input_shape('images', (1, 3, 32, 32))": "IExecutionContext",
+    "set_tensor_address('images', 140000000000000)": "IExecutionContext",
+    "set_tensor_address('images', b'some bytes')": "IExecutionContext",
+    "execute_async_v3(140000000000000)": "IExecutionContext",
+}
 LOOK = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -77,8 +95,21 @@ def signatures(name: str, kind: str, text: str) -> list[str]:
     return forms
 
 
-def look(folder: Path) -> tuple[str, dict[str, list[str]]]:
-    """The version of the bindings in a folder, and the signatures of those MEMBERS that they have."""
+def is_taken(folder: Path, libraries: str, call: str) -> bool:
+    """Whether the bindings convert the arguments of a call, on an object with nothing in it.
+
+    Where they do not they raise TypeError; where they do they go on to the empty object, and the process crashes there.
+    """
+    code = (
+        f"import sys; sys.path.insert(0, sys.argv[1]); import tensorrt_bindings as T\n{NEW.format(CALLS[call])}.{call}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], env={"LD_LIBRARY_PATH": libraries}, check=False)
+    assert done.returncode in (1, -signal.SIGSEGV)
+    return done.returncode != 1
+
+
+def look(folder: Path) -> tuple[str, dict[str, list[str]], list[str]]:
+    """The version of the bindings in a folder, the signatures of those MEMBERS that they have, CALLS that they take."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "empty.c"
         source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
@@ -97,13 +128,15 @@ def look(folder: Path) -> tuple[str, dict[str, list[str]]]:
                 subprocess.run(command, check=True)
         command = [sys.executable, "-c", LOOK, str(folder), *MEMBERS]
         done = subprocess.run(command, env={"LD_LIBRARY_PATH": scratch}, capture_output=True, text=True, check=True)
+        taken = [call for call in CALLS if is_taken(folder, scratch, call)]
     version, found = json.loads(done.stdout)
-    return version, {name: signatures(name, *value) for name, value in found.items()}
+    return version, {name: signatures(name, *value) for name, value in found.items()}, taken
 
 
 def main(folders: list[str]) -> None:
     """Writes the file: for each member, its forms and the versions that have them so."""
-    seen = dict(look(Path(folder)) for folder in folders)
+    looks = [look(Path(folder)) for folder in folders]
+    seen = {version: found for version, found, _ in looks}
     members = {}
     for name in MEMBERS:
         forms: dict[str, list[str]] = {}
@@ -115,6 +148,7 @@ def main(folders: list[str]) -> None:
         "tensorrt-cu12-bindings of PyPI, read by tests/data/tensorrt_api.py; `a, b=` is a call of a and, if given, b"
     )
     content = {"source": source, "versions": list(seen), "members": members}
+    content["taken"] = {call: " ".join(version for version, _, taken in looks if call in taken) for call in CALLS}
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -10,8 +10,12 @@ import export
 from models.backend import load_backend
 from models.export_int8 import calibration_images
 from models.yolo import Model
+from utils.augmentations import letterbox
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.config import DataConfig
+from utils.images import read_image
+from utils.labels import find_images
+from utils.rating import training_images
 
 pytest.importorskip("nncf")
 COMMON = {"include": "openvino", "int8": True, "imgsz": 64}
@@ -36,6 +40,27 @@ def test_calibration_images_fill_whole_batches():
     assert list(calibration_images([], 2)) == []
 
 
+def test_scales_are_fitted_to_images_spread_over_the_train_split(data):
+    found = list(training_images(DataConfig.from_yaml(data), (64, 96), 4))
+    assert [(image.shape, image.dtype) for image in found] == [((1, 3, 64, 96), torch.uint8)] * 4
+    paths = find_images(DataConfig.from_yaml(data).split("train"))
+    wanted = letterbox(read_image(paths[-1]), (64, 96), auto=False)[0]
+    assert torch.equal(found[-1][0, 0], torch.from_numpy(wanted[..., 2].copy()))  # red first
+    assert len(list(training_images(DataConfig.from_yaml(data), (64, 96), 100))) == 12
+
+
+def test_an_image_that_cannot_be_read_is_passed_over(data, tmp_path, caplog):
+    source = tmp_path / "images" / "train"
+    source.mkdir(parents=True)
+    whole = find_images(DataConfig.from_yaml(data).split("train"))[0]
+    shutil.copy(whole, source / "a.png")
+    (source / "b.png").write_bytes(b"no picture")
+    (tmp_path / "d.yaml").write_text(f"path: {tmp_path}\nval: images/train\nnames: [a]\n", encoding="utf-8")
+    assert len(list(training_images(DataConfig.from_yaml(tmp_path / "d.yaml"), (32, 32), 9))) == 1
+    assert "passed over: " in caplog.text
+    assert "b.png" in caplog.text
+
+
 def test_an_int8_file_says_what_it_cost(weights, data, tmp_path, monkeypatch):
     lines, root = [], logging.getLogger()
     before = [root.level, *((handler, handler.level) for handler in root.handlers)]
@@ -47,7 +72,7 @@ def test_an_int8_file_says_what_it_cost(weights, data, tmp_path, monkeypatch):
     assert sorted(path.name for path in written.iterdir()) == ["net_int8.bin", "net_int8.xml"]
     assert [line for line in lines if line.startswith("mAP@.5:.95 on 6 images of tiny.yaml: 0.")]
     model = load_backend(written)
-    assert (model.metadata.details["precision"], model.metadata.details["calibration_images"]) == ("int8", "6")
+    assert (model.metadata.details["precision"], model.metadata.details["calibration_images"]) == ("int8", "12")
     assert tuple(model.names) == tuple(DataConfig.from_yaml(data).names)
     text = (written / "net_int8.xml").read_text(encoding="utf-8")
     assert 'element_type="i8"' in text

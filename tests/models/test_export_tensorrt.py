@@ -10,14 +10,13 @@ import torch
 
 import export
 from models.backend import load_backend
-from models.backend_tensorrt import read_engine
+from models.backend_tensorrt import check_gpu, read_engine
 from models.experimental import attempt_load
-from models.export_tensorrt import EngineSettings, Profile, trtexec_command
+from models.export_tensorrt import WHAT, EngineSettings, Profile, trtexec_command
 from tests.tensorrt_standin import OPERATORS, StandIn, install
 from utils.nms import non_max_suppression
 
 VERSIONS = ["10.0.1", "11.4.0.106"]
-each_version = pytest.mark.parametrize("version", VERSIONS)
 
 
 @pytest.fixture
@@ -46,8 +45,7 @@ def fails(run, **options):
 # The build ------------------------------------------------------------------------------------------------------------
 
 
-@each_version
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("version", "half"), [*zip(VERSIONS, (False, True), strict=True)])
 def test_a_build(run, tmp_path, monkeypatch, version, half):
     trt = install(monkeypatch, version)
     assert run(workspace=3, half=half) == [tmp_path / "net.engine"]
@@ -79,8 +77,7 @@ def test_open_axes_get_a_profile(run, trt, tmp_path):
     assert load_backend(tmp_path / "net.engine").fixed_hw is None
 
 
-@pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("agnostic", "dynamic"), [(False, True), (True, False)])
 def test_the_plugin_gives_what_detect_gives(run, trt, tmp_path, agnostic, dynamic):
     """By NVIDIA's description of the plug-in, as the stand-in computes it; each box is of its best class."""
     run(nms=True, conf_thres=0.02, iou_thres=0.3, topk_all=40, agnostic_nms=agnostic, batch_size=2, dynamic=dynamic)
@@ -218,6 +215,12 @@ def test_without_the_package(run, tmp_path, monkeypatch, caplog):
     )
     assert f"{wanted} that builds it elsewhere" in caplog.text
     assert names(tmp_path) == ["net.pt"]
+
+
+def test_on_the_cpu_of_a_machine_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"export\.py --include engine needs an NVIDIA GPU: give --device 0"):
+        check_gpu(torch.device("cpu"), WHAT)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
