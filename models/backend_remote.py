@@ -176,7 +176,7 @@ class RemoteRuntime(Runtime):
         try:
             found = read_outputs(self.server.parsed(body[:end]), body[end:])
             return [found[name] for name in self.output_names]
-        except (KeyError, TypeError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{self.server.address}: the answer is not as the protocol has it: {error!r:.100}"
             ) from error
@@ -187,7 +187,7 @@ class RemoteRuntime(Runtime):
 def read_outputs(answer: Mapping[str, Any], binary: memoryview) -> dict[str, np.ndarray]:
     """The tensors of an answer by name, out of its JSON or out of the bytes behind it.
 
-    ValueError, TypeError or KeyError where they are not as the protocol has them.
+    ValueError, LookupError, TypeError or AttributeError where they are not as the protocol has them.
     """
     found, place = {}, 0
     for output in answer["outputs"]:

@@ -133,8 +133,6 @@ def test_a_server_that_is_not_there(files):
         url = server.url
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+/net: cannot be reached: Connection refused"):
         load_backend(url)
-    with pytest.raises(ValueError, match=r"http://no-such-host\.invalid/net: cannot be reached: "):
-        load_backend("http://no-such-host.invalid/net")
     with serving(files["fixed"]) as server, pytest.raises(ValueError, match=r"cannot be reached: .*SSL"):
         load_backend(server.url.replace("http:", "https:"))
 
@@ -190,6 +188,8 @@ BAD_TENSORS = [
     ({"outputs": [port([2]) | {"parameters": {"binary_data_size": -8}}]}, b"\0" * 8, ValueError),
     ({"outputs": [port([1 << 30, 1 << 30]) | {"parameters": {"binary_data_size": 8}}]}, b"\0" * 8, ValueError),
     ({"outputs": 3}, b"", TypeError),
+    ({"outputs": ["x"]}, b"", TypeError),
+    ({"outputs": [port([2]) | {"parameters": [8]}]}, b"", AttributeError),
 ]
 
 
