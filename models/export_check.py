@@ -32,7 +32,7 @@ class Limits:
 
 
 FP32_LIMITS, FP16_LIMITS = Limits(0.05, 1e-3), Limits(8.0, 0.03)
-SUMS_FP16_LIMITS = Limits(8.0, 0.1)  # where sums are kept in FP16 as well; on bccd that costs no mAP
+SUMS_FP16_LIMITS = Limits(16.0, 0.1)  # where sums are kept in FP16 as well; on bccd that costs no mAP
 INT8_LIMITS = Limits(math.inf, math.inf)  # what counts is the mAP, but NaN is too much
 
 
