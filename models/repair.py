@@ -122,7 +122,8 @@ class Repair:
 def _shipped() -> list[Base]:
     """The yamls in models/; those that are none of a model are left out."""
     found = []
-    for path in sorted((ROOT / "models").rglob("yolo*.yaml")):
+    paths = (ROOT / "models").rglob("yolo*.yaml")
+    for path in sorted(paths, key=lambda path: (len(path.parts), path)):  # of several alike, not one of hub/
         try:
             content = read_yaml(path)
             rows = read_rows(content, path.name)

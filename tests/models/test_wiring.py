@@ -364,6 +364,12 @@ def test_errors_that_have_another_reason_have_no_advice() -> None:
     assert "came in" not in str(caught.value)
 
 
+def test_of_yamls_alike_the_plain_one_is_named() -> None:
+    """yolov5-panet.yaml holds yolov5l's rows and gains."""
+    content = pasted(shipped("yolov5l.yaml"), [9])
+    assert "models.insert yolov5l.yaml --module" in suggest(read_rows(content), content)
+
+
 def test_broken_rows_are_no_reason_to_stumble() -> None:
     for head in (3, None, [3], [[-1, 1]], [[-1, 1, "Detect", []], 3]):
         assert advise({**shipped(S), "head": head}, "x.yaml") == ""
