@@ -17,7 +17,7 @@ class Operator(NamedTuple):
 
 
 def summed_layers(network: nn.Module) -> list[str]:
-    """The names of the fused NAM blocks that add anything: converters leave out a sum with 0, as of an untrained one."""
+    """The fused NAM blocks that add anything: converters leave out a sum with 0, as of an untrained one."""
     blocks = [(name, module) for name, module in network.named_modules() if isinstance(module, NAMAttention)]
     return [name for name, block in blocks if block.Channel_Att.b.any()]
 
