@@ -20,7 +20,7 @@ from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_lay
 from models.export_torch import nam_nodes, strip_gain, trace
 from models.head import Detect
 from models.metadata import Metadata
-from models.nam_chains import Operator, check_gates
+from models.nam_chains import Operator, check_gates, summed_layers
 from models.runtime import kept_logging, needs, reason
 from models.sealed import seal
 from utils.general import LOGGER
@@ -125,7 +125,7 @@ def write_tflite(model: ExportModel, images: Tensor, metadata: Metadata, path: P
                 network = halved(file) if is_half else file.read_bytes()
         except (NotImplementedError, AssertionError, TypeError, LookupError) as error:
             raise ValueError(f"LiteRT cannot convert it: {reason(error)}") from error
-    check_gates(tflite_operators(network), nam_layers(model.network), ("MUL", "ADD", "LOGISTIC", "MUL"))
+    check_gates(tflite_operators(network), summed_layers(model.network), ("MUL", "ADD", "LOGISTIC", "MUL"))
     seal(network, metadata, path)
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from models.backend_coreml import COREML_HINT, COREML_INPUT, COREML_OUTPUT, SPEC, WEIGHTS, WEIGHTS_HASH, check_package
 from models.coreml_graph import GraphRuntime, MilOperation, UnknownOperatorError, coreml_operators
 from models.export_check import Comparison, Limits, check_images, compare
-from models.export_formats import ExportModel, nam_layers, quiet
+from models.export_formats import ExportModel, quiet
 from models.export_torch import trace
 from models.metadata import Metadata
-from models.nam_chains import check_gates
+from models.nam_chains import check_gates, summed_layers
 from models.runtime import kept_logging, needs, reason
 from utils.general import LOGGER
 
@@ -61,7 +61,7 @@ def write_coreml(model: ExportModel, images: Tensor, metadata: Metadata, folder:
         (package / OWN_MARKS).unlink(missing_ok=True)
         check_package(package)
         mark(package, metadata)
-        check_gates(coreml_operators(package), nam_layers(model.network), ("mul", "add", "sigmoid", "mul"))
+        check_gates(coreml_operators(package), summed_layers(model.network), ("mul", "add", "sigmoid", "mul"))
         for file in (part for part in package.rglob("*") if part.is_file()):
             target = folder / file.relative_to(package)
             target.parent.mkdir(parents=True, exist_ok=True)

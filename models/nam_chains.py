@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import nn
+
+from models.attention import NAMAttention
+
 
 class Operator(NamedTuple):
     """One operator of a graph: what it is, and the names of the values that it takes and gives."""
@@ -10,6 +14,12 @@ class Operator(NamedTuple):
     kind: str
     inputs: tuple[str, ...]
     output: str
+
+
+def summed_layers(network: nn.Module) -> list[str]:
+    """The fused NAM blocks that add anything: converters leave out a sum with 0, as of an untrained one."""
+    blocks = [(name, module) for name, module in network.named_modules() if isinstance(module, NAMAttention)]
+    return [name for name, block in blocks if block.Channel_Att.b.any()]
 
 
 def check_gates(operators: Sequence[Operator], layers: Sequence[str], wanted: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from models.backend import find_kind, load_backend
 from models.backend_coreml import MANIFEST, SPEC, WEIGHTS, CoreMLRuntime, read_package
 from models.coreml_graph import OPERATORS, GraphRuntime, coreml_operators, read_operations
 from models.experimental import attempt_load
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -87,6 +88,20 @@ def test_the_table_says_that_it_was_not_run(folder, tmp_path, caplog, monkeypatc
     assert "its graph is not computed either: it has max_pool" in caplog.text
     (row,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("coreml  ")]
     assert row.count("not run") == 4
+
+
+def test_an_untrained_nam_is_written(small_weights, tmp_path):
+    """Its sum with 0 is left out by the converter."""
+    pytest.importorskip("coremltools", reason="needs coremltools: pip install -r requirements-coreml.txt")
+    checkpoint = load_checkpoint(small_weights)
+    state = dict(checkpoint.state)
+    for name in ("bias", "running_mean"):
+        state[f"model.7.Channel_Att.bn2.{name}"] = torch.zeros(16)
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(checkpoint.yaml, checkpoint.names, state))
+    (written,) = export.run(tmp_path / "a.pt", imgsz=[64, 64], include="coreml")
+    images = torch.rand(1, 3, 64, 64)
+    gap = (GraphRuntime(written, CPU)(images)[0] - attempt_load(tmp_path / "a.pt")(images)[0]).abs()
+    assert gap.max() < 1e-3
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SPEC, WEIGHTS], ids=str)

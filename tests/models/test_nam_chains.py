@@ -1,8 +1,11 @@
 """NAM's four operators in a graph that a converter has made: which chains are taken for it, and which are not."""
 
 import pytest
+import torch
+from torch import nn
 
-from models.nam_chains import Operator, check_gates
+from models.attention import NAMAttention
+from models.nam_chains import Operator, check_gates, summed_layers
 
 KINDS = ("mul", "add", "sigmoid", "mul")
 NAM = [
@@ -45,3 +48,13 @@ def test_what_is_no_nam(operators):
 def test_each_layer_counts():
     with pytest.raises(ValueError, match="of 2 NAM blocks 1 came out"):
         check_gates(NAM, ["model.7", "model.9"], KINDS)
+
+
+def test_a_sum_with_nothing_is_not_looked_for():
+    """As converters leave it out: an untrained block has no mean and no shift."""
+    blocks = nn.Sequential(NAMAttention(4), nn.Conv2d(4, 4, 1), NAMAttention(4)).eval()
+    nn.init.constant_(blocks[2].Channel_Att.bn2.bias, 0.1)
+    for block in (blocks[0], blocks[2]):
+        block.fuse()
+    assert summed_layers(blocks) == ["2"]
+    assert (blocks[0](torch.ones(1, 4, 2, 2)) > 0.5).all()
