@@ -1,5 +1,6 @@
 """pt2 and safetensors: what comes out, what they say of themselves, and that no file runs what it brings."""
 
+import copy
 import io
 import json
 import os
@@ -69,12 +70,41 @@ def test_half_is_half_the_size(folder, network, suffix):
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 def test_machine_code_computes_the_same_and_says_what_it_is(small_weights, network, tmp_path, caplog):
     shutil.copy(small_weights, tmp_path / "code.pt")
-    export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True)
+    export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True, dynamic=True)
     caplog.clear()
     model = load_backend(tmp_path / "code.pt2")
     assert "machine code" in caplog.text
-    images = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+    assert (model.fixed_hw, model.fixed_batch, set(model.metadata.dynamic)) == (None, None, set(AXES))
+    for shape in ((1, 32, 32), (3, 32, 64), (2, 96, 32)):
+        images = torch.rand(shape[0], 3, *shape[1:])
+        torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_machine_code_of_half_is_for_a_gpu(small_weights, tmp_path, caplog):
+    shutil.copy(small_weights, tmp_path / "code.pt")
+    with pytest.raises(ValueError, match="not written"):
+        export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True, half=True)
+    assert "--aoti with --half is for a GPU" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["code.pt"]
+
+
+@pytest.mark.parametrize(("name", "batch", "dynamic"), [("a", 1, list(AXES)), ("fixed", 2, []), ("half", 1, [])])
+def test_a_pt2_file_states_its_shapes(folder, name, batch, dynamic):
+    with zipfile.ZipFile(folder / f"{name}.pt2") as archive:
+        entry = next(entry for entry in archive.namelist() if entry.endswith("extra/metadata.json"))
+        texts = json.loads(archive.read(entry))
+    assert texts["shape"] == [batch, 3, 64, 96]
+    assert json.loads(texts["dynamic"]) == dynamic
+    shape = next(node for node in torch.export.load(folder / f"{name}.pt2").graph.nodes if node.name == "images")
+    assert [isinstance(size, int) for size in shape.meta["val"].shape] == [not dynamic, True, not dynamic, not dynamic]
+
+
+def test_half_is_computed_in_full_on_a_cpu(folder, network):
+    """What comes out is what the weights give that were rounded, to the last digit but one."""
+    model, images = load_backend(folder / "half.pt2"), torch.rand(1, 3, 64, 96)
+    rounded = copy.deepcopy(network).half().float()
+    assert next(model.network[0].parameters()).dtype == torch.float32
+    torch.testing.assert_close(model(images)[0], rounded(images)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_machine_code_needs_a_compiler(small_weights, tmp_path, monkeypatch, caplog):
