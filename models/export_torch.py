@@ -46,9 +46,11 @@ def trace(model: ExportModel, images: Tensor, metadata: Metadata) -> torch.expor
     with quiet(), torch.no_grad(), as_user_error("a pt2 file"):
         program = torch.export.export(model, (images,), dynamic_shapes={"images": axes} if axes else None)
     for layer in nam_layers(model.network):
-        found = nam_nodes(program, f"network.{layer}")
-        if found != NAM_NODES:
-            raise ValueError(f"NAM at {layer} came out as {found}, where {NAM_NODES} is wanted")
+        block = model.network.get_submodule(layer)
+        wanted = NAM_NODES + ["Mul"] * (block.Channel_Att.gain_out != 1)
+        found = nam_nodes(program, f"network.{layer}.Channel_Att")
+        if found != wanted:
+            raise ValueError(f"NAM at {layer} came out as {found}, where {wanted} is wanted")
     return program
 
 

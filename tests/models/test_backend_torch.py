@@ -18,6 +18,8 @@ from models.experimental import attempt_load
 from models.export_formats import ExportModel
 from models.export_torch import COMPILERS, nam_nodes, trace
 from models.metadata import AXES, Metadata
+from models.yolo import Model
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,13 @@ def test_half_is_half_the_size(folder, network, suffix):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-def test_machine_code_computes_the_same_and_says_what_it_is(small_weights, network, tmp_path, caplog):
-    shutil.copy(small_weights, tmp_path / "code.pt")
+def test_machine_code_computes_the_same_and_says_what_it_is(tmp_path, caplog):
+    rows = [[-1, 1, "Conv", [4, 6, 4, 1]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "NAMAttention", [8]]]  # few to compile
+    detect = [[2], 1, "Detect", ["nc", "anchors"]]
+    yaml = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]], "backbone": rows}
+    model = Model({**yaml, "head": [detect]}, verbose=False)
+    save_checkpoint(tmp_path / "code.pt", Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    network = attempt_load(tmp_path / "code.pt")
     export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True, dynamic=True)
     caplog.clear()
     model = load_backend(tmp_path / "code.pt2")
@@ -78,6 +85,21 @@ def test_machine_code_computes_the_same_and_says_what_it_is(small_weights, netwo
     for shape in ((1, 32, 32), (3, 32, 64), (2, 96, 32)):
         images = torch.rand(shape[0], 3, *shape[1:])
         torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+
+
+NAMS = ([{"gain_out": 2}], [16, {"no_spatial": False, "grid": 3}])  # starts as identity; channels and places
+
+
+@pytest.mark.parametrize("arguments", NAMS, ids=str)
+def test_nams_family_is_written(small_weights, tmp_path, arguments):
+    yaml = load_checkpoint(small_weights).yaml
+    head = [[*row[:3], arguments] if row[2] == "NAMAttention" else row for row in yaml["head"]]
+    model = Model({**yaml, "head": head}, verbose=False)
+    save_checkpoint(tmp_path / "net.pt", Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    (file,) = export.run(tmp_path / "net.pt", imgsz=[64, 96], include="pt2")
+    images = torch.rand(1, 3, 64, 96)
+    wanted = attempt_load(tmp_path / "net.pt")(images)[0]
+    torch.testing.assert_close(load_backend(file)(images)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_machine_code_of_half_is_for_a_gpu(small_weights, tmp_path, caplog):
