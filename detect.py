@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backend import load_backend
+from models.backend import Weights, load_backend
+from utils.addresses import shown
 from utils.augmentations import letterbox, letterbox_placement
 from utils.checkpoint import strip_optimizer
 from utils.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
@@ -44,7 +45,6 @@ from utils.outputs import ResultWriter, output_stem
 from utils.plots import Annotator, colors
 from utils.runs import find_weights, normalized, run_folder
 from utils.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
-from utils.streams import without_credentials
 from utils.threads import Background
 from utils.torch_utils import largest_stride, select_device, time_sync
 
@@ -68,9 +68,8 @@ def main(opt: DetectOptions) -> Path:
     """
     opt.check()
     with joined() as ranks:
-        shown = asdict(opt) | {"source": without_credentials(opt.source.strip())}
-        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown.items()))
-        weights = find_weights(opt.weights)
+        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+        weights = find_weights(opt.weights, takes_addresses=not opt.update)
         window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
         reading = Reading(opt.vid_stride, window, ranks)
         with closing(open_source(find_source(opt.source), reading)) as source:
@@ -95,7 +94,7 @@ def main(opt: DetectOptions) -> Path:
     return folder
 
 
-def load_model(opt: DetectOptions, weights: Sequence[Path], ranks: Ranks) -> nn.Module:
+def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: Ranks) -> nn.Module:
     """The network on its device, ready to run."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}

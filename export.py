@@ -1,8 +1,9 @@
-"""Writes a trained network in the formats that others run: TorchScript, ONNX, OpenVINO; each is run and compared.
+"""Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
     python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
+    python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
 
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
@@ -11,6 +12,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -20,12 +22,17 @@ from pathlib import Path
 import torch
 
 from models.backend import RUNTIMES, TorchScriptRuntime
+from models.backend_tensorrt import ONNX_SUFFIX
 from models.experimental import attempt_load
-from models.export_check import INT8_LIMITS, Comparison, check_images, compare, table
+from models.export_check import INT8_LIMITS, SUMS_FP16_LIMITS, Comparison, check_images, compare, table
+from models.export_coreml import compare_graph
 from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.export_int8 import CALIBRATION_IMAGES, quantize_openvino
-from models.export_jobs import WRITERS, Job
+from models.export_jobs import WRITERS, Job, engine_onnx, engine_settings
+from models.export_tensorrt import trtexec_command
+from models.export_triton import write_triton
 from models.metadata import AXES, PROGRAM, Metadata
+from utils.addresses import shown
 from utils.config import DataConfig
 from utils.evaluate import check_classes
 from utils.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
@@ -34,39 +41,40 @@ from utils.rating import letterboxed_loader, rate, training_images
 from utils.runs import find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
-ON_CPU = {"onnx", "mnn"}  # whose files are compared there, wherever the network is
+ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
 
 def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
-    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     device = select_device(opt.device)
-    formats = [name for name in opt.formats if name != ENGINE]
-    formats += ["onnx"] if ENGINE in opt.formats and "onnx" not in formats else []
     written, failed, rows = [], [], []
-    for weights in find_weights(opt.weights):
+    checkpoints = find_weights(opt.weights)
+    for weights in checkpoints if opt.triton else ():
+        triton_place(opt, weights)  # before any work is done
+    for weights in checkpoints:
         job = prepare(opt, weights, device)
-        for name in formats:
+        for name in opt.formats:
             try:
-                file, comparison = export(opt, job, name)
+                file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
+                if opt.triton and name == "onnx":
+                    to_triton(file, triton_place(opt, weights))
             except (ValueError, ImportError, OSError) as error:
                 LOGGER.error(f"{name}: {one_line(error)}")
                 failed.append(f"{name} of {weights}")
                 continue
             written.append(file)
-            rows.append((name, str(file), megabytes(file), comparison))
+            rows += [(name, str(file), megabytes(file), comparison)] if comparison is not None else []
     for line in table(rows) if rows else ():
         LOGGER.info(line)
     if failed:
         raise ValueError(f"not written, for the reason given above: {', '.join(failed)}")
-    if ENGINE in opt.formats:
-        files = [file for file in written if file.suffix == ".onnx"]
-        raise ValueError(
-            f"{ENGINE}: no TensorRT file is written yet; the ONNX file is there, and NVIDIA's own program (not run "
-            f"here) makes one of it on the machine that is to use it: {trtexec(opt, files[0])}"
-        )
-    LOGGER.info(f"Use them as weights: python detect.py --weights {written[-1]}")
+    on_mac = sys.platform == "darwin"
+    usable = [file for file in written if not file.name.endswith(ONNX_SUFFIX)]
+    usable = [file for file in usable if file.suffix != FORMATS["coreml"] or on_mac]
+    if usable:
+        LOGGER.info(f"Use them as weights: python detect.py --weights {usable[-1]}")
     return written
 
 
@@ -97,7 +105,7 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     return Job(weights, reference, model, images, metadata)
 
 
-def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
+def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | None]:
     """Writes one format, runs it, and puts it in its place if it gives what PyTorch gives; nothing is left if not."""
     target = job.weights.with_name(job.weights.stem + ("_int8" if opt.int8 else "") + FORMATS[name])
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
@@ -105,11 +113,32 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison]:
         WRITERS[name](opt, job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
+        if name == "coreml" and sys.platform != "darwin":
+            return target, compare_graph(path, job.reference, job.images.device, job.limits)
         device = torch.device("cpu") if name in ON_CPU else job.images.device
         is_script = name == "torchscript"
         runtime = TorchScriptRuntime(path, device) if is_script else RUNTIMES[name](path, device, no_names)
         images = [batch.to(job.images.device) for batch in check_images(runtime.metadata, opt.nms)]
-        return target, compare(runtime, job.reference, images, job.limits)
+        limits = SUMS_FP16_LIMITS if opt.half and name == "executorch" else job.limits
+        return target, compare(runtime, job.reference, images, limits)
+
+
+def for_trtexec(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | None]:
+    """Writes the ONNX file that an engine is built of and shows the command that builds it.
+
+    The file is run and compared but for one with NMS, whose plug-in only TensorRT has.
+    """
+    stem, onnx = job.weights.stem, job.weights.with_name(job.weights.stem + ONNX_SUFFIX)
+    comparison = None
+    with atomic_write(onnx) as path:
+        engine_onnx(opt, job, path)
+        if not opt.nms:
+            runtime = RUNTIMES["onnx"](path, torch.device("cpu"), no_names)
+            images = [batch.to(job.images.device) for batch in check_images(runtime.metadata)]
+            comparison = compare(runtime, job.reference, images, job.limits)
+    command = trtexec_command(onnx, job.weights.with_name(stem + FORMATS[name]), engine_settings(opt, job))
+    LOGGER.info(f"{colorstr(f'{name}:')} on the machine that is to use it, beside {onnx.name}: {command}")
+    return onnx, comparison
 
 
 def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
@@ -126,6 +155,21 @@ def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
         raise ValueError(f"{told}, which is {before - after:.4f} less; --max-drop allows {opt.max_drop}")
     LOGGER.info(told)
     return comparison
+
+
+def triton_place(opt: ExportOptions, weights: Path) -> Path:
+    """Where a checkpoint's network goes in the Triton model repository; ValueError where it has one of this name."""
+    target = Path(opt.triton) / weights.stem
+    if target.exists():
+        raise ValueError(f"--triton: {target} is there already; remove it, or name another folder")
+    return target
+
+
+def to_triton(file: Path, target: Path) -> None:
+    """Makes an ONNX file a model of a Triton model repository."""
+    with whole_folder(target) as folder:
+        write_triton(file, folder)
+    LOGGER.info(f"Written to {target}; where Triton serves {target.parent}: --weights http://host:8000/{target.name}")
 
 
 def no_names() -> Sequence[str]:
@@ -158,20 +202,6 @@ def megabytes(path: Path) -> float:
     """The size of a file, or of a folder's files."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6
-
-
-def trtexec(opt: ExportOptions, onnx: Path) -> str:
-    """The command that makes a TensorRT file of an ONNX file: FP16 is in the file, open axes get a range."""
-    parts = ["trtexec", f"--onnx={onnx}", f"--saveEngine={onnx.with_suffix('.engine')}"]
-    parts += [f"--memPoolSize=workspace:{opt.workspace * 1024}"]
-    parts += ["--stronglyTyped"] if opt.half else []
-    parts += ["--verbose"] if opt.verbose else []
-    if opt.dynamic:
-        height, width = (opt.imgsz * 2)[:2]
-        shapes = {"min": (1, height // 2, width // 2), "opt": (opt.batch_size, height, width)}
-        shapes["max"] = (max(opt.batch_size, 8), height, width)
-        parts += [f"--{name}Shapes=images:{b}x3x{h}x{w}" for name, (b, h, w) in shapes.items()]
-    return " ".join(parts)
 
 
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:

@@ -27,9 +27,10 @@ def custom(
 ) -> nn.Module:
     """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
-    With `autoshape` it takes images and gives Detections; without it takes tensors, and its norms and gradients are
-    left as a training needs them. `verbose` lets the project's log write to the console. FileNotFoundError or
-    ValueError says what is wrong with the file.
+    path: the file, or the address of a server's network, `http://host:8000/model`. With `autoshape` the
+    network takes images and gives Detections; without it takes tensors, and its norms and gradients are left as a
+    training needs them. `verbose` lets the project's log write to the console. FileNotFoundError or ValueError says
+    what is wrong with the file.
     """
     if verbose:
         general.set_logging()

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from models.backend import load_backend
+from utils.addresses import shown
 from utils.detect_options import add_network_flags
 from utils.general import LOGGER, colorstr, run_script
 from utils.inference import ready, warm_up
@@ -92,7 +93,7 @@ def main(opt: ServeOptions) -> None:
     Ctrl-C or SIGTERM lets what has begun be finished; a second one does not.
     """
     opt.check()
-    LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     weights = find_weights(opt.weights)
     if opt.export_page:
         model = load_backend(weights, "cpu", data=opt.data)

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.backend import load_backend
+from models.backend import Weights, load_backend
+from utils.addresses import shown
 from utils.coco_json import CocoRating, find_annotations
 from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
@@ -104,8 +105,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
-        "newest best.pt of runs/train",
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
@@ -158,9 +159,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
-    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in asdict(opt).items()))
+    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     data = DataConfig.from_yaml(opt.data)
-    weights = find_weights(opt.weights)
+    weights = find_weights(opt.weights, takes_addresses=True)
     with joined() as ranks:
         device = select_device(opt.device, ranks.local_rank, ranks.size)
         if opt.task in SPLITS:
@@ -171,7 +172,7 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
 
 
 def rate(
-    opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device, ranks: Ranks = SINGLE
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: Ranks = SINGLE
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = load_model(opt, weights, device)
@@ -204,7 +205,7 @@ def rate(
         write_thresholds(result, folder / "thresholds.yaml")
     if plots:
         plots.finish(result)
-        write_report(plots, result, model, {"options": asdict(opt)}, {"options": asdict(parse_opt([]))})
+        write_report(plots, result, model, {"options": shown(asdict(opt))}, {"options": asdict(parse_opt([]))})
     if rating:
         rating.log_scores([record.image for record in records])
     summary = (
@@ -214,7 +215,7 @@ def rate(
     return result
 
 
-def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Path], device: torch.device) -> list[EvalResult]:
+def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device) -> list[EvalResult]:
     """Measures each of the weights for itself on the val split, at --imgsz for speed and at --sizes for a study.
 
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.

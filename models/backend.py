@@ -24,12 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backend_apps import ExecuTorchRuntime, TfliteRuntime
+from models.backend_coreml import CoreMLRuntime
 from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
+from models.backend_remote import RemoteRuntime
+from models.backend_tensorrt import EngineRuntime
 from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.onnx_header import FLOAT16, Shape, read_onnx_header
 from models.runtime import NMS_OUTPUTS, Names, Runtime, check_setting, describe, reason
+from utils.addresses import ModelAddress, is_url
 from utils.config import DataConfig
 from utils.general import LOGGER
 
@@ -37,8 +42,12 @@ CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
 MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
-READABLE = ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, an OpenVINO .xml or its folder, an ncnn folder"
+READABLE = (
+    ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
+    "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
+)
 OpenVinoModel, OpenVinoRequest = Any, Any  # openvino.Model and InferRequest; the package is optional
+Weights = Path | ModelAddress
 
 
 class TorchScriptRuntime(Runtime):
@@ -211,7 +220,8 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 RUNTIMES = {
     **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime},
+    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
+    **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 
@@ -219,7 +229,7 @@ RUNTIMES = {
 
 
 def load_backend(
-    weights: str | Path | Sequence[str | Path],
+    weights: str | Weights | Sequence[str | Weights],
     device: torch.device | str = "cpu",
     *,
     dnn: bool = False,
@@ -231,12 +241,13 @@ def load_backend(
 ) -> nn.Module:
     """The network of a file of any kind, or the Ensemble of several checkpoints, for inference on the device.
 
+    An address, `http://host:8000/model`, is that of a server's network.
     dnn: ONNX by OpenCV in place of ONNX Runtime. data: the data yaml with the class names of a file that brings none.
     threads: how many the runtime may use, 0 for as many as it likes. precision: what it computes in, fp32, bf16, fp16
     or auto; hint: latency, or throughput, where it can be told so. ValueError, FileNotFoundError or ImportError says
     what is wrong with the file or these settings, or what to install.
     """
-    paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(path) for path in weights]
+    paths = [_place(path) for path in ([weights] if isinstance(weights, str | Weights) else weights)]
     kinds = [find_kind(path) for path in paths]
     if dnn and kinds != ["onnx"]:
         raise ValueError("--dnn reads one ONNX file; name one with --weights, as export.py writes it")
@@ -251,7 +262,7 @@ def load_backend(
         return attempt_load(paths, device, fuse)
     if len(paths) > 1:
         exported = paths[next(i for i, kind in enumerate(kinds) if kind != "pt")]
-        raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this file alone")
+        raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this one alone")
     (path,), (kind,), place = paths, kinds, torch.device(device)
 
     def names() -> Sequence[str]:
@@ -269,17 +280,28 @@ def load_backend(
 DetectMultiBackend = load_backend  # v6.1's name
 
 
-def find_kind(path: Path) -> str:
+def _place(weights: str | Weights) -> Weights:
+    """Where weights are; ValueError for an address that is none of a network."""
+    if isinstance(weights, str) and is_url(weights):
+        return ModelAddress.parse(weights)
+    return weights if isinstance(weights, ModelAddress) else Path(weights)
+
+
+def find_kind(path: Weights) -> str:
     """`pt`, `torchscript` or one of RUNTIMES; FileNotFoundError or ValueError where the file is none of them."""
+    if isinstance(path, ModelAddress):
+        return "remote"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
+        if path.suffix.lower() == ".mlpackage":
+            return "coreml"
         if (path / NCNN_PARAM).exists():
             return "ncnn"
         find_xml(path)
         return "openvino"
-    kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn"}
-    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn")}
+    kinds = {".pt": "pt", ".xml": "openvino", ".param": "ncnn", ".pte": "executorch"}
+    kinds |= {f".{kind}": kind for kind in ("torchscript", "onnx", "pt2", "safetensors", "mnn", "engine", "tflite")}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")

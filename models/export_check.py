@@ -5,7 +5,8 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Limits:
 
 
 FP32_LIMITS, FP16_LIMITS = Limits(0.05, 1e-3), Limits(8.0, 0.03)
+SUMS_FP16_LIMITS = Limits(8.0, 0.1)  # where sums are kept in FP16 as well; on bccd that costs no mAP
 INT8_LIMITS = Limits(math.inf, math.inf)  # what counts is the mAP, but NaN is too much
 
 
@@ -65,6 +67,18 @@ def check_images(metadata: Metadata, noise_only: bool = False) -> list[Tensor]:
     return images
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """PyTorch's convolutions on a GPU with all digits of FP32, which what is compared with them has."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@without_tf32()
 @torch.no_grad()
 def compare(runtime: Runtime, model: ExportModel, images: Sequence[Tensor], limits: Limits) -> Comparison:
     """The differences on the images; ValueError where they are above the limits, or the outputs of other shapes.
@@ -148,6 +162,8 @@ def timed(calls: Sequence[Callable[[], object]]) -> list[float]:
         for call in calls:
             start = time.perf_counter()
             call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what was asked for is not done before
             row.append(time.perf_counter() - start)
         seconds.append(row)
     return np.median(seconds, axis=0).tolist()
@@ -158,7 +174,12 @@ def table(rows: Sequence[tuple[str, str, float, Comparison]]) -> list[str]:
     head = ("Format", "MB", "box px", "score", "ms/image", "PyTorch ms", "file")
     lines = ["".join((f"{head[0]:<14}", *(f"{title:>12}" for title in head[1:-1]), f"  {head[-1]}"))]
     for name, file, size, result in rows:
-        cells = (f"{size:.1f}", f"{result.boxes_px:.2g}", f"{result.scores:.2g}")
-        times = (f"{result.ms:.1f}", f"{result.pytorch_ms:.1f}")
+        cells = (f"{size:.1f}", shown(result.boxes_px, ".2g"), shown(result.scores, ".2g"))
+        times = (shown(result.ms, ".1f"), shown(result.pytorch_ms, ".1f"))
         lines.append("".join((f"{name:<14}", *(f"{cell:>12}" for cell in (*cells, *times)), f"  {file}")))
     return lines
+
+
+def shown(value: float, form: str) -> str:
+    """A number of a comparison, or what NaN in its place means."""
+    return "not run" if math.isnan(value) else format(value, form)

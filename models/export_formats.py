@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ from utils.boxes import xywh2xyxy
 
 INPUT, OUTPUT = "images", "output"  # v6.1's names
 NMS_OUTPUTS = ("num", "boxes", "scores", "classes")
+CANDIDATES = ("candidates", "candidate_scores")  # of a file whose NMS is a plug-in behind them
 NAM_NODES = ["Mul", "Add", "Sigmoid", "Mul"]
+INT32 = np.iinfo(np.int32)  # what all runtimes read of whole numbers
 OnnxModel = Any  # onnx.ModelProto; the package is optional
 CLASS_DISTANCE = 8192.0  # pixels between the places of two classes, so that they do not suppress each other
 
@@ -72,6 +75,13 @@ class ExportModel(nn.Module):
         if self.raw:
             return tuple(raw)
         return decoded if self.nms is None else self.detections(decoded)
+
+    @property
+    def output_names(self) -> list[str]:
+        """What an ONNX file calls the outputs."""
+        if self.nms is not None:
+            return list(NMS_OUTPUTS)
+        return [f"raw{i}" for i in range(len(self.network.stride))] if self.raw else [OUTPUT]
 
     def detections(self, decoded: Tensor) -> tuple[Tensor, ...]:
         """num (B, 1), boxes xyxy (B, K, 4), scores (B, K), classes (B, K) of decoded boxes (B, N, no), B being fixed.
@@ -162,11 +172,7 @@ def write_torchscript(model: ExportModel, images: Tensor, metadata: Metadata, pa
 def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Path, settings: OnnxSettings) -> None:
     """An ONNX file with its metadata, checked, its weights within; ValueError where NAM is not four operators in it."""
     onnx = import_package("onnx")
-    outputs = [OUTPUT]
-    if model.nms is not None:
-        outputs = list(NMS_OUTPUTS)
-    elif model.raw:
-        outputs = [f"raw{i}" for i in range(len(model.network.stride))]
+    outputs = model.output_names
     with quiet(), torch.no_grad(), as_user_error(f"ONNX of opset {settings.opset}"):
         if settings.dynamo:
             import_package("onnxscript")  # without it torch says what is missing, but not how to get it
@@ -187,6 +193,7 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
         tidy_dynamo(graph, open_axes(settings.dynamic, outputs))
     if settings.simplify:
         graph = import_package("onnxslim").slim(graph)
+    clamp_int64(graph)
     check_nam(graph, [f"{name}.Channel_Att" for name in nam_layers(model.network)])
     del graph.metadata_props[:]
     for key, text in metadata.to_text().items():
@@ -212,15 +219,27 @@ def nms_shapes(batch: int, max_det: int) -> list[tuple[int, ...]]:
 def open_axes(dynamic: tuple[str, ...], outputs: list[str]) -> dict[str, dict[int, str]]:
     """What torch.onnx wants to know of open axes: their numbers and names, for the images and each output."""
     axes = {INPUT: {number: axis for number, axis in ((0, "batch"), (2, "height"), (3, "width")) if axis in dynamic}}
-    if outputs == [OUTPUT]:
-        axes[OUTPUT] = {number: axis for number, axis in ((0, "batch"), (1, "boxes")) if axis in (*dynamic, "boxes")}
-        if "height" not in dynamic:
-            del axes[OUTPUT][1]
+    if outputs[0] in (OUTPUT, CANDIDATES[0]):
+        open_ones = [(0, "batch", "batch"), (1, "boxes", "height")]  # the number of boxes follows the height
+        for name in outputs:
+            axes[name] = {number: shown for number, shown, axis in open_ones if axis in dynamic}
     elif len(outputs) != len(NMS_OUTPUTS) or outputs[0] != NMS_OUTPUTS[0]:
         for name in outputs:
             names = ((0, "batch", "batch"), (2, "height", f"{name}_height"), (3, "width", f"{name}_width"))
             axes[name] = {number: shown for number, axis, shown in names if axis in dynamic}
     return axes
+
+
+def clamp_int64(graph: OnnxModel) -> None:
+    """Brings the whole numbers of an ONNX graph into 32 bits: torch ends a slice at 2^63 - 1, beyond what some read."""
+    onnx = import_package("onnx")
+    constants = [item.t for node in graph.graph.node for item in node.attribute if item.HasField("t")]
+    for tensor in (*graph.graph.initializer, *constants):
+        if tensor.data_type == onnx.TensorProto.INT64:
+            values = onnx.numpy_helper.to_array(tensor)
+            clamped = np.asarray(values.clip(INT32.min, INT32.max))
+            if (clamped != values).any():
+                tensor.CopyFrom(onnx.numpy_helper.from_array(clamped, tensor.name))
 
 
 def check_nam(graph: OnnxModel, layers: list[str]) -> None:

@@ -9,8 +9,7 @@ yolov5n and BCCD at 640 px that is mAP@.5:.95 0.248 in place of 0.220, where FP3
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,24 +21,9 @@ from torch import Tensor
 from models.backend import OPENVINO_PLACE, find_xml
 from models.export_formats import ExportModel, import_package, layer_pattern, nam_layers
 from models.metadata import Metadata
-from models.runtime import needs
+from models.runtime import kept_logging, needs
 
 CALIBRATION_IMAGES = 300
-
-
-@contextmanager
-def kept_logging() -> Iterator[None]:
-    """Puts the root logger back as it was: NNCF's packages change it for all when they are imported."""
-    root = logging.getLogger()
-    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
-    levels = [handler.level for handler in handlers]
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers, root.filters = handlers, filters
-        for handler, kept in zip(handlers, levels, strict=True):
-            handler.setLevel(kept)
 
 
 @kept_logging()

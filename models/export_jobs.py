@@ -3,16 +3,29 @@
 A writer makes its file, or fills its folder, at the path that it is given, and knows nothing of where that will lie.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from models.backend_tensorrt import check_gpu, import_tensorrt, origin, write_engine
 from models.experimental import attempt_load
+from models.export_apps import write_executorch, write_tflite
 from models.export_check import FP16_LIMITS, FP32_LIMITS, Limits
+from models.export_coreml import write_coreml
 from models.export_formats import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
 from models.export_mobile import write_mnn, write_ncnn
+from models.export_tensorrt import (
+    INSTALL,
+    LEAST_OPSET,
+    WHAT,
+    EngineSettings,
+    build_plan,
+    profile_of,
+    write_engine_onnx,
+)
 from models.export_torch import write_pt2, write_safetensors
 from models.metadata import AXES, Metadata
 from utils.export_options import ExportOptions
@@ -77,6 +90,54 @@ def mnn(opt: ExportOptions, job: Job, path: Path) -> None:
     write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(opt, job))
 
 
+def executorch(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by XNNPACK; in FP16 it takes images in FP16."""
+    del opt
+    write_executorch(job.reference, job.images, job.metadata, path)
+
+
+def tflite(opt: ExportOptions, job: Job, path: Path) -> None:
+    """For apps, by LiteRT; it takes images (B, H, W, 3)."""
+    del opt
+    write_tflite(job.reference, job.images, job.metadata, path)
+
+
+def coreml(opt: ExportOptions, job: Job, folder: Path) -> None:
+    """For Apple's devices."""
+    del opt
+    write_coreml(job.reference, job.images, job.metadata, folder)
+
+
+def engine(opt: ExportOptions, job: Job, path: Path) -> None:
+    """By way of ONNX, on the GPU that is to run it."""
+    trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
+    check_gpu(device, WHAT)
+    metadata = engine_metadata(opt, job)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "network.onnx"
+        engine_onnx(opt, job, file)
+        plan = build_plan(file, engine_settings(opt, job))
+    write_engine(path, replace(metadata, details=metadata.details | origin(trt, device)), plan)
+
+
+def engine_onnx(opt: ExportOptions, job: Job, path: Path) -> None:
+    """The ONNX file that an engine is built of, here or by trtexec; with fixed axes, all shapes in it are numbers."""
+    metadata = engine_metadata(opt, job)
+    settings = OnnxSettings(max(opt.opset, LEAST_OPSET), opt.simplify or not opt.dynamic, metadata.dynamic)
+    write_engine_onnx(job.model, job.images, metadata, path, settings)
+
+
+def engine_metadata(opt: ExportOptions, job: Job) -> Metadata:
+    """What an engine says of itself: the number of images may be open with an NMS inside too."""
+    return replace(job.metadata, dynamic=AXES if opt.dynamic else ())
+
+
+def engine_settings(opt: ExportOptions, job: Job) -> EngineSettings:
+    """What the options say of a build."""
+    cache = job.weights.with_suffix(".timing")
+    return EngineSettings(opt.workspace, opt.verbose, opt.half, profile_of(engine_metadata(opt, job)), cache)
+
+
 def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
     """What the options say of an ONNX file."""
     return OnnxSettings(opt.onnx_opset, opt.simplify, job.metadata.dynamic, opt.dynamo)
@@ -85,5 +146,6 @@ def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
 Writer = Callable[[ExportOptions, Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
     **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
-    **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn},
+    **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},
+    **{"executorch": executorch, "tflite": tflite, "coreml": coreml},
 }

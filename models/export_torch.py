@@ -46,11 +46,9 @@ def trace(model: ExportModel, images: Tensor, metadata: Metadata) -> torch.expor
     with quiet(), torch.no_grad(), as_user_error("a pt2 file"):
         program = torch.export.export(model, (images,), dynamic_shapes={"images": axes} if axes else None)
     for layer in nam_layers(model.network):
-        block = model.network.get_submodule(layer)
-        wanted = NAM_NODES + ["Mul"] * (block.Channel_Att.gain_out != 1)
         found = nam_nodes(program, f"network.{layer}.Channel_Att")
-        if found != wanted:
-            raise ValueError(f"NAM at {layer} came out as {found}, where {wanted} is wanted")
+        if strip_gain(found) != NAM_NODES:
+            raise ValueError(f"NAM at {layer} came out as {found}, where {NAM_NODES} is wanted")
     return program
 
 
@@ -58,11 +56,18 @@ def nam_nodes(program: torch.export.ExportedProgram, layer: str) -> list[str]:
     """The operators of a layer, as ONNX calls those that NAM has; views of its weights are none."""
     found = []
     for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
         owners = [name.removeprefix("L['self'].") for name, _ in node.meta.get("nn_module_stack", {}).values()]
-        name = getattr(node.target, "__name__", "")
+        name = getattr(node.target, "__name__", "").removeprefix("aten.")  # in ExecuTorch's dialect
         if layer in owners and not name.startswith(("view", "reshape")):
             found.append(OPERATORS.get(name, name))
     return found
+
+
+def strip_gain(nodes: list[str]) -> list[str]:
+    """The operators of NAM's channel part without the one more that gain_out is."""
+    return nodes[:-1] if len(nodes) == len(NAM_NODES) + 1 and nodes[-1] == "Mul" else nodes
 
 
 def write_safetensors(network: nn.Module, metadata: Metadata, path: Path) -> None:

@@ -205,6 +205,8 @@ def insert(content: dict, insertions: Sequence[Insertion], file: str = "model ya
     Several blocks at one place follow each other in the order given. A block without arguments that needs its channels
     gets those of what it reads.
     """
+    if content.get("pruned"):
+        raise ValueError(f"{file}: is of a pruned network, whose rows are settled; put blocks in before pruning it")
     rows = read_rows(content, file)
     nodes = _graph(content, rows)
     known: list[float] = []

@@ -2,172 +2,56 @@
 
     python -m models.inspect best.pt --data bccd.yaml --imgsz 320
     python -m models.inspect best.pt --data bccd.yaml --imgsz 320 --counterfactual
+    python -m models.inspect best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8 images; any network's
 
 A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
 differs between channels but not between pictures could be a constant of the next convolution. --counterfactual
 evaluates the network again with each block taken out (identity) and with each channel's gate held at its mean, without
-training anew: what AP is lost then is what the block carries in this network.
+training anew: what AP is lost then is what the block carries in this network. --cam shows for some images what the
+network looks at in these three states, see models/layer_cam.py.
 
-Legend: B batch, C channels of a block, H W height and width of its map.
+Legend: C channels of a block.
 """
 
 import argparse
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from models.attention import Gated
 from models.experimental import attempt_load
+from models.gates import (
+    BINS,
+    GateStats,
+    GateTally,
+    as_constant,
+    as_identity,
+    attention_blocks,
+    counting,
+    gated_blocks,
+    hooked,
+)
+from models.layer_cam import log_means, write_cams
+from models.yolo import Model
 from utils.config import DataConfig
 from utils.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
 from utils.datasets import val_loader
 from utils.evaluate import evaluate
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, run_script
-from utils.labels import load_split
+from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
 from utils.runs import DEFAULT_WEIGHTS, find_weights, run_folder
 from utils.torch_utils import largest_stride, select_device
 
-LEAVES = 0.1  # share of its rest that a gate must move by to count as left: 0.05 of a gate that rests at 0.5
-CONSTANT = 0.01  # share of its rest; a gate whose standard deviation is below it is called constant
-BINS = 100
 ALL = "all"
-
-
-@dataclass(frozen=True)
-class GateStats:
-    """What the gate of one block did on a data set; the arrays are by channel, (C,), but for the histogram."""
-
-    name: str
-    module: str
-    rest: float  # the gate where all sigmoids get 0
-    mean: np.ndarray
-    sd: np.ndarray  # over images and places
-    low: np.ndarray
-    high: np.ndarray
-    left: np.ndarray  # share of the gates that are further than LEAVES of their rest from it
-    histogram: np.ndarray  # (BINS,) counts from 0 to `top`
-    top: float
-
-    @property
-    def sd_within(self) -> float:
-        """The standard deviation over images and places, of all channels together."""
-        return float(np.sqrt(np.square(self.sd).mean()))
-
-    @property
-    def sd_all(self) -> float:
-        """The standard deviation over channels, images and places."""
-        return float(np.sqrt(np.square(self.sd).mean() + self.mean.var()))
-
-    @property
-    def alarm(self) -> str:
-        """What is wrong with the gate; empty where nothing is."""
-        limit = CONSTANT * self.rest
-        if self.sd_all < limit:
-            return f"the gate is constant at {self.mean.mean():.3f} (sd {self.sd_all:.2g}): the block only scales"
-        if self.sd_within < limit:
-            return (
-                f"each channel's gate is constant (sd {self.sd_within:.2g}): the block is a fixed scale per channel, "
-                "which a convolution could hold"
-            )
-        return ""
-
-
-class GateTally:
-    """Adds up the gates of one block, batch by batch, as deviations from their rest, which keeps their digits."""
-
-    def __init__(self, name: str, block: Gated) -> None:
-        self.name, self.module, self.rest = name, type(block).__name__, float(block.rest)
-        self.top = max(1.0, 2 * self.rest)
-        self.values = 0  # of each channel
-        self.sums: Tensor | None = None  # (3, C): deviations, their squares, left
-        self.least = self.most = torch.zeros(0)  # (C,)
-        self.counts = torch.zeros(BINS)
-
-    def add(self, gate: Tensor, shape: torch.Size) -> None:
-        """Counts the gate of an input of this shape (B, C, H, W), to which it is broadcast."""
-        gate = gate.float().expand(shape)
-        off = gate - self.rest
-        parts = torch.stack([v.sum((0, 2, 3), dtype=torch.float64) for v in (off, off.square(), off.abs() > self.far)])
-        low, high = off.amin((0, 2, 3)), off.amax((0, 2, 3))
-        first = self.sums is None
-        self.sums = parts if first else self.sums + parts
-        self.least = low if first else torch.minimum(self.least, low)
-        self.most = high if first else torch.maximum(self.most, high)
-        self.values += shape[0] * shape[2] * shape[3]
-        self.counts += torch.histc(gate.cpu(), BINS, 0, self.top)
-
-    @property
-    def far(self) -> float:
-        """How far from its rest a gate has left it."""
-        return LEAVES * self.rest
-
-    def stats(self) -> GateStats:
-        """The statistics of all that was added."""
-        assert self.sums is not None, "no batch was looked at"
-        off, squares, left = (self.sums / self.values).cpu().numpy()
-        return GateStats(
-            self.name,
-            self.module,
-            self.rest,
-            mean=off + self.rest,
-            sd=np.sqrt(np.maximum(squares - off**2, 0)),
-            low=self.least.cpu().numpy() + self.rest,
-            high=self.most.cpu().numpy() + self.rest,
-            left=left,
-            histogram=self.counts.numpy(),
-            top=self.top,
-        )
-
-
-def attention_blocks(model: nn.Module) -> dict[str, Gated]:
-    """The attention blocks of a network by their names, in order; ValueError where there is none."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
-    if not found:
-        raise ValueError("the network has no attention block, such as NAMAttention or C3NAM: nothing to look at")
-    return found
-
-
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
-
-
-@contextmanager
-def hooked(blocks: dict[str, Gated], make: Callable[[str], Hook]) -> Iterator[None]:
-    """Lets make(name) see, and replace, what each block gives, until the context ends."""
-    handles = [block.register_forward_hook(make(name)) for name, block in blocks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def counting(tally: GateTally) -> Hook:
-    """The hook that adds a block's gate to its tally."""
-
-    def count(block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        tally.add(block.gate(inputs[0]), inputs[0].shape)
-
-    return count
-
-
-def as_identity(_block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-    """The hook that takes a block out."""
-    return inputs[0]
-
-
-def as_constant(gate: Tensor) -> Hook:
-    """The hook that holds a block's gate at (C,)."""
-    return lambda _block, inputs, _output: (inputs[0] * gate.to(inputs[0])[:, None, None]).to(inputs[0].dtype)
+CAM_IMAGES = 8  # of --cam without a number
 
 
 # Looking --------------------------------------------------------------------------------------------------------------
@@ -308,6 +192,7 @@ class Options:
     imgsz: int
     batch_size: int
     counterfactual: bool
+    cam: int | None
     device: str
     workers: int
     project: str
@@ -318,13 +203,24 @@ class Options:
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description="Show what the attention of a trained network does.")
-    parser.add_argument("weights", nargs="?", default=str(DEFAULT_WEIGHTS), help="checkpoint with attention blocks")
+    parser.add_argument(
+        "weights", nargs="?", default=str(DEFAULT_WEIGHTS), help="checkpoint with attention blocks; for --cam any"
+    )
     parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
     parser.add_argument("--imgsz", type=int, default=640, help="inference size in pixels")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
     parser.add_argument(
         "--counterfactual", action="store_true", help="evaluate with each block as identity and at its mean gate too"
+    )
+    parser.add_argument(
+        "--cam",
+        nargs="?",
+        type=int,
+        const=CAM_IMAGES,
+        metavar="IMAGES",
+        help=f"draw LayerCAM heat maps of so many images ({CAM_IMAGES} without a number): at each attention block "
+        "as trained, at its mean gate and as identity; of a network without attention at Detect's inputs",
     )
     parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
@@ -334,34 +230,58 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     return Options(**vars(parser.parse_args(arguments)))
 
 
-def load_images(opt: Options, data: DataConfig, model: nn.Module) -> DataLoader:
-    """The split's batches, as val.py has them."""
-    for flag, value in (("--batch-size", opt.batch_size), ("--imgsz", opt.imgsz)):
+def load_records(opt: Options, data: DataConfig) -> list[LabelRecord]:
+    """The split's images; ValueError where a number of the options is out of its range."""
+    numbers = (("--batch-size", opt.batch_size), ("--imgsz", opt.imgsz), ("--cam", 1 if opt.cam is None else opt.cam))
+    for flag, value in numbers:
         if value < 1:
             raise ValueError(f"{flag} {value}: 1 or more")
     data.prepare()
-    records = load_split(data, opt.split, opt.workers)
+    return load_split(data, opt.split, opt.workers)
+
+
+def load_images(opt: Options, records: Sequence[LabelRecord], model: nn.Module, batch_size: int) -> DataLoader:
+    """The records in batches, as val.py has them."""
     stride = largest_stride(model)
     imgsz = check_img_size(opt.imgsz, stride)
-    return val_loader(records, imgsz, opt.batch_size, workers=opt.workers, stride=stride)
+    return val_loader(records, imgsz, batch_size, workers=opt.workers, stride=stride)
+
+
+def evenly(records: Sequence[LabelRecord], count: int) -> list[LabelRecord]:
+    """So many of the records, or all, from the first to the last at even distances."""
+    places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    return [records[i] for i in places]
+
+
+def draw_cam(opt: Options, folder: Path, model: Model, records: Sequence[LabelRecord], stats: list[GateStats]) -> None:
+    """What --cam asks for, in the folder and in the log."""
+    images = evenly(records, opt.cam or 0)
+    gates = {stat.name: torch.from_numpy(stat.mean) for stat in stats}
+    log_means(write_cams(folder, model, load_images(opt, images, model, 1), gated_blocks(model), gates), len(images))
 
 
 def main(opt: Options) -> Path:
-    """Looks as the options say; the folder with gates.csv, gates.png and inspect.json."""
+    """Looks as the options say; the folder with gates.csv, gates.png, inspect.json and, of --cam, the folder cam."""
     device = select_device(opt.device)
     (weights,) = find_weights([opt.weights])
-    model = attempt_load(weights, device).to(memory_format=torch.channels_last)
-    blocks = attention_blocks(model)
-    LOGGER.info(f"{colorstr('inspect:')} {weights}: {', '.join(blocks)}")
+    model = attempt_load(weights, device, fuse=opt.cam is None).to(memory_format=torch.channels_last)
+    is_plain = opt.cam is not None and not opt.counterfactual and not gated_blocks(model)
+    blocks = {} if is_plain else attention_blocks(model)
+    LOGGER.info(f"{colorstr('inspect:')} {weights}: {', '.join(blocks) or 'no attention, LayerCAM alone'}")
     data = DataConfig.from_yaml(opt.data)
-    rate = partial(evaluate, model, load_images(opt, data, model), data.names, device=device)
+    records, stats = load_records(opt, data), []
     with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
-        stats, trained = watch_gates(model, rate)
-        log_gates(stats)
-        found = counterfactuals(model, stats, trained, rate) if opt.counterfactual else []
-        if found:
-            log_counterfactuals(trained, found)
-        write_files(folder, stats, trained, found)
+        if blocks:
+            loader = load_images(opt, records, model, opt.batch_size)
+            rate = partial(evaluate, model, loader, data.names, device=device)
+            stats, trained = watch_gates(model, rate)
+            log_gates(stats)
+            found = counterfactuals(model, stats, trained, rate) if opt.counterfactual else []
+            if found:
+                log_counterfactuals(trained, found)
+            write_files(folder, stats, trained, found)
+        if opt.cam is not None:
+            draw_cam(opt, folder / "cam", model, records, stats)
     LOGGER.info(f"files in {colorstr('bold', str(folder))}")
     return folder
 

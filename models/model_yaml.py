@@ -15,7 +15,7 @@ IMAGE = -1  # among the rows that a row reads
 HEAD = "Detect"
 NAME = re.compile(r"[A-Za-z_][\w-]*")  # of a row
 KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
-OPTIONAL_KEYS = ("ch", "inplace")
+OPTIONAL_KEYS = ("ch", "inplace", "pruned")
 NEWER_KEYS = ("activation", "channel_multiple")  # of the line after v6.1; without them another network would come out
 MOST_CLASSES, MOST_CHANNELS, MOST_REPEATS, LARGEST_GAIN = 100_000, 100_000, 1000, 100
 

@@ -5,6 +5,7 @@ A class for each format derives from `Runtime` (models/backend*.py); models/back
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from models.metadata import Metadata
 from models.onnx_header import OnnxHeader, Shape
+from utils.addresses import ModelAddress
 from utils.general import LOGGER, resource_advice
 
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
@@ -124,6 +126,26 @@ def check_setting(kind: str, flag: str, value: str, known: Sequence[str]) -> Non
         raise ValueError(f"{flag} {value}: what runs {kind} files here knows {', '.join(known)} only")
 
 
+@contextmanager
+def kept_logging(*hushed: str) -> Iterator[None]:
+    """Puts the root logger back as it was, which some packages change for all when they are imported.
+
+    hushed: loggers of which only errors are shown within it.
+    """
+    root, quiet = logging.getLogger(), [logging.getLogger(name) for name in hushed]
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    levels = [(item, item.level) for item in (*handlers, *quiet)]
+    for logger in quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers, root.filters = handlers, filters
+        for item, kept in levels:
+            item.setLevel(kept)
+
+
 def own_metadata(path: Path, content: object) -> Metadata:
     """What a file of export.py says of itself; ValueError where that is missing or cannot be true."""
     try:
@@ -136,7 +158,7 @@ def own_metadata(path: Path, content: object) -> Metadata:
 
 
 def describe(
-    path: Path, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
+    path: Path | ModelAddress, texts: dict[str, str], source: OnnxHeader | Shape, names: Callable[[], Sequence[str]]
 ) -> Metadata:
     """What is known of a file from its texts and its own shapes; class names from `names` where it has none."""
     shape = source.inputs[0].shape if isinstance(source, OnnxHeader) else source

@@ -63,6 +63,7 @@ from models.model_yaml import (
     read_rows,
     read_word,
 )
+from models.narrowing import check_pruned, narrow_layer, note_channels
 from models.profiling import profile_layers
 from models.tta import predict_augmented
 from models.wiring import check_wiring
@@ -304,7 +305,9 @@ def parse_model(
     log = LOGGER.info if verbose else LOGGER.debug
     log(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")
     layers: list[nn.Module] = []
-    for row in (rows := read_rows(d, file)):
+    rows = read_rows(d, file)
+    pruned = check_pruned(d.get("pruned"), len(rows), file)
+    for row in rows:
         f, n, name, args = row.content
         with naming(row):
             m = find_module(name)
@@ -335,12 +338,13 @@ def parse_model(
             elif m is Detect:
                 levels = [list(range(2 * na))] * len(widths) if isinstance(anchors, int) else anchors
                 args = [nc, levels, widths]
-
             layer = nn.Sequential(*(m(*args, **named) for _ in range(n))) if n > 1 else m(*args, **named)
+            narrow_layer(layer, row.index, pruned)  # at once, for only one layer to be as large as its row states
         layer.i, layer.f, layer.c2, layer.type = row.index, f, c2, type_of(m)
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
         log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{shown_arguments(args, named):<30}")
         layers.append(layer)
+    note_channels(layers, pruned)
     return nn.Sequential(*layers), [i for i, (_, kept, _) in enumerate(plan_reads(rows)) if kept]
 
 

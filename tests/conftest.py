@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, save_checkpoint
@@ -38,22 +39,35 @@ SMALL = {  # three levels; NAM is layer 7
 }
 
 
+def save_small(path: Path, nam: list) -> Path:
+    """A checkpoint of a small network that finds ants, bees and cats everywhere; `nam` is the row in NAM's place."""
+    torch.manual_seed(0)
+    head = [nam if row[2] == "NAMAttention" else row for row in SMALL["head"]]
+    model = Model({**SMALL, "head": head}, verbose=False)
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+    for conv in model.head.m:
+        conv.bias.data.view(2, 8)[:, 4] += 3
+    save_checkpoint(path, Checkpoint(model.yaml, ("ant", "bee", "cat"), model.state_dict()))
+    return path
+
+
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory) -> Path:
     """A checkpoint of a small network with NAM that finds ants, bees and cats everywhere, quick to export."""
-    torch.manual_seed(0)
-    model = Model(SMALL, verbose=False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    for conv in model.head.m:
-        conv.bias.data.view(2, 8)[:, 4] += 3
-    path = tmp_path_factory.mktemp("small") / "net.pt"
-    save_checkpoint(path, Checkpoint(model.yaml, ("ant", "bee", "cat"), model.state_dict()))
-    return path
+    return save_small(tmp_path_factory.mktemp("small") / "net.pt", [-1, 1, "NAMAttention", [16]])
+
+
+@pytest.fixture(scope="session")
+def spatial_weights(tmp_path_factory) -> Path:
+    """The same whose NAM starts as identity and gates pixels as well."""
+    nam = [-1, 1, "NAMAttention", [16, {"no_spatial": False, "grid": 3, "gain": "C", "gain_out": 2}]]
+    return save_small(tmp_path_factory.mktemp("spatial") / "net.pt", nam)
 
 
 @pytest.fixture(scope="session")

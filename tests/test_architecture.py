@@ -13,11 +13,21 @@ from utils.general import ROOT
 
 FILES = sorted(path for folder in (".", "models", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
 MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 8
-FROM_UTILS = {"boxes", "checkpoint", "config", "general", "metrics", "nms", "torch_utils"}  # what models may import
+FROM_UTILS = {
+    "addresses",
+    "boxes",
+    "checkpoint",
+    "config",
+    "general",
+    "metrics",
+    "nms",
+    "torch_utils",
+}  # what models may import
 FROM_IMAGES = {"augmentations", "images", "plots", "runs", "sources", "streams"}  # and those that read and show images
 OF_IMAGES = {"models.autoshape", "models.results"}
 FROM_DATA = {"curves", "datasets", "evaluate", "labels", "runs"}  # and what looks at a network on a data set
-OF_DATA = {"models.inspect"}
+OF_DATA = {"models.inspect", "models.layer_cam"}
+OF_PAGES = {"models.layer_cam": {"html_page", "plots"}}  # and draws what it found for people to look at
 OF_OPTIONS = {"models.export_jobs": {"export_options"}}  # and what is told by a script's options
 LATE_IMPORTS = {
     "av",
@@ -29,6 +39,12 @@ LATE_IMPORTS = {
     "onnxscript",
     "MNN",
     "_tools",
+    "ai_edge_litert",
+    "ai_edge_quantizer",
+    "coremltools",
+    "executorch",
+    "google.protobuf.message",  # of coremltools
+    "litert_torch",
     "ncnn",
     "nncf",
     "pnnx",
@@ -42,6 +58,7 @@ LATE_IMPORTS = {
     "sqlalchemy",
     "supervision",
     "tensorboard",
+    "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
     "torch.utils.tensorboard",
@@ -63,6 +80,7 @@ FORBIDDEN_NAMES = {
 ALLOWED = {  # file: what it alone does, and why
     "models/yolo.py": {"sys.path"},  # so that `python models/yolo.py` works, as tutorials have it
     "utils/sources.py": NETWORK,  # fetches the picture that the user's --source names
+    "models/backend_remote.py": {"http.client"},  # asks the server whose address the user's --weights are
     "utils/fetch.py": NETWORK,  # fetches published data sets for --download of utils/convert.py
     "utils/opencv.py": {"os.environ"},  # whether there is a display; FFmpeg takes its log level from nowhere else
     "utils/dist.py": {"os.environ"},  # torchrun tells its processes who they are
@@ -76,6 +94,10 @@ PACKAGES = {
     "_tools": "mnn",
     "PIL": "pillow",
     "yaml": "pyyaml",
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+    "litert_torch": "litert-torch",
+    "google": "protobuf",
 }  # where the import has another name
 HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
     *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "fastapi", "uvicorn")
@@ -146,7 +168,7 @@ def test_layers(path):
         assert not {name for name in ours if within(name, {"models"})}, "utils never imports models"
     if path.parent.name == "models":
         more = FROM_IMAGES if module_of(path) in OF_IMAGES else FROM_DATA if module_of(path) in OF_DATA else set()
-        more = more | OF_OPTIONS.get(module_of(path), set())
+        more = more | OF_OPTIONS.get(module_of(path), set()) | OF_PAGES.get(module_of(path), set())
         allowed = {f"utils.{name}" for name in FROM_UTILS | more}
         assert {name for name in ours if within(name, {"utils"})} <= allowed
 
@@ -281,10 +303,12 @@ def test_requirements_are_what_is_imported():
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
     files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-dev")]
     used = (used - {"python_multipart", "starlette"}) | {"python-multipart"}  # FastAPI brings starlette
-    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "wandb"}
-    assert files[0] | files[1] | files[2] == used - extras
-    assert len(files[0] | files[1] | files[2]) == sum(map(len, files[:3]))
-    assert required("constraints.txt") == set().union(*files)
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "tensorrt", "wandb"}
+    apps = [required(f"requirements-{name}.txt") for name in ("executorch", "coreml", "tflite")]
+    several = [*files[:3], *apps]
+    assert set().union(*several) == used - extras
+    assert len(set().union(*several)) == sum(map(len, several))
+    assert required("constraints.txt") == set().union(*files, *apps[:2])  # tflite's want an older pydantic than others
 
 
 def test_ci_runs_the_readmes_command():

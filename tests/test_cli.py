@@ -157,6 +157,7 @@ OTHER_DEFAULTS = {  # (script, flag): our default; v6.1's would have to be downl
 WITHOUT_EFFECT = {("train", "local_rank"), ("export", "topk_per_class"), ("export", "inplace")}
 
 SCRIPTS = {name: import_module(name) for name in V61 if (ROOT / f"{name}.py").exists()}
+OURS = {name: import_module(name) for name in ("prune",)}  # scripts that v6.1 has not: each flag of theirs is used too
 SHORT = ("--img imgsz", "--batch batch_size", "--conf conf_thres", "--iou iou_thres")
 
 
@@ -173,11 +174,11 @@ def parser_of(script):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", catch)
         with pytest.raises(CaughtError) as caught:
-            SCRIPTS[script].parse_opt([])
+            (SCRIPTS | OURS)[script].parse_opt([])
     return caught.value.args[0]
 
 
-PARSERS = {script: parser_of(script) for script in SCRIPTS}
+PARSERS = {script: parser_of(script) for script in SCRIPTS | OURS}
 DESTS = [
     (script, action.dest) for script, parser in PARSERS.items() for action in parser._actions if action.dest != "help"
 ]
@@ -273,7 +274,7 @@ def words_of_tests(script):
     return found
 
 
-USED = {script: words_of_tests(script) for script in SCRIPTS}
+USED = {script: words_of_tests(script) for script in SCRIPTS | OURS}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from utils.images import read_image, write_image
 from utils.inference import to_tensor
 
 NEEDS = {"safetensors": "safetensors", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn", "mnn": "MNN"}
+FORMATS = ("torchscript", "pt2", "safetensors", "onnx", "openvino", "ncnn", "mnn")
 HW = (64, 96)
 
 
@@ -69,7 +70,7 @@ def test_the_network_is_decisive(wanted):
     assert max(len(rows) for rows in wanted.values()) > min(len(rows) for rows in wanted.values())
 
 
-@pytest.mark.parametrize("name", [*export.FORMATS, "onnx by OpenCV"])
+@pytest.mark.parametrize("name", [*FORMATS, "onnx by OpenCV"])
 def test_the_labels_are_the_same(folder, pictures, wanted, tmp_path, name):
     kind, is_dnn = name.split()[0], " " in name
     if kind in NEEDS and not is_dnn:

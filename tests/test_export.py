@@ -76,14 +76,15 @@ def differ(a, b):
         ({"include": ["onnx", "PB"]}, "--include pb: .*onnx runs wherever"),
         (
             {"include": "onxx"},
-            "--include onxx: must be one of torchscript, pt2, safetensors, onnx, openvino, ncnn, mnn, engine",
+            "--include onxx: must be one of torchscript, pt2, safetensors, onnx, openvino, ncnn, mnn, engine, "
+            "executorch, tflite, coreml",
         ),
         ({"opset": 11}, "--opset 11: from 12 to 20"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3"),
         ({"conf_thres": 2.0}, "--conf-thres 2.0"),
         ({"int8": True}, "--int8 is for openvino"),
-        ({"nms": True}, "--nms puts NMS into ONNX files only"),
+        ({"nms": True}, "--nms puts NMS into ONNX files and engines only"),
         ({"nms": True, "train": True, "include": "onnx"}, "--nms and --train exclude each other"),
         ({"optimize": True, "half": True}, "--optimize is for FP32"),
         ({"onxx": True}, "no option is called onxx"),
@@ -239,13 +240,6 @@ def test_training_outputs(run, tmp_path):
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
         with pytest.raises(ValueError, match="exported with --train"):
             model(images)
-
-
-def test_engine_gets_its_onnx_file_and_a_command(run, tmp_path):
-    with pytest.raises(ValueError, match=r"engine: no TensorRT file is written yet; .*trtexec --onnx=.*net\.onnx") as e:
-        run(include="engine", dynamic=True, workspace=2, half=True)
-    assert "--memPoolSize=workspace:2048 --stronglyTyped --minShapes=images:1x3x32x48" in str(e.value)
-    assert files(tmp_path) == ["net.onnx", "net.pt"]
 
 
 def test_several_weights(small_weights, tmp_path):

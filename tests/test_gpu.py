@@ -9,11 +9,14 @@ import torch
 import yaml
 
 import detect
+import export
 import train
 import val
+from models.backend import load_backend
 from models.experimental import attempt_load
+from models.export_check import without_tf32
 from models.yolo import find_module
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.labels import LabelRecord
 from utils.torch_utils import select_device
 
@@ -127,3 +130,77 @@ def test_a_batch_beyond_the_memory_is_no_failure():
     assert 1 <= found < 1024
     assert torch.equal(torch.cuda.get_rng_state(device), state)
     assert torch.cuda.memory_allocated(device) <= before + filler.numel() + 2**20
+
+
+# TensorRT -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine_weights(tmp_path_factory):
+    """A checkpoint of yolov5n-NAM whose norms are as after a training."""
+    pytest.importorskip("tensorrt")
+    torch.manual_seed(0)
+    model = train.Model("yolov5n-NAM.yaml", nc=3, verbose=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+    file = tmp_path_factory.mktemp("engines") / "net.pt"
+    save_checkpoint(file, Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    return file
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_size": 4}, {"dynamic": True}, {"half": True}, {"half": True, "dynamic": True}, {"train": True}],
+    ids=str,
+)
+def test_engine_gives_what_pytorch_gives(engine_weights, options):
+    """export.py itself compares them, on several shapes where those are open; here the file is loaded once more."""
+    (file,) = export.run(engine_weights, include="engine", imgsz=[192, 256], device="0", workspace=1, **options)
+    assert file.with_suffix(".timing").stat().st_size > 0
+    model, images = load_backend(file, "cuda:0"), torch.rand(5, 3, 192, 256, device="cuda:0")
+    assert (model.names, model.nc) == (["a", "b", "c"], 3)
+    with torch.no_grad(), without_tf32():
+        wanted = attempt_load(engine_weights, torch.device("cuda:0"))(images)
+    found = model.outputs(images)
+    assert found[0].device.type == "cuda"
+    for a, b in zip(found, wanted[1] if "train" in options else wanted[:1], strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() < (4 if "half" in options else 0.2)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_the_plugin_of_tensorrt_finds_what_ours_finds(engine_weights, agnostic):
+    options = {"nms": True, "conf_thres": 0.002, "topk_all": 50, "dynamic": True, "agnostic_nms": agnostic}
+    (file,) = export.run(engine_weights, include="engine", imgsz=[192, 256], device="0", **options)
+    num, boxes, scores, classes = load_backend(file, "cuda:0").outputs(torch.rand(3, 3, 192, 256, device="cuda:0"))
+    assert (num.shape, boxes.shape, scores.shape, classes.shape) == ((3, 1), (3, 50, 4), (3, 50), (3, 50))
+    assert num.min() > 0
+
+
+def test_a_second_build_uses_the_timings_of_the_first(engine_weights, caplog):
+    for _ in range(2):
+        export.run(engine_weights, include="engine", imgsz=64, device="0")
+    assert "new ones take their place" not in caplog.text
+
+
+def test_images_beyond_an_engines_profile_and_a_file_that_is_cut_off(engine_weights, tmp_path):
+    (file,) = export.run(engine_weights, include="engine", imgsz=64, device="0", dynamic=True)
+    with pytest.raises(ValueError, match="heights of 32 to 96 and widths of 32 to 96 pixels"):
+        load_backend(file, "cuda:0")(torch.rand(1, 3, 128, 64, device="cuda:0"))
+    (tmp_path / "x.engine").write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"x\.engine: TensorRT .* cannot load it"):
+        load_backend(tmp_path / "x.engine", "cuda:0")
+
+
+def test_detect_and_val_with_an_engine(finished, data, tmp_path):
+    pytest.importorskip("tensorrt")
+    best = finished / "weights" / "best.pt"
+    (file,) = export.run(best, include="engine", imgsz=64, device="0", dynamic=True)
+    common = {"data": data, "imgsz": 64, "device": "0", "workers": 0, "project": str(tmp_path)}
+    wanted, found = (val.run(weights=str(weights), **common) for weights in (best, file))
+    assert found.map50 == pytest.approx(wanted.map50, abs=0.01)
+    source = str(Path(data).parent / "shapes" / "images" / "val")
+    folder = detect.run(weights=str(file), source=source, imgsz=64, device="0", project=str(tmp_path / "detect"))
+    assert len(list(folder.glob("*.jpg"))) == 6

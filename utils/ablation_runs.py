@@ -101,8 +101,16 @@ def is_complete(last: Path) -> bool:
 
 def supervise(command: Sequence[str], claim: Claim) -> Ended | None:
     """Runs a command, its output in the claim's log.txt, and keeps the claim; None where the claim was lost."""
+    return run_logged(command, claim.folder / "log.txt", claim.beat)
+
+
+def run_logged(command: Sequence[str], log_file: Path, beat: Callable[[], bool] = lambda: True) -> Ended | None:
+    """Runs a command, its output put behind what a log has; beat() is called every few seconds, and False ends it.
+
+    None where it was ended so; a command that is left in any other way is killed too.
+    """
     start = beaten = time.monotonic()
-    with (claim.folder / "log.txt").open("ab") as log:
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_preparation()
         )
@@ -111,7 +119,7 @@ def supervise(command: Sequence[str], claim: Claim) -> Ended | None:
                 time.sleep(POLL_S)
                 if time.monotonic() - beaten >= BEAT_S:
                     beaten = time.monotonic()
-                    if not claim.beat():
+                    if not beat():
                         return None
             return Ended(process.returncode, time.monotonic() - start, child.peak_mb)
 

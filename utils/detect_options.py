@@ -93,8 +93,8 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--weights",
         nargs="+",
         default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble, or a file of export.py; where the default is absent, the "
-        "newest best.pt of runs/train",
+        help="checkpoint(s), several make an ensemble, or a file of export.py; detect.py: or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument(
         "--data",

@@ -74,7 +74,9 @@ def model_facts(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     facts = {}
     for i, member in enumerate(members):
         key = "model" if len(members) == 1 else f"model {i + 1} of the ensemble"
-        facts[key] = f"{model_info(member, size)} at {size} px, as it was evaluated"
+        is_exported = hasattr(member, "metadata")  # whose layers are not ours to count
+        what = f"run by {type(member).__name__}" if is_exported else model_info(member, size)
+        facts[key] = f"{what} at {size} px, as it was evaluated"
         strides = getattr(member, "stride", None)
         if isinstance(strides, Tensor):
             facts[f"{key}'s strides"] = ", ".join(f"{float(stride):g}" for stride in strides)

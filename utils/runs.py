@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.addresses import ModelAddress, is_url
 from utils.boxes import xyxy2xywhn
 from utils.general import LOGGER, ROOT, check_file, increment_path
 from utils.sampling import QUAD
@@ -101,13 +102,22 @@ def find_weights(
     weights: str | Path | Sequence[str | Path] | None,
     default: Path = DEFAULT_WEIGHTS,
     runs: Path = ROOT / "runs" / "train",
-) -> list[Path]:
+    takes_addresses: bool = False,
+) -> list[Path | ModelAddress]:
     """The checkpoint files to load; nothing is downloaded.
 
     Files that were named must exist. Where only the default stands, or nothing, and it is absent, the newest best.pt of
-    the trainings below `runs` is taken, which a log line says. FileNotFoundError says what is missing and what to do.
+    the trainings below `runs` is taken, which a log line says. takes_addresses: a server's network may be named
+    instead; nothing is asked of it here. FileNotFoundError or ValueError says what is missing and what to do.
     """
-    files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights or (default,)]
+    named = [weights] if isinstance(weights, str | Path) else [*(weights or (default,))]
+    addresses = [ModelAddress.parse(str(name)) for name in named if is_url(str(name))]
+    if addresses:
+        if takes_addresses and len(named) == 1:
+            return [*addresses]
+        advice = "name it alone" if takes_addresses else "a file is wanted here"
+        raise ValueError(f"--weights {addresses[0]}: is the address of a server's network; {advice}")
+    files = [Path(file) for file in named]
     folders = ("*.xml", "*.ncnn.param")  # what OpenVINO and ncnn have are folders with such a file
     missing = [file for file in files if not file.is_file() and not any(any(file.glob(name)) for name in folders)]
     if not missing:

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlunsplit
 import cv2
 import numpy as np
 
+from utils.addresses import is_url, split_url, without_credentials
 from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, one_line
 from utils.images import VIDEO_SUFFIXES, decode_image, read_image
@@ -32,15 +33,12 @@ from utils.streams import (
     NoFrameError,
     check_url,
     close_streams,
-    is_url,
     new_frames,
     open_capture,
     open_streams,
     path_of,
-    split_url,
     stem_of_stream,
     suffix_of,
-    without_credentials,
 )
 from utils.threads import Prefetcher
 

@@ -3,17 +3,16 @@
 A frame that was not received is never replaced by a black one: a stream without a new frame is left out of the batch.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
 
 import cv2
 import numpy as np
 
+from utils.addresses import QUERY, URL, is_url, split_url, without_credentials
 from utils.general import LOGGER, one_line, plural
 from utils.images import VIDEO_SUFFIXES
 from utils.opencv import silence
@@ -22,8 +21,6 @@ from utils.runs import safe_name
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
 TIMEOUT_S = 10.0  # to connect, and to wait for a frame
 POLL_S = 0.002
-URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
-QUERY = "?..."  # what is shown of a query, which may hold a token
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MAX_FAILURES = 8  # in a row, with a minute of pauses between them: then a stream is given up
 MAX_FIRST_FAILURES = 2  # of each stream, where none has ever sent a frame: then all are given up
@@ -57,11 +54,6 @@ class Snapshot(NamedTuple):
     skipped: int
 
 
-def is_url(text: str) -> bool:
-    """Whether the text is an address with a scheme, as `rtsp://host/path`."""
-    return URL.match(text) is not None
-
-
 def path_of(url: str) -> str:
     """The path of a URL, even of one that is none: `/a/b.mp4`, without its query."""
     _, slash, path = without_credentials(url).removesuffix(QUERY).partition("://")[2].partition("/")
@@ -78,41 +70,6 @@ def is_recording(address: str) -> bool:
     scheme = URL.match(address)
     is_file = scheme is None or scheme[1].lower() in {"file", "http", "https"}
     return is_file and suffix_of(address) in VIDEO_SUFFIXES
-
-
-def without_credentials(address: str) -> str:
-    """The address without user, password and query, for logs and file names; anything but a URL as it is.
-
-    Nothing is shown of a password either that should have been percent-encoded, as one with a slash.
-    """
-    start = URL.match(address)
-    if start is None:
-        return address
-    scheme, rest = start[1].lower(), address[start.end() :]
-    server = re.split("[/?#]", rest, maxsplit=1)[0]
-    place, mark, _ = rest.partition("#")[0].partition("?")
-    if ":" in server and "@" in place[len(server) :]:  # user:pass/word@host, unless it is a port and a path
-        place = f"...@{place.rpartition('@')[2]}"
-    elif "@" in server:
-        place = place[server.rindex("@") + 1 :]
-    elif re.fullmatch(r"[^\[].*:.*\D.*", server):  # user:pass#word@host: what should be a port is none
-        place = "..."
-    return f"{scheme}://{place}{QUERY if mark else ''}"
-
-
-def split_url(url: str) -> SplitResult:
-    """The parts of a URL; ValueError, which does not repeat it, where it is none."""
-    try:
-        parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        raise ValueError(
-            f"{without_credentials(url)}: not an address; in a user's name and password, characters such as / ? # [ ] "
-            "are written as %2F %3F %23 %5B %5D"
-        )
-    return parts
 
 
 def check_url(url: str) -> None:

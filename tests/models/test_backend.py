@@ -223,7 +223,7 @@ def test_a_torchscript_file_of_another_device(folder):
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["x.engine", "x.tflite", "x", "x.pt.txt"])
+@pytest.mark.parametrize("name", ["x.mlmodel", "x.pb", "x", "x.pt.txt"])
 def test_unknown_kinds(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=r"of no format that is read here; wanted is \.pt, \.torchscript"):

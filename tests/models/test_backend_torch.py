@@ -16,7 +16,7 @@ from models.backend import load_backend
 from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.export_formats import ExportModel
-from models.export_torch import COMPILERS, nam_nodes, trace
+from models.export_torch import COMPILERS, nam_nodes, strip_gain, trace
 from models.metadata import AXES, Metadata
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -144,6 +144,23 @@ def test_nam_is_four_operators(network):
     assert nam_nodes(program, "network.model.7") == ["Mul", "Add", "Sigmoid", "Mul"]
     assert len(nam_nodes(program, "network.model.0")) > 0
     assert nam_nodes(program, "network.model.77") == []
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_nam_with_a_factor_and_a_spatial_part_is_written(spatial_weights, tmp_path, dynamic):
+    shutil.copy(spatial_weights, tmp_path / "net.pt")
+    (written,) = export.run(tmp_path / "net.pt", imgsz=[64, 96], include="pt2", dynamic=dynamic)
+    images, network = torch.rand(1, 3, 64, 96), attempt_load(tmp_path / "net.pt")
+    torch.testing.assert_close(load_backend(written)(images)[0], network(images)[0], rtol=1e-4, atol=1e-4)
+    program = trace(ExportModel(network), images, Metadata(("a", "b", "c"), 32, 1, (64, 96)))
+    assert nam_nodes(program, "network.model.7.Channel_Att") == ["Mul", "Add", "Sigmoid", "Mul", "Mul"]
+    assert "div.Tensor" in nam_nodes(program, "network.model.7.Spatial_Att")
+
+
+def test_only_nams_factor_is_stripped():
+    assert strip_gain(["Mul", "Add", "Sigmoid", "Mul", "Mul"]) == ["Mul", "Add", "Sigmoid", "Mul"]
+    for other in (["Mul", "Add", "Sigmoid", "Mul"], ["Mul", "Add", "Sigmoid", "Mul", "Add"], [], ["Mul"] * 6):
+        assert strip_gain(other) == other
 
 
 def rewritten(source, target, change):

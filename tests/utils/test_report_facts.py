@@ -1,6 +1,7 @@
 """What a report says of machine, checkout, model and curves."""
 
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_model_and_ensemble():
     assert set(model_facts(nn.ModuleList([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1)]), ())) == {
         "model 1 of the ensemble",
         "model 2 of the ensemble",
+    }
+
+
+def test_an_exported_file():
+    """It has no parameters to count, and what runs it cannot be copied."""
+    model = nn.Module()
+    model.place, model.session, model.stride = nn.Parameter(torch.zeros(0)), threading.Lock(), torch.tensor([32.0])
+    facts = model_facts(model, (1, 3, 320, 320))
+    assert facts == {
+        "model": "an exported file by Module at 320 px, as it was evaluated",
+        "model's strides": "32",
     }
 
 

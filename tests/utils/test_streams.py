@@ -14,11 +14,9 @@ from utils.streams import (
     check_url,
     close_streams,
     is_recording,
-    is_url,
     new_frames,
     open_streams,
     suffix_of,
-    without_credentials,
 )
 
 
@@ -63,31 +61,6 @@ def wait_for(condition, timeout_s=5.0):
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("rtsp://user:pass@host:554/cam", "rtsp://host:554/cam"),
-        ("rtsp://user:p@ss@host/cam", "rtsp://host/cam"),
-        ("https://host/a.m3u8?token=secret", "https://host/a.m3u8?..."),
-        ("http://host/cam#secret", "http://host/cam"),
-        (" RTSP://user:secret@Host/cam", "rtsp://Host/cam"),
-        ("rtsp://user:se/cret@host/cam", "rtsp://...@host/cam"),
-        ("rtsp://user:se#cret@host/cam", "rtsp://..."),
-        ("rtsp://user:se?cret@host/cam", "rtsp://...?..."),
-        ("rtsp://user:se[cret@host/cam", "rtsp://host/cam"),
-        ("rtsp://user:se\u2100ret@host/cam", "rtsp://host/cam"),
-        ("rtsp://[::1]:554/cam", "rtsp://[::1]:554/cam"),
-        ("http://host:80/@me/live", "http://...@me/live"),
-        ("http://host/@me/live", "http://host/@me/live"),
-        ("rtsp://host/cam", "rtsp://host/cam"),
-        ("0", "0"),
-        ("a/b@c.jpg", "a/b@c.jpg"),
-    ],
-)
-def test_without_credentials(address, shown):
-    assert without_credentials(address) == shown
-
-
-@pytest.mark.parametrize(
     ("address", "suffix", "recording"),
     [
         ("http://host/A.MP4?x=.jpg", ".mp4", True),
@@ -102,13 +75,6 @@ def test_without_credentials(address, shown):
 )
 def test_suffix_and_recording(address, suffix, recording):
     assert (suffix_of(address), is_recording(address)) == (suffix, recording)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("rtsp://h", True), ("HTTP://h", True), ("C:/a", False), ("a://", True), ("0", False)]
-)
-def test_is_url(text, expected):
-    assert is_url(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""The record of a pruned network, `pruned` in its yaml, and what it does to layers that are built as the yaml has them.
+
+A pruned network keeps its yaml, and with it the widths that its rows state. The record says what is left of them, as
+plain data, for the modules whose widths changed, each by its name with its row's number before it:
+
+    pruned:
+      outputs: {0.conv: 12, 0.bn: 12, ...}       # channels that a convolution, norm or linear layer gives
+      inputs: {1.conv: 12, ...}                  # channels that it reads
+      gains: {24.Channel_Att: 0.93}              # NAM's gain, see `models.pruning.kept_gain`
+      channels: [12, 30, ...]                    # of each row's output
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import NAMChannel
+
+KEYS = ("outputs", "inputs", "gains", "channels")
+MOST_NUMBERS = 2**27  # parameters of a layer before it is narrowed, 0.5 GB; the largest of any shipped yaml has 2**24.3
+Narrowable = nn.Conv2d | nn.BatchNorm2d | nn.Linear
+
+
+def check_pruned(record: object, rows: int, file: str) -> dict | None:
+    """The record of a yaml of so many rows, which may have none; ValueError where it cannot be one."""
+    if record is None:
+        return None
+    if not isinstance(record, dict) or sorted(record) != sorted(KEYS):
+        raise ValueError(f"{file}: pruned: a mapping with {', '.join(KEYS)} is wanted, as prune.py writes it")
+    for key in KEYS[:3]:
+        if not isinstance(record[key], dict):
+            raise ValueError(f"{file}: pruned: {key}: a mapping from modules to numbers is wanted")
+        for name, value in record[key].items():
+            row = str(name).partition(".")[0]
+            if not row.isdecimal() or int(row) >= rows:
+                raise ValueError(f"{file}: pruned: {key}: {name!r} is in none of the {rows} rows")
+            is_number = isinstance(value, float if key == "gains" else int) and not isinstance(value, bool)
+            if not is_number or not 0 < value < math.inf:
+                raise ValueError(f"{file}: pruned: {key}: {name}: {value!r} is not possible")
+    channels = record["channels"]
+    fits = isinstance(channels, list) and len(channels) == rows
+    if not fits or not all(type(width) is int and width > 0 for width in channels):
+        raise ValueError(f"{file}: pruned: channels: {rows} whole numbers are wanted, one for each row")
+    return record
+
+
+def narrow_layer(layer: nn.Module, index: int, record: dict | None) -> None:
+    """Gives a row's layer the widths that the record has for it; of its numbers the first stay, which mean nothing.
+
+    Without a record nothing changes. ValueError where it names what the layer does not have, or more than it has.
+    """
+    if record is None:
+        return
+    if sum(parameter.numel() for parameter in layer.parameters()) > MOST_NUMBERS:
+        raise ValueError(f"pruned: a layer of more than {MOST_NUMBERS} numbers; the yaml's widths make no sense")
+    modules = {f"{index}.{name}" if name else str(index): module for name, module in layer.named_modules()}
+    names = {key: [name for name in record[key] if name.partition(".")[0] == str(index)] for key in KEYS[:3]}
+    for name in dict.fromkeys((*names["outputs"], *names["inputs"])):
+        module = modules.get(name)
+        if not isinstance(module, Narrowable):
+            raise ValueError(f"pruned: {name} is no convolution, norm or linear layer of this row")
+        narrow(module, name, record["outputs"].get(name), record["inputs"].get(name))
+    for name in names["gains"]:
+        if not isinstance(modules.get(name), NAMChannel):
+            raise ValueError(f"pruned: gains: {name} is no NAM of this row")
+        modules[name].gain = record["gains"][name]
+
+
+def note_channels(layers: Sequence[nn.Module], record: dict | None) -> None:
+    """Gives each row's layer as `c2` the channels out that the record has for it; a run of the network checks them."""
+    for layer, channels in zip(layers, record["channels"], strict=True) if record else ():
+        layer.c2 = channels
+
+
+def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | None) -> None:
+    """Leaves a module its first channels, in and out, in place; None leaves all. ValueError for more than there are."""
+    if isinstance(module, nn.BatchNorm2d):
+        full, attributes = (module.num_features, None), ("num_features", "")
+    elif isinstance(module, nn.Conv2d):
+        is_depthwise = module.groups > 1
+        if is_depthwise and not module.groups == module.in_channels == module.out_channels:
+            raise ValueError(f"pruned: {name} is a convolution in groups, which cannot be narrowed")
+        full = (module.out_channels, None if is_depthwise else module.in_channels)
+        attributes = ("out_channels", "in_channels")
+    else:
+        full, attributes = (module.out_features, module.in_features), ("out_features", "in_features")
+    for dim, (count, width, attribute) in enumerate(zip((outputs, inputs), full, attributes, strict=True)):
+        if count is None:
+            continue
+        if width is None or count > width:
+            raise ValueError(f"pruned: {name}: {count} of {width or 'no'} channels {('out', 'in')[dim]}")
+        _cut(module, dim, count)
+        setattr(module, attribute, count)
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.groups = module.in_channels = count
+
+
+def _cut(module: Narrowable, dim: int, count: int) -> None:
+    """Cuts a module's tensors to `count` along the axis of channels out, 0, or in, 1."""
+    kept = [(key, value) for key, value in module.named_parameters(recurse=False) if value.ndim > dim]
+    for key, value in kept:
+        part = value.detach().narrow(dim, 0, count).clone(memory_format=torch.contiguous_format)
+        setattr(module, key, nn.Parameter(part, value.requires_grad))
+    for key, value in [*module.named_buffers(recurse=False)]:
+        if value.ndim > dim:
+            setattr(module, key, _part(value, dim, count))
+
+
+def _part(value: Tensor, dim: int, count: int) -> Tensor:
+    return value.narrow(dim, 0, count).clone()
