@@ -27,7 +27,10 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, UnicodeD
 
 
 class Pt2Runtime(Runtime):
-    """A network of torch.export, or machine code of AOTInductor; it computes on the kind of device it was made on."""
+    """A network of torch.export, or machine code of AOTInductor; it computes on the kind of device it was made on.
+
+    Weights of FP16 are computed in FP32 on a CPU, as FP16 gains nothing there and costs precision.
+    """
 
     def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
         del names
@@ -47,13 +50,25 @@ class Pt2Runtime(Runtime):
                 found = torch.export.load(str(path)).module(check_guards=False)
         except Exception as error:  # of classes that differ with what is damaged
             raise ValueError(f"{path}: not a pt2 file that this torch reads: {_first_line(error)}") from error
+        is_half = metadata.details.get("precision") == "fp16" and device.type != "cpu"
+        if metadata.details.get("precision") == "fp16" and not is_half and not is_code:
+            found = in_fp32(found)
         self.network = (found,)  # no submodule: what torch.export made refuses eval()
-        self.dtype = torch.float16 if metadata.details.get("precision") == "fp16" else torch.float32
+        self.dtype = torch.float16 if is_half else torch.float32
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """See Runtime."""
         with torch.no_grad():
             return [self.network[0](images.to(self.dtype).contiguous())]
+
+
+def in_fp32(network: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The network of a program of FP16, made to compute in FP32: without what checks that numbers are of FP16."""
+    for node in list(network.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            network.graph.erase_node(node)
+    network.recompile()
+    return network.float()
 
 
 def read_pt2(path: Path) -> tuple[Metadata, bool]:

@@ -24,6 +24,8 @@ def write_pt2(model: ExportModel, images: Tensor, metadata: Metadata, path: Path
     if not aoti:
         torch.export.save(program, str(path), extra_files={METADATA_FILE: metadata.to_json()})
         return
+    if images.device.type == "cpu" and images.dtype == torch.float16:
+        raise ValueError("--aoti with --half is for a GPU: on a CPU the code would compute in FP16, which is slower")
     if not any(shutil.which(name) for name in COMPILERS):
         raise ValueError(f"--aoti: needs a C++ compiler, one of {', '.join(COMPILERS)}; without the flag none is used")
     package = path.with_name(f"{path.name}.pt2")  # the only suffix that it writes

@@ -40,7 +40,7 @@ SMALL = {  # NAM is layer 7
         *([[-1, 3], 1, "Concat", [1]], [-1, 1, "C3", [16]], [[2, 10, 7], 1, "Detect", ["nc", "anchors"]]),
     ],
 }
-SHAPES = [(1, 64, 96), (3, 64, 96), (1, 128, 64), (2, 96, 160)]
+SHAPES = [(b, h, w) for b in (1, 3) for h, w in ((64, 96), (128, 64), (96, 160), (64, 64))]
 
 
 @pytest.fixture

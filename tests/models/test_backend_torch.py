@@ -1,5 +1,6 @@
 """pt2 and safetensors: what comes out, what they say of themselves, and that no file runs what it brings."""
 
+import copy
 import io
 import json
 import os
@@ -17,6 +18,8 @@ from models.experimental import attempt_load
 from models.export_formats import ExportModel
 from models.export_torch import COMPILERS, nam_nodes, strip_gain, trace
 from models.metadata import AXES, Metadata
+from models.yolo import Model
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +70,63 @@ def test_half_is_half_the_size(folder, network, suffix):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-def test_machine_code_computes_the_same_and_says_what_it_is(small_weights, network, tmp_path, caplog):
-    shutil.copy(small_weights, tmp_path / "code.pt")
-    export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True)
+def test_machine_code_computes_the_same_and_says_what_it_is(tmp_path, caplog):
+    rows = [[-1, 1, "Conv", [4, 6, 4, 1]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "NAMAttention", [8]]]  # few to compile
+    detect = [[2], 1, "Detect", ["nc", "anchors"]]
+    yaml = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]], "backbone": rows}
+    model = Model({**yaml, "head": [detect]}, verbose=False)
+    save_checkpoint(tmp_path / "code.pt", Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    network = attempt_load(tmp_path / "code.pt")
+    export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True, dynamic=True)
     caplog.clear()
     model = load_backend(tmp_path / "code.pt2")
     assert "machine code" in caplog.text
-    images = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+    assert (model.fixed_hw, model.fixed_batch, set(model.metadata.dynamic)) == (None, None, set(AXES))
+    for shape in ((1, 32, 32), (3, 32, 64), (2, 96, 32)):
+        images = torch.rand(shape[0], 3, *shape[1:])
+        torch.testing.assert_close(model(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+
+
+NAMS = ([{"gain_out": 2}], [16, {"no_spatial": False, "grid": 3}])  # starts as identity; channels and places
+
+
+@pytest.mark.parametrize("arguments", NAMS, ids=str)
+def test_nams_family_is_written(small_weights, tmp_path, arguments):
+    yaml = load_checkpoint(small_weights).yaml
+    head = [[*row[:3], arguments] if row[2] == "NAMAttention" else row for row in yaml["head"]]
+    model = Model({**yaml, "head": head}, verbose=False)
+    save_checkpoint(tmp_path / "net.pt", Checkpoint(model.yaml, ("a", "b", "c"), model.state_dict()))
+    (file,) = export.run(tmp_path / "net.pt", imgsz=[64, 96], include="pt2")
+    images = torch.rand(1, 3, 64, 96)
+    wanted = attempt_load(tmp_path / "net.pt")(images)[0]
+    torch.testing.assert_close(load_backend(file)(images)[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_machine_code_of_half_is_for_a_gpu(small_weights, tmp_path, caplog):
+    shutil.copy(small_weights, tmp_path / "code.pt")
+    with pytest.raises(ValueError, match="not written"):
+        export.run(tmp_path / "code.pt", imgsz=[32, 32], include="pt2", aoti=True, half=True)
+    assert "--aoti with --half is for a GPU" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["code.pt"]
+
+
+@pytest.mark.parametrize(("name", "batch", "dynamic"), [("a", 1, list(AXES)), ("fixed", 2, []), ("half", 1, [])])
+def test_a_pt2_file_states_its_shapes(folder, name, batch, dynamic):
+    with zipfile.ZipFile(folder / f"{name}.pt2") as archive:
+        entry = next(entry for entry in archive.namelist() if entry.endswith("extra/metadata.json"))
+        texts = json.loads(archive.read(entry))
+    assert texts["shape"] == [batch, 3, 64, 96]
+    assert json.loads(texts["dynamic"]) == dynamic
+    shape = next(node for node in torch.export.load(folder / f"{name}.pt2").graph.nodes if node.name == "images")
+    assert [isinstance(size, int) for size in shape.meta["val"].shape] == [not dynamic, True, not dynamic, not dynamic]
+
+
+def test_half_is_computed_in_full_on_a_cpu(folder, network):
+    """What comes out is what the weights give that were rounded, to the last digit but one."""
+    model, images = load_backend(folder / "half.pt2"), torch.rand(1, 3, 64, 96)
+    rounded = copy.deepcopy(network).half().float()
+    assert next(model.network[0].parameters()).dtype == torch.float32
+    torch.testing.assert_close(model(images)[0], rounded(images)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_machine_code_needs_a_compiler(small_weights, tmp_path, monkeypatch, caplog):
