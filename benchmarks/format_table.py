@@ -137,9 +137,10 @@ def plot(rows: Sequence[FormatRow], path: Path) -> None:
         axes.bar_label(bars, labels[field], padding=3)
         axes.set(title=title, yticks=range(len(rows)), yticklabels=names if i == 0 else [])
         axes.margins(x=0.35)
+        axes.locator_params(axis="x", nbins=4)
         axes.invert_yaxis()
         if field == "images_per_s":
-            axes.axvline(BAR * rows[0].images_per_s, linestyle="--", color="0.5", linewidth=1)
+            axes.axvline(BAR * rows[0].images_per_s, linestyle="--", color="0.5", linewidth=1, zorder=0)
         tidy(axes)
     with atomic_write(path) as file:
         figure.savefig(file, dpi=150, format="png")
