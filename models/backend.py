@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +46,7 @@ READABLE = (
     ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
     "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
 )
-OpenVinoModel, OpenVinoRequest = Any, Any  # openvino.Model and InferRequest; the package is optional
+OpenVinoModel, OpenVinoRequest, OpenVinoCore = Any, Any, Any  # the package is optional
 Weights = Path | ModelAddress
 
 
@@ -151,7 +151,7 @@ class OpenVinoRuntime(Runtime):
         hint: str = "latency",
     ) -> None:
         openvino = import_runtime("openvino", path)
-        core = openvino.Core()
+        core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         try:
@@ -208,6 +208,16 @@ def openvino_settings(capabilities: Sequence[str], precision: str, hint: str) ->
         )
     chosen = {"INFERENCE_PRECISION_HINT": words[precision]} if precision in words else {}
     return chosen | {"PERFORMANCE_HINT": hint.upper()}
+
+
+@cache
+def openvino_core(openvino: ModuleType) -> OpenVinoCore:
+    """The process's one Core, which is never freed.
+
+    Where the CPU has AMX, a Core gives its thread a stack of its own for signal handlers. Freed by another thread, or
+    before a later one, it leaves that stack unmapped in place, and the next signal, as of a child that ends, kills.
+    """
+    return openvino.Core()
 
 
 def _rt_texts(network: OpenVinoModel) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """--precision and --hint: what comes out, that the runtimes are told, and who refuses what."""
 
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -11,12 +13,13 @@ import detect
 import export
 import serve
 import val
-from models.backend import load_backend, openvino_settings
+from models.backend import load_backend, openvino_core, openvino_settings
 from models.experimental import attempt_load
+from utils.general import ROOT
 from utils.images import write_image
 
 openvino = pytest.importorskip("openvino")
-CAN = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAN = openvino_core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +153,22 @@ def test_words_that_are_none(script, capsys):
         with pytest.raises(SystemExit):
             script.parse_opt([flag, "fast"])
         assert f"argument {flag}: invalid choice: 'fast'" in capsys.readouterr().err
+
+
+def test_a_network_that_is_gone_leaves_the_process_alone(folder):
+    """On CPUs with AMX, an OpenVINO that is freed in part, or by another thread, breaks the handling of signals."""
+    program = """
+import faulthandler, signal, subprocess, sys, threading
+from models.backend import load_backend
+faulthandler.enable()  # as pytest does: handlers get a stack of their own
+signal.signal(signal.SIGCHLD, lambda *_: None)
+loaded = [load_backend(sys.argv[1], threads=1) for _ in range(2)]
+del loaded[0]
+thread = threading.Thread(target=loaded.clear)
+thread.start()
+thread.join()
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+    command = [sys.executable, "-c", program, folder / "a_openvino_model"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
