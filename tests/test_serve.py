@@ -113,7 +113,7 @@ def refusal(server, body, headers=MULTIPART, path="/detect"):
 
 
 @pytest.mark.parametrize(
-    "flags", [{"conf_thres": 0.02}, {"conf_thres": 0.05, "iou_thres": 0.2, "classes": [0, 2], "agnostic_nms": True}]
+    "flags", [{"conf_thres": 0.02}, {"conf_thres": 0.05, "iou_thres": 0.2, "classes": [1, 2], "agnostic_nms": True}]
 )
 def test_what_is_found_is_what_detect_finds(server, small_weights, tmp_path, flags):
     generate(tmp_path / "shapes", ShapesSettings(train=1, val=1, test=3))

@@ -69,12 +69,13 @@ def test_model_and_ensemble():
 
 
 def test_an_exported_file():
-    """It has no parameters to count, and what runs it cannot be copied."""
+    """It has no layers to count, and what runs it cannot be copied."""
     model = nn.Module()
+    model.metadata = "of the file"
     model.place, model.session, model.stride = nn.Parameter(torch.zeros(0)), threading.Lock(), torch.tensor([32.0])
     facts = model_facts(model, (1, 3, 320, 320))
     assert facts == {
-        "model": "an exported file by Module at 320 px, as it was evaluated",
+        "model": "run by Module at 320 px, as it was evaluated",
         "model's strides": "32",
     }
 
