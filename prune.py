@@ -39,6 +39,7 @@ from utils.runs import add_weights, read_weights
 from utils.torch_utils import largest_stride, select_device
 
 CALIBRATED = 256  # images
+HYP = str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
     add("--batch-size", type=int, default=16, help="images of a training step; twice as many are rated at a time")
     add("--epochs", type=int, default=0, help="epochs of fine-tuning by train.py; 0 = none")
-    add("--hyp", default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), help="hyper-parameters of the fine-tune")
+    add("--hyp", default=HYP, help="hyper-parameters of the fine-tune")
     add("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
     add("--seed", type=int, default=0, help="of --criterion random and of the fine-tune")
@@ -144,6 +145,8 @@ def main(opt: PruneOptions) -> Path:
     data = DataConfig.from_yaml(opt.data)
     check_names(model.names, data)
     data.prepare()
+    if not opt.epochs and opt.hyp != HYP:
+        LOGGER.warning(f"--hyp {opt.hyp} is for fine-tuning, of which --epochs 0 does none")
     if opt.epochs:
         check_warmup(opt, len(load_split(data, "train", opt.workers)))
     loader = split_loader(opt, data, model, "val")

@@ -64,6 +64,7 @@ def test_pruned_files_work_everywhere(options, weights, data, tmp_path, caplog):
     before = weights.read_bytes()
     folder = prune.main(options("--ratio", "0", "0.2", "0.4", "--criterion", "gamma", "--calibrate", "0"))
     assert weights.read_bytes() == before, "the original stays"
+    assert "--hyp" not in caplog.text
     rows = rows_of(folder)
     assert [row["name"] for row in rows] == ["original", "gamma-0", "gamma-0.2", "gamma-0.4"]
     for key in ("parameters", "gmacs", "megabytes"):
@@ -136,9 +137,10 @@ def test_rules(options, weights, caplog):
     """The flags that say which channels go reach the choice."""
     caplog.set_level("INFO")
     which = ["--per-layer", "--round", "4", "--keep", "0", "--criterion", "random"]
-    folder = prune.main(options(*which, "--name", "r", "--calibrate", "8"))
+    folder = prune.main(options(*which, "--name", "r", "--calibrate", "8", "--hyp", "hyp.shapes.yaml"))
     (_, row) = rows_of(folder)
     assert folder.name == "r"
+    assert "--hyp hyp.shapes.yaml is for fine-tuning, of which --epochs 0 does none" in caplog.text
     assert "norms are measured on 8 training images" in caplog.text
     channels = load_checkpoint(row["weights"]).yaml["pruned"]["channels"]
     assert all(width % 4 == 0 for width in channels)
