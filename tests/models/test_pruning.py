@@ -221,6 +221,30 @@ def test_a_users_block_is_kept_whole(tiny_with, monkeypatch):
     assert pruned.model.model[7].c2 < 16
 
 
+class Swap(nn.Module):
+    """Halves of the channels change places, told by their number; `how` they are parted."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        half = x.shape[1] // 2
+        parts = {"slice": lambda: (x[:, :half], x[:, half:]), "chunk": lambda: x.chunk(2, 1)}[self.how]()
+        return torch.cat(parts[::-1], 1)
+
+
+@pytest.mark.parametrize("how", ["slice", "chunk"])
+def test_channels_that_a_users_block_parts_stay(tiny_with, monkeypatch, how):
+    """Where half of them ends is in the block's code, which would part those that are left elsewhere."""
+    monkeypatch.setitem(yolo.BLOCKS, "Swap", Swap)
+    rows = [-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Swap", [how]], [-1, 1, "Conv", [32, 3, 1]]
+    model, pruned = pruned_without_trace(tiny_with(*rows))
+    assert difference(model, pruned.model.double()) < 1e-9
+    assert [pruned.model.model[i].c2 for i in (5, 6)] == [16, 16]
+    assert pruned.model.model[7].c2 < 16
+
+
 def test_model_is_left_as_it_is(nano):
     before = copy.deepcopy(nano.state_dict())
     prune(nano, 0.3, Rule())
