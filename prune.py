@@ -1,8 +1,8 @@
 """Makes a trained network narrower: takes out the channels that count least, fine-tunes, says what it costs and brings.
 
-    python prune.py runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml --imgsz 320
-    python prune.py best.pt --ratio 0.2 0.4 0.6 --criterion nam --data bccd.yaml --epochs 50
-    python prune.py best.pt --ratio 0.5 --per-layer --round 8 --criterion gamma
+    python prune.py --weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml --imgsz 320
+    python prune.py --weights best.pt --ratio 0.2 0.4 0.6 --criterion nam --data bccd.yaml --epochs 50
+    python prune.py --weights best.pt --ratio 0.5 --per-layer --round 8 --criterion gamma
 
 A ratio is a share of the channels that can go; tied ones, as those that a residual adds up, go together and count once.
 The pruned networks are checkpoints like any other: val.py, detect.py, export.py and train.py --weights take them.
@@ -29,15 +29,17 @@ from utils.ablation_runs import TAIL, TRAINER, run_logged
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.config import DataConfig, Hyp
 from utils.datasets import val_loader
-from utils.evaluate import check_classes, evaluate
+from utils.evaluate import check_names, evaluate
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
 from utils.labels import load_split
 from utils.metrics import EvalResult
 from utils.optim import Schedule
 from utils.prune_report import PrunedRow, plot, table, with_front, write_csv
+from utils.runs import add_weights, read_weights
 from utils.torch_utils import largest_stride, select_device
 
 CALIBRATED = 256  # images
+HYP = str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PruneOptions:
     def check(self) -> None:
         """ValueError where a number is out of its range."""
         self.rule.check()
-        if len(set(self.ratio)) < len(self.ratio):
+        if len({f"{ratio:g}" for ratio in self.ratio}) < len(self.ratio):  # files are named so
             raise ValueError(f"--ratio {' '.join(f'{ratio:g}' for ratio in self.ratio)}: name each once")
         least = {"calibrate": 0, "imgsz": 1, "batch_size": 1, "epochs": 0, "workers": 0, "seed": 0, "rounds": 1}
         for name, value in least.items():
@@ -87,8 +89,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
         description="Take channels out of a trained network and say what it costs and brings.",
         epilog="Layers that cannot be cut safely are kept whole, and the log says which and why.",
     )
+    add_weights(parser, "checkpoint to prune, e.g. runs/train/exp/weights/best.pt")
     add = parser.add_argument
-    add("weights", help="checkpoint to prune, e.g. runs/train/exp/weights/best.pt")
     add(
         "--ratio",
         nargs="+",
@@ -122,7 +124,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
     add("--batch-size", type=int, default=16, help="images of a training step; twice as many are rated at a time")
     add("--epochs", type=int, default=0, help="epochs of fine-tuning by train.py; 0 = none")
-    add("--hyp", default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), help="hyper-parameters of the fine-tune")
+    add("--hyp", default=HYP, help="hyper-parameters of the fine-tune")
     add("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
     add("--seed", type=int, default=0, help="of --criterion random and of the fine-tune")
@@ -130,7 +132,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     add("--noplots", action="store_true", help="draw no pictures, neither here nor in the fine-tune")
     add("--project", default=str(ROOT / "runs" / "prune"), help="results go to project/name")
     add("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    return PruneOptions(**vars(parser.parse_args(arguments)))
+    return PruneOptions(**read_weights(parser, arguments))
 
 
 def main(opt: PruneOptions) -> Path:
@@ -141,19 +143,22 @@ def main(opt: PruneOptions) -> Path:
     model = network_of(opt.weights, source, "cpu", fuse=False)
     cuts = plan(opt, model)  # a ratio that cannot be reached is refused before any work
     data = DataConfig.from_yaml(opt.data)
-    check_classes(model.nc, data.nc)
+    check_names(model.names, data)
     data.prepare()
+    if not opt.epochs and opt.hyp != HYP:
+        LOGGER.warning(f"--hyp {opt.hyp} is for fine-tuning, of which --epochs 0 does none")
     if opt.epochs:
         check_warmup(opt, len(load_split(data, "train", opt.workers)))
     loader = split_loader(opt, data, model, "val")
+    calibration = split_loader(opt, data, model, "train", opt.calibrate) if opt.calibrate else None
     folder = increment_path(Path(opt.project) / opt.name, mkdir=True)
 
     result = rate(opt.weights, loader, data, device)
     rows = [PrunedRow("original", 0.0, 0.0, opt.criterion, opt.weights, result.map, result.map50)]
     failed = []
     for ratio, pruned in cuts:
-        if opt.calibrate and pruned.removed:
-            calibrate(pruned.model, opt, data, device)
+        if calibration is not None and pruned.removed:
+            calibrate(pruned.model, calibration, device)
         row = prune_one(ratio, pruned, source, folder, opt)
         result = rate(row.weights, loader, data, device)
         row = replace(row, map_before=result.map, map50_before=result.map50)
@@ -189,7 +194,14 @@ def plan(opt: PruneOptions, model: Model) -> list[tuple[float, Pruned]]:
     for line in kept_whole(model, ranked):
         LOGGER.info(f"kept whole: {line}")
     masks = [choose(ranked, ratio, opt.rule) for ratio in opt.ratio]
-    return [(ratio, cut(model, channels, families, mask)) for ratio, mask in zip(opt.ratio, masks, strict=True)]
+    cuts = [(ratio, cut(model, channels, families, mask)) for ratio, mask in zip(opt.ratio, masks, strict=True)]
+    for ratio, pruned in cuts:
+        if ratio and not pruned.removed:
+            raise ValueError(
+                f"--ratio {ratio:g} takes out none of {plural(pruned.channels, 'channel')} that can go: choose a "
+                "larger one, a smaller --round, or fewer rows to --keep"
+            )
+    return cuts
 
 
 def prune_one(ratio: float, pruned: Pruned, source: Checkpoint, folder: Path, opt: PruneOptions) -> PrunedRow:
@@ -218,9 +230,8 @@ def split_loader(opt: PruneOptions, data: DataConfig, model: Model, split: str, 
     return val_loader(records, imgsz, opt.batch_size * 2, workers=opt.workers, stride=stride)
 
 
-def calibrate(model: Model, opt: PruneOptions, data: DataConfig, device: torch.device) -> None:
-    """Measures the norms of a pruned network anew on --calibrate training images, in place."""
-    loader = split_loader(opt, data, model, "train", opt.calibrate)
+def calibrate(model: Model, loader: DataLoader, device: torch.device) -> None:
+    """Measures the norms of a pruned network anew on the loader's training images, in place."""
     LOGGER.info(f"norms are measured on {plural(len(loader.dataset), 'training image')}")
     recalibrate(model.to(device), (batch.images.to(device).float() / 255 for batch in loader))
     model.cpu()

@@ -235,6 +235,8 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
     if source and not opt.resume:
         report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
         LOGGER.info(f"{opt.weights}:\n{report}")
+        if opt.cfg and source.yaml.get("pruned"):
+            LOGGER.warning(f"{opt.weights} is of a pruned network: without --cfg it is trained as it is")
         report.check(opt.weights, opt.cfg, opt.require_transfer)
     elif opt.require_transfer and not source:
         raise ValueError(f"--require-transfer {opt.require_transfer:g}: there are no weights; name them by --weights")

@@ -23,7 +23,7 @@ from utils.config import SPLITS, DataConfig
 from utils.datasets import val_loader
 from utils.dist import SINGLE, Ranks, joined
 from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
-from utils.evaluate import EvaluatedBatch, Observer, check_classes, evaluate, log_sizes, log_speed, log_table
+from utils.evaluate import EvaluatedBatch, Observer, check_names, evaluate, log_sizes, log_speed, log_table
 from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
 from utils.inference import add_runtime_flags, check_limits, fixed_size, input_size, ready, warm_up
 from utils.labels import LabelRecord, load_split
@@ -36,6 +36,7 @@ from utils.torch_utils import largest_stride, select_device
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 TASKS = (*SPLITS, "speed", "study")
+OR_AS_ONE = ", or all classes as one (--single-cls)"
 SPEED_LIMITS = {"conf_thres": 0.25, "iou_thres": 0.45}  # those of detect.py
 
 
@@ -176,7 +177,8 @@ def rate(
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = load_model(opt, weights, device)
-    check_names(model.names, data, opt.single_cls)
+    if not opt.single_cls:
+        check_names(model.names, data, OR_AS_ONE)
     with ranks.main_first():
         data.prepare()
         sources = data.split(opt.task)
@@ -230,7 +232,8 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
     results = []
     for file in weights:
         model = load_model(opt, [file], device)
-        check_names(model.names, data, opt.single_cls)
+        if not opt.single_cls:
+            check_names(model.names, data, OR_AS_ONE)
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
             imgsz = max(input_size(model, [imgsz]))
@@ -252,17 +255,6 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
     """The weights as one network on the device, ready to run."""
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
     return ready(load_backend(weights, device, data=opt.data, **how), opt.half)
-
-
-def check_names(names: Sequence[str], data: DataConfig, single_cls: bool) -> None:
-    """ValueError where the model has not as many classes as the data set, a warning where they are called otherwise."""
-    if single_cls:
-        return
-    check_classes(len(names), data.nc)
-    others = [i for i in range(data.nc) if names[i] != data.names[i]]
-    if others:
-        model_name, data_name = names[others[0]], data.names[others[0]]
-        LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
 
 
 def run_model(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PARTED = "its channels are parted into groups"
 Labels = list[np.ndarray | None]  # of D axes: labels (size,) int, None where the axis has no channels to remove
 
 
@@ -214,17 +215,20 @@ def permutation(book: LabelBook, name: str, args: list, out: Tensor) -> None:
 
 
 def slicing(book: LabelBook, name: str, args: list, out: Tensor) -> None:
-    """x[..., start:end:step] along one axis."""
+    """x[..., start:end:step] along one axis: which channels are meant is told by number, so all must stay."""
     labels = list(book.of(args[0]))
     dim, start, end, step = [*args[1:], *(0, None, None, 1)[len(args) - 1 :]]
-    if labels[dim] is not None:
+    if labels[dim] is not None and out.shape[dim] < len(labels[dim]):
+        book.freeze(labels[dim], PARTED)
         labels[dim] = labels[dim][start : None if end is None else min(end, len(labels[dim])) : step]
     book.give(out, labels)
 
 
 def splitting(book: LabelBook, name: str, args: list, out: Sequence[Tensor]) -> None:
-    """Pieces along one axis."""
+    """Pieces along one axis: where one ends is told by number, so the channels of several must stay."""
     labels, dim, start = book.of(args[0]), args[2] if len(args) > 2 else 0, 0
+    if len(out) > 1:
+        book.freeze(labels[dim], PARTED)
     for piece in out:
         own, size = list(labels), piece.shape[dim]
         own[dim] = None if own[dim] is None else own[dim][start : start + size]
@@ -253,7 +257,7 @@ def reshaping(book: LabelBook, name: str, args: list, out: Tensor) -> None:
             found[large[0]] = spread.reshape(-1)
         else:
             for dim in kept:
-                book.freeze(labels[dim], "its channels are parted into groups")
+                book.freeze(labels[dim], PARTED)
     book.give(out, found)
 
 

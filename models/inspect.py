@@ -1,8 +1,8 @@
 """Shows what the attention of a trained network does: how far its gates open on a data set, and what AP they carry.
 
-    python -m models.inspect best.pt --data bccd.yaml --imgsz 320
-    python -m models.inspect best.pt --data bccd.yaml --imgsz 320 --counterfactual
-    python -m models.inspect best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8 images; any network's
+    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320
+    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320 --counterfactual
+    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8; any network's
 
 A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
 differs between channels but not between pictures could be a constant of the next convolution. --counterfactual
@@ -43,11 +43,11 @@ from models.yolo import Model
 from utils.config import DataConfig
 from utils.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
 from utils.datasets import val_loader
-from utils.evaluate import evaluate
+from utils.evaluate import check_names, evaluate
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, run_script
 from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
-from utils.runs import DEFAULT_WEIGHTS, find_weights, run_folder
+from utils.runs import DEFAULT_WEIGHTS, add_weights, find_weights, read_weights, run_folder
 from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"
@@ -203,9 +203,7 @@ class Options:
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description="Show what the attention of a trained network does.")
-    parser.add_argument(
-        "weights", nargs="?", default=str(DEFAULT_WEIGHTS), help="checkpoint with attention blocks; for --cam any"
-    )
+    add_weights(parser, f"checkpoint with attention blocks, for --cam any; {DEFAULT_WEIGHTS.name} where none is named")
     parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
     parser.add_argument("--imgsz", type=int, default=640, help="inference size in pixels")
@@ -227,7 +225,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--project", default=str(ROOT / "runs" / "inspect"), help="results go to project/name")
     parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
     parser.add_argument("--exist-ok", action="store_true", help="write into an existing project/name")
-    return Options(**vars(parser.parse_args(arguments)))
+    return Options(**read_weights(parser, arguments, str(DEFAULT_WEIGHTS)))
 
 
 def load_records(opt: Options, data: DataConfig) -> list[LabelRecord]:
@@ -269,6 +267,7 @@ def main(opt: Options) -> Path:
     blocks = {} if is_plain else attention_blocks(model)
     LOGGER.info(f"{colorstr('inspect:')} {weights}: {', '.join(blocks) or 'no attention, LayerCAM alone'}")
     data = DataConfig.from_yaml(opt.data)
+    check_names(model.names, data)
     records, stats = load_records(opt, data), []
     with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
         if blocks:

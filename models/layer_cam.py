@@ -29,7 +29,7 @@ from models.attention import Gated
 from models.gates import Hook, as_constant, as_identity, hooked
 from models.yolo import Model
 from utils.datasets import Batch
-from utils.general import LOGGER, atomic_write, progress
+from utils.general import LOGGER, atomic_write, plural, progress
 from utils.html_page import Markup, escaped, image_tag, jpeg, number, section, table, write_page
 from utils.nms import non_max_suppression
 from utils.plots import draw_tile, targets_of
@@ -213,7 +213,7 @@ def means_of(pictures: Sequence[Sequence[Cam]]) -> list[Mean]:
 def log_means(means: Sequence[Mean], images: int) -> None:
     """Says in the log what the states of each block score, and how alike their maps are."""
     width = max(len(mean.block) for mean in means) + 2
-    LOGGER.info(f"LayerCAM of {images} images: S is the sum of the confidences of an image's boxes")
+    LOGGER.info(f"LayerCAM of {plural(images, 'image')}: S is the sum of the confidences of an image's boxes")
     LOGGER.info(f"{'block':<{width}}{'state':<12}{'mean S':>10}{'boxes':>9}{'r with trained':>16}{'constant':>10}")
     for mean in means:
         cells = f"{mean.score:>10.3f}{mean.boxes:>9.2f}{number(mean.correlation):>16}{mean.constant:>10}"

@@ -198,7 +198,7 @@ class Pruned:
 def cut(model: Model, channels: ChannelMap, families: Sequence[Family], masks: Sequence[np.ndarray]) -> Pruned:
     """The network without the channels (n,) of `masks`, built from its yaml and a record of what is left of it.
 
-    The network itself stays as it is. Without anything to remove it is copied.
+    The network itself stays as it is. Without anything to remove it is copied. ValueError where a block takes no fewer.
     """
     state, gone, weight = model.state_dict(), {}, next(model.parameters())
     for family, mask in zip(families, masks, strict=True):
@@ -215,7 +215,10 @@ def cut(model: Model, channels: ChannelMap, families: Sequence[Family], masks: S
     by_family = {id(family): mask for family, mask in zip(families, masks, strict=True)}
     lost_outputs = [by_family.get(id(family), np.zeros(family.size, bool)) for family in channels.families]
     yaml = {**copy.deepcopy(model.yaml), "pruned": record_of(model, gone, widths(model, channels, lost_outputs))}
-    pruned = Model(yaml, verbose=False, warn=False).to(weight.device, weight.dtype)
+    try:
+        pruned = Model(yaml, verbose=False, warn=False).to(weight.device, weight.dtype)
+    except ValueError as error:  # a user's block that holds a number of channels of its own
+        raise ValueError(f"the narrower network does not run: {error}; --keep with the row's number helps") from error
     pruned.load_state_dict(state)
     pruned.names = list(model.names)
     return Pruned(pruned.eval(), removed, total)

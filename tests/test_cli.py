@@ -180,7 +180,10 @@ def parser_of(script):
 
 PARSERS = {script: parser_of(script) for script in SCRIPTS | OURS}
 DESTS = [
-    (script, action.dest) for script, parser in PARSERS.items() for action in parser._actions if action.dest != "help"
+    (script, action.dest)
+    for script, parser in PARSERS.items()
+    for action in parser._actions
+    if action.option_strings and action.dest != "help"
 ]
 
 

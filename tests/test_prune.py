@@ -16,6 +16,7 @@ import export
 import prune
 import train
 import val
+from models.experimental import network_of
 from models.model_yaml import load_model_yaml
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -63,6 +64,7 @@ def test_pruned_files_work_everywhere(options, weights, data, tmp_path, caplog):
     before = weights.read_bytes()
     folder = prune.main(options("--ratio", "0", "0.2", "0.4", "--criterion", "gamma", "--calibrate", "0"))
     assert weights.read_bytes() == before, "the original stays"
+    assert "--hyp" not in caplog.text
     rows = rows_of(folder)
     assert [row["name"] for row in rows] == ["original", "gamma-0", "gamma-0.2", "gamma-0.4"]
     for key in ("parameters", "gmacs", "megabytes"):
@@ -111,6 +113,17 @@ def test_fine_tune_and_resume(options, caplog):
     assert len((run / "results.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
+def test_another_cfg_does_not_fit_and_says_why(options, weights, data, tmp_path, caplog):
+    network = network_of(weights, load_checkpoint(weights), "cpu", fuse=False)
+    ((_, pruned),) = prune.plan(options(), network)
+    file = tmp_path / "pruned.pt"
+    save_checkpoint(file, Checkpoint(pruned.model.yaml, NAMES, pruned.model.state_dict()))
+    place = {"data": data, "imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs")}
+    with pytest.raises(ValueError, match="none of it fits"):
+        train.run(weights=file, cfg="yolov5n.yaml", epochs=1, **place)
+    assert "pruned.pt is of a pruned network: without --cfg it is trained as it is" in caplog.text
+
+
 def test_a_failed_fine_tune_is_told_at_the_end(options, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(prune, "TRAINER", (sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"))
     with pytest.raises(ValueError, match=r"1 fine-tune failed, see .*nam-0.3.log; the pruned networks are there"):
@@ -124,9 +137,10 @@ def test_rules(options, weights, caplog):
     """The flags that say which channels go reach the choice."""
     caplog.set_level("INFO")
     which = ["--per-layer", "--round", "4", "--keep", "0", "--criterion", "random"]
-    folder = prune.main(options(*which, "--name", "r", "--calibrate", "8"))
+    folder = prune.main(options(*which, "--name", "r", "--calibrate", "8", "--hyp", "hyp.shapes.yaml"))
     (_, row) = rows_of(folder)
     assert folder.name == "r"
+    assert "--hyp hyp.shapes.yaml is for fine-tuning, of which --epochs 0 does none" in caplog.text
     assert "norms are measured on 8 training images" in caplog.text
     channels = load_checkpoint(row["weights"]).yaml["pruned"]["channels"]
     assert all(width % 4 == 0 for width in channels)
@@ -150,6 +164,11 @@ def test_a_network_without_nam_is_told(options, caplog):
         (("--epochs", "-1"), "--epochs -1: 0 or more"),
         (("--batch-size", "-1"), "--batch-size -1: 1 or more"),
         (("--round", "0"), "--round 0: 1 or more"),
+        (("--ratio", "0.1234567", "0.12345671"), "name each once"),
+        (
+            ("--ratio", "0.0001"),
+            "--ratio 0.0001 takes out none of .* channels that can go: choose a larger one, a smaller",
+        ),
         (("--data", "bccd-none.yaml"), "bccd-none.yaml"),
     ],
 )
@@ -159,23 +178,34 @@ def test_refused(options, flags, message, tmp_path):
     assert not (tmp_path / "out").exists(), "nothing is begun"
 
 
-def test_one_line_on_the_command_line(weights, tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "prune.py"),
-        str(weights),
-        "--ratio",
-        "0.99",
-        "--project",
-        str(tmp_path / "o"),
-    ]
+def test_one_line_on_the_command_line():
+    command = [sys.executable, str(ROOT / "prune.py"), "--weights", "none.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert "--ratio 0.99: " in last
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "none.pt: no such file" in line
 
 
-def test_missing_file():
-    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file"):
-        prune.main(prune.parse_opt(["none.pt"]))
+def test_other_classes_are_refused(options, data, tmp_path, caplog):
+    content = yaml.safe_load(Path(data).read_text(encoding="utf-8"))
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(content | {"nc": 2, "names": ["a", "b"]}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"the model has 10 classes, the data set 2: .*\(--data\).* trained for$"):
+        prune.main(options("--data", str(other)))
+    train = {"names": [*NAMES[:9], "nut"], "train": "images/none"}  # as many, of which one is another
+    other.write_text(yaml.safe_dump(content | train), encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="images/none does not exist"):
+        prune.main(options("--data", str(other)))
+    assert "class 9 is 'arrow' to the model and 'nut' in" in caplog.text
+    assert not (tmp_path / "out").exists(), "no folder of a run that could not calibrate"
+
+
+def test_weights_are_named_once(capsys):
+    assert prune.parse_opt(["--ratio", "0.2", "0.4", "--weights", "a.pt"]) == prune.parse_opt(
+        ["a.pt", "--ratio", "0.2", "0.4"]
+    )
+    for arguments, message in (([], "--weights best.pt names it"), (["a.pt", "--weights", "b.pt"], "two checkpoints")):
+        with pytest.raises(SystemExit) as caught:
+            prune.parse_opt(arguments)
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err

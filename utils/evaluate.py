@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.boxes import scale_coords, xywhn2xyxy
+from utils.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, progress
@@ -105,13 +106,22 @@ def as_one_class(targets: Tensor) -> Tensor:
     return torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
 
 
-def check_classes(model_nc: int, data_nc: int) -> None:
-    """ValueError where the model has another number of classes than the data set."""
+def check_classes(model_nc: int, data_nc: int, or_else: str = "") -> None:
+    """ValueError where the model has another number of classes than the data set; `or_else`: what may be done too."""
     if model_nc != data_nc:
         raise ValueError(
             f"the model has {model_nc} classes, the data set {data_nc}: evaluate on the data set (--data) that the "
-            "model was trained for, or all classes as one (--single-cls)"
+            f"model was trained for{or_else}"
         )
+
+
+def check_names(names: Sequence[str], data: DataConfig, or_else: str = "") -> None:
+    """`check_classes` of a model with these names, and a warning where the data set's are others."""
+    check_classes(len(names), data.nc, or_else)
+    others = [i for i in range(data.nc) if names[i] != data.names[i]]
+    if others:
+        model_name, data_name = names[others[0]], data.names[others[0]]
+        LOGGER.warning(f"class {others[0]} is {model_name!r} to the model and {data_name!r} in {data.file}")
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

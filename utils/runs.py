@@ -3,6 +3,7 @@
 Legend: n detections of an image.
 """
 
+import argparse
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -46,6 +47,25 @@ def normalized(
     found = {name: plain(value) for name, value in options.items()}
     lone = [name for name in several if name in found and not isinstance(found[name], list | None)]
     return found | {name: [found[name]] for name in lone}
+
+
+def add_weights(parser: argparse.ArgumentParser, what: str) -> None:
+    """Lets a parser take one checkpoint, `what` it is, by --weights as all scripts do, or without a flag."""
+    parser.add_argument("--weights", default="", help=what)
+    parser.add_argument("file", nargs="?", default="", metavar="WEIGHTS", help="the same, without its flag")
+
+
+def read_weights(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default: str = ""
+) -> dict[str, object]:
+    """What a parser of `add_weights` reads, its checkpoint as `weights`; ends the script where it is not one."""
+    options = vars(parser.parse_args(arguments))
+    named = [name for name in (options["weights"], options.pop("file")) if name]
+    if len(named) > 1:
+        parser.error(f"two checkpoints are named, {' and '.join(named)}; one is wanted")
+    if not (named or default):
+        parser.error("which checkpoint? --weights best.pt names it")
+    return options | {"weights": (named or [default])[0]}
 
 
 def check_training(options: Mapping[str, Any]) -> None:

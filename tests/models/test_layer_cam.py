@@ -4,8 +4,6 @@ import copy
 import csv
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -351,15 +349,13 @@ def rows_in(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_command(with_nam: Path, data: str, tmp_path: Path) -> None:
-    """As users type it: gates as ever, and pictures, table and index of two images, weights in half."""
-    command = [sys.executable, "-m", "models.inspect", str(with_nam), *flags_for(data, tmp_path), "--cam", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    log = done.stdout + done.stderr
-    assert "LayerCAM of 2 images" in log
-    assert "r with trained" in log
-    folder = tmp_path / "exp"
+def test_two_images(with_nam: Path, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Gates as ever, and pictures, table and index of two images, weights in half."""
+    with caplog.at_level(logging.INFO, "yolov5"):
+        folder = main(parse_opt(["--weights", str(with_nam), *flags_for(data, tmp_path), "--cam", "2"]))
+    assert "LayerCAM of 2 images" in caplog.text
+    assert "r with trained" in caplog.text
+    assert folder == tmp_path / "exp"
     assert {path.name for path in folder.iterdir()} == {"cam", "gates.csv", "gates.png", "inspect.json"}
     rows, blocks, states = rows_in(folder), ["model.18", "model.22", "model.26"], [TRAINED, MEAN, IDENTITY]
     images = list(dict.fromkeys(row["image"] for row in rows))

@@ -1,6 +1,7 @@
 """Channels taken out: what is nothing to the output leaves no trace, what is tied goes together, files come back."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,6 +220,46 @@ def test_a_users_block_is_kept_whole(tiny_with, monkeypatch):
     assert difference(model, pruned.model.double()) < 1e-9
     assert [pruned.model.model[i].c2 for i in (5, 6)] == [16, 16]
     assert pruned.model.model[7].c2 < 16
+
+
+class Swap(nn.Module):
+    """Halves of the channels change places, told by their number; `how` they are parted."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        half = x.shape[1] // 2
+        parts = {"slice": lambda: (x[:, :half], x[:, half:]), "chunk": lambda: x.chunk(2, 1)}[self.how]()
+        return torch.cat(parts[::-1], 1)
+
+
+@pytest.mark.parametrize("how", ["slice", "chunk"])
+def test_channels_that_a_users_block_parts_stay(tiny_with, monkeypatch, how):
+    """Where half of them ends is in the block's code, which would part those that are left elsewhere."""
+    monkeypatch.setitem(yolo.BLOCKS, "Swap", Swap)
+    rows = [-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Swap", [how]], [-1, 1, "Conv", [32, 3, 1]]
+    model, pruned = pruned_without_trace(tiny_with(*rows))
+    assert difference(model, pruned.model.double()) < 1e-9
+    assert [pruned.model.model[i].c2 for i in (5, 6)] == [16, 16]
+    assert pruned.model.model[7].c2 < 16
+
+
+class Held(nn.Module):
+    """Knows how many channels it was made for."""
+
+    def forward(self, x):
+        return x.view(x.shape[0], 16, *x.shape[2:])
+
+
+def test_a_block_that_takes_no_fewer_channels_is_named(tiny_with, monkeypatch):
+    monkeypatch.setitem(yolo.BLOCKS, "Held", Held)
+    model = built(tiny_with([-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Held", []], [-1, 1, "Conv", [32, 3, 1]]))
+    rule = Rule("random", min_channels=1, per_layer=True)
+    with pytest.raises(ValueError, match=r"does not run: .*row 6 .*Held.* does not fit its input.*; --keep with the"):
+        prune(model, 0.3, rule)
+    assert prune(model, 0.3, replace(rule, keep=(5, 6))).removed
 
 
 def test_model_is_left_as_it_is(nano):
