@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +46,7 @@ READABLE = (
     ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
     "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
 )
-OpenVinoModel, OpenVinoRequest = Any, Any  # openvino.Model and InferRequest; the package is optional
+OpenVinoCore, OpenVinoModel, OpenVinoRequest = Any, Any, Any  # Core, Model and InferRequest; the package is optional
 Weights = Path | ModelAddress
 
 
@@ -151,7 +151,7 @@ class OpenVinoRuntime(Runtime):
         hint: str = "latency",
     ) -> None:
         openvino = import_runtime("openvino", path)
-        core = openvino.Core()
+        core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         try:
@@ -197,6 +197,19 @@ class OpenVinoRuntime(Runtime):
             raise
         self.seconds = [seconds[i] for i in range(len(groups))]
         return iter([found[i] for i in range(len(groups))])
+
+
+@cache
+def openvino_core(openvino: ModuleType) -> OpenVinoCore:
+    """OpenVINO's core with its plug-in for CPUs, one for the whole process, which keeps it to its end.
+
+    Such a plug-in gives the thread a stack for signal handlers, and puts the one before it back when it goes. Where two
+    go in the order in which they came, that is one whose memory is gone already: the next signal, as Ctrl-C or the end
+    of a process that loads data, then kills the program.
+    """
+    core = openvino.Core()
+    core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads the plug-in
+    return core
 
 
 def openvino_settings(capabilities: Sequence[str], precision: str, hint: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backend import OPENVINO_PLACE, find_xml
+from models.backend import OPENVINO_PLACE, find_xml, openvino_core
 from models.export_formats import ExportModel, import_package, layer_pattern, nam_layers
 from models.metadata import Metadata
 from models.runtime import kept_logging, needs
@@ -38,7 +38,7 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     nncf.set_log_level(logging.ERROR)
     openvino = import_package("openvino")
     xml = find_xml(folder)
-    network = openvino.Core().read_model(str(xml))
+    network = openvino_core(openvino).read_model(str(xml))
     layers = [*nam_layers(model.network), f"model.{len(model.network.model) - 1}"]
     kept = nncf.IgnoredScope(patterns=[f".*{layer_pattern(layer)}.*" for layer in layers])
     images = list(islice(calibration_images(batches, metadata.batch), max(CALIBRATION_IMAGES // metadata.batch, 1)))
