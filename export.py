@@ -51,8 +51,11 @@ def main(opt: ExportOptions) -> list[Path]:
     device = select_device(opt.device)
     written, failed, rows = [], [], []
     checkpoints = find_weights(opt.weights)
-    for weights in checkpoints if opt.triton else ():
-        triton_place(opt, weights)  # before any work is done
+    places = [triton_place(opt, weights) for weights in checkpoints if opt.triton]  # before any work is done
+    if len({*places}) < len(places):
+        raise ValueError(
+            "--triton: several --weights have one name, which their networks would be called by; rename one"
+        )
     for weights in checkpoints:
         job = prepare(opt, weights, device)
         for name in opt.formats:
@@ -160,6 +163,8 @@ def to_int8(opt: ExportOptions, job: Job, folder: Path) -> Comparison:
 def triton_place(opt: ExportOptions, weights: Path) -> Path:
     """Where a checkpoint's network goes in the Triton model repository; ValueError where it has one of this name."""
     target = Path(opt.triton) / weights.stem
+    if target.parent.exists() and not target.parent.is_dir():
+        raise ValueError(f"--triton: {target.parent} is a file; name a folder")
     if target.exists():
         raise ValueError(f"--triton: {target} is there already; remove it, or name another folder")
     return target

@@ -46,7 +46,7 @@ READABLE = (
     ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
     "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
 )
-OpenVinoModel, OpenVinoRequest, OpenVinoCore = Any, Any, Any  # the package is optional
+OpenVinoCore, OpenVinoModel, OpenVinoRequest = Any, Any, Any  # Core, Model and InferRequest; the package is optional
 Weights = Path | ModelAddress
 
 
@@ -199,6 +199,19 @@ class OpenVinoRuntime(Runtime):
         return iter([found[i] for i in range(len(groups))])
 
 
+@cache
+def openvino_core(openvino: ModuleType) -> OpenVinoCore:
+    """OpenVINO's core with its plug-in for CPUs, one for the whole process, which keeps it to its end.
+
+    Such a plug-in gives the thread a stack for signal handlers, and puts the one before it back when it goes. Where two
+    go in the order in which they came, that is one whose memory is gone already: the next signal, as Ctrl-C or the end
+    of a process that loads data, then kills the program.
+    """
+    core = openvino.Core()
+    core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads the plug-in
+    return core
+
+
 def openvino_settings(capabilities: Sequence[str], precision: str, hint: str) -> dict[str, str]:
     """What OpenVINO is told of a precision and a hint; ValueError where this CPU, which can do these, has no such."""
     words = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -208,16 +221,6 @@ def openvino_settings(capabilities: Sequence[str], precision: str, hint: str) ->
         )
     chosen = {"INFERENCE_PRECISION_HINT": words[precision]} if precision in words else {}
     return chosen | {"PERFORMANCE_HINT": hint.upper()}
-
-
-@cache
-def openvino_core(openvino: ModuleType) -> OpenVinoCore:
-    """The process's one Core, which is never freed.
-
-    Where the CPU has AMX, a Core gives its thread a stack of its own for signal handlers. Freed by another thread, or
-    before a later one, it leaves that stack unmapped in place, and the next signal, as of a child that ends, kills.
-    """
-    return openvino.Core()
 
 
 def _rt_texts(network: OpenVinoModel) -> dict[str, str]:

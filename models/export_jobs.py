@@ -123,7 +123,8 @@ def engine(opt: ExportOptions, job: Job, path: Path) -> None:
 def engine_onnx(opt: ExportOptions, job: Job, path: Path) -> None:
     """The ONNX file that an engine is built of, here or by trtexec; with fixed axes, all shapes in it are numbers."""
     metadata = engine_metadata(opt, job)
-    settings = OnnxSettings(max(opt.opset, LEAST_OPSET), opt.simplify or not opt.dynamic, metadata.dynamic)
+    opset, is_slim = max(opt.onnx_opset, LEAST_OPSET), opt.simplify or not opt.dynamic
+    settings = OnnxSettings(opset, is_slim, metadata.dynamic, opt.dynamo)
     write_engine_onnx(job.model, job.images, metadata, path, settings)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 
@@ -458,3 +459,20 @@ def test_a_fixed_file_is_run_at_its_own_size(trained, shared, tmp_path, caplog):
         device="cpu",
     )
     assert folder == tmp_path / "d" / "exp"
+
+
+def test_what_a_triton_repository_cannot_take_is_refused_before_any_work(small_weights, tmp_path):
+    first, second = (tmp_path / name / "best.pt" for name in "ab")
+    for path in (first, second):
+        path.parent.mkdir()
+        shutil.copy(small_weights, path)
+    with pytest.raises(ValueError, match="--triton: several --weights have one name"):
+        export.run([first, second], imgsz=64, include="onnx", triton=str(tmp_path / "models"))
+    with pytest.raises(ValueError, match=r"--triton: .*best\.pt is a file; name a folder"):
+        export.run(first, imgsz=64, include="onnx", triton=str(second))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "best.pt", "best.pt"]
+
+
+def test_a_format_of_one_size_takes_no_open_axes(small_weights):
+    with pytest.raises(ValueError, match=r"--dynamic: .*ncnn.* files take one size"):
+        export.run(small_weights, include=["onnx", "ncnn"], dynamic=True)

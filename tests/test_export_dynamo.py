@@ -107,3 +107,10 @@ def test_onnxscript_is_missing(weights, tmp_path, monkeypatch, caplog):
         export.run(weights, imgsz=64, include="onnx", dynamo=True)
     assert "onnx: onnxscript is missing: pip install -r requirements-export.txt" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+
+
+@pytest.mark.parametrize("options", [{}, {"nms": True, "dynamic": True}])
+def test_what_an_engine_is_built_of_is_by_dynamo_too(small_weights, tmp_path, options):
+    weights = shutil.copy(small_weights, tmp_path / "a.pt")
+    (file,) = export.run(weights, imgsz=64, include="engine", trtexec=True, dynamo=True, **options)
+    assert read_onnx_header(file).opset == 18

@@ -15,7 +15,7 @@ FORMATS = {
 }  # what a file's name ends on after that of its weights
 FOLDERS = {"openvino", "ncnn", "coreml"}  # those that are a folder
 WITH_RAW = {"torchscript", "onnx", "openvino", "engine"}  # those that --train is for
-OF_ONE_SIZE = {"executorch", "tflite", "coreml"}  # those that --dynamic is not for
+OF_ONE_SIZE = {"ncnn", "executorch", "tflite", "coreml"}  # those that --dynamic is not for
 INSTEAD = {  # v6.1's other formats: what serves in their place
     "saved_model": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",
     "pb": "TensorFlow's formats are not written; onnx runs wherever Python, C++ or a browser does",

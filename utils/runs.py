@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.addresses import ModelAddress, is_url
+from utils.addresses import ModelAddress, is_url, without_credentials
 from utils.boxes import xyxy2xywhn
 from utils.general import LOGGER, ROOT, check_file, increment_path
 from utils.sampling import QUAD
@@ -108,8 +108,9 @@ def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
     if not weights:
         return None
     path = Path(weights)
-    if path.suffix != ".pt":
-        raise ValueError(f"--weights {weights}: a .pt file is wanted, or '' to start from scratch")
+    if path.suffix != ".pt" or is_url(weights):
+        shown = without_credentials(weights)
+        raise ValueError(f"--weights {shown}: a .pt file is wanted, or '' to start from scratch")
     if path.is_file():
         return path
     if is_named:
@@ -138,7 +139,7 @@ def find_weights(
         advice = "name it alone" if takes_addresses else "a file is wanted here"
         raise ValueError(f"--weights {addresses[0]}: is the address of a server's network; {advice}")
     files = [Path(file) for file in named]
-    folders = ("*.xml", "*.ncnn.param")  # what OpenVINO and ncnn have are folders with such a file
+    folders = ("*.xml", "*.ncnn.param", "Manifest.json")  # OpenVINO, ncnn and Core ML have folders with such a file
     missing = [file for file in files if not file.is_file() and not any(any(file.glob(name)) for name in folders)]
     if not missing:
         return files

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.backend_coreml import MANIFEST
 from utils.runs import (
     UniqueNames,
     check_shares,
@@ -201,6 +202,14 @@ def test_safe_name(text, expected):
 def test_a_folder_is_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder; name a \.pt file"):
         find_weights(tmp_path)
+    for folder, file in (
+        ("a_openvino_model", "a.xml"),
+        ("a_ncnn_model", "model.ncnn.param"),
+        ("a.mlpackage", MANIFEST),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+        assert find_weights(tmp_path / folder) == [tmp_path / folder]
 
 
 def test_weights_to_start_from(tmp_path, caplog):
@@ -215,5 +224,8 @@ def test_weights_to_start_from(tmp_path, caplog):
     assert initial_weights(str(file), False, "yolov5n.yaml") == file
     with pytest.raises(ValueError, match=r"a \.pt file is wanted"):
         initial_weights("yolov5n.onnx", True, "yolov5n.yaml")
+    for name in ("net", "net.pt"):  # whose password nobody is to see
+        with pytest.raises(ValueError, match=rf"^--weights http://host/{name}: a \.pt file is wanted"):
+            initial_weights(f"http://me:secret@host/{name}", True, "yolov5n.yaml")
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
         initial_weights("", True, "absent.yaml")
