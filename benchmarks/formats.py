@@ -36,6 +36,7 @@ from utils.image_store import cpu_count
 from utils.inference import HINTS, PRECISIONS, ready
 from utils.rating import letterboxed_loader, rate
 from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.torch_utils import largest_stride
 
 PYTORCH = "pytorch"
 CPU_FACTS = Path("/proc/cpuinfo")
@@ -116,12 +117,13 @@ def main(opt: BenchmarkOptions) -> list[FormatRow]:
     """Exports, rates and times; the rows of the table, v6.1's way first. Files go to project/name."""
     opt.check()
     weights, data = find_weights([opt.weights])[0], DataConfig.from_yaml(opt.data)
-    side = check_img_size(opt.imgsz, 32)
     facts = machine(opt.threads)
-    loader = letterboxed_loader(data, (side, side), 1)
     folder = increment_path(Path(opt.project) / opt.name, mkdir=True)
     copy = Path(shutil.copy(weights, folder / weights.name))
-    contenders = pytorch_ways(opt, copy) + settings_of(opt, written_formats(opt, copy, side))
+    ways = pytorch_ways(opt, copy)
+    side = check_img_size(opt.imgsz, largest_stride(ways[0].model))
+    loader = letterboxed_loader(data, (side, side), 1)
+    contenders = ways + settings_of(opt, written_formats(opt, copy, side))
     maps = []
     for one in contenders:
         maps.append(rate(one.model, loader, data.names, torch.device("cpu")).map)

@@ -32,9 +32,11 @@ def write_ncnn(model: ExportModel, images: Tensor, metadata: Metadata, folder: P
         with quiet(), torch.no_grad(), as_user_error("TorchScript, from which pnnx converts"):
             torch.jit.trace(model, images[:1], strict=False, check_trace=False).save(str(Path(scratch) / "network.pt"))
         command = [pnnx.EXEC_PATH, "network.pt", f"inputshape=[{shape}]f32", f"fp16={half}", *names]
-        done = subprocess.run(
-            command, cwd=scratch, capture_output=True, text=True, errors="replace", timeout=PNNX_SECONDS, check=False
-        )
+        text = {"capture_output": True, "text": True, "errors": "replace"}
+        try:
+            done = subprocess.run(command, cwd=scratch, **text, timeout=PNNX_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"pnnx was stopped after {PNNX_SECONDS} s, without having converted it") from error
         written = [Path(scratch) / name for name in (NCNN_PARAM, NCNN_BIN)]
         if done.returncode or not all(file.is_file() for file in written):
             last = ([line for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"])[-1]
