@@ -136,5 +136,5 @@ def test_it_is_refused_with_the_command_that_installs_it(small_weights, tmp_path
 
 
 def test_it_is_of_one_size(small_weights):
-    with pytest.raises(ValueError, match="--dynamic: coreml, executorch, tflite files take one size"):
+    with pytest.raises(ValueError, match="--dynamic: coreml, executorch, ncnn, tflite files take one size"):
         export.run(small_weights, include=["onnx", "executorch"], dynamic=True)
