@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
 
 from models.yolo import Model
+from tests.models.files import as_trained
 
 TINY = {  # two levels, 8 and 16
     "nc": 2,
@@ -41,11 +41,4 @@ def tiny_with(tiny: Callable[..., dict]) -> Callable[..., dict]:
 def nano() -> Model:
     """yolov5n-NAM in evaluation, with norms as after a training."""
     torch.manual_seed(0)
-    model = Model("yolov5n-NAM.yaml", verbose=False).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model
+    return as_trained(Model("yolov5n-NAM.yaml", verbose=False))

@@ -12,6 +12,7 @@ from models.backend import find_kind, load_backend
 from models.backend_mobile import NCNN_BIN, NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.experimental import attempt_load
 from models.export_mobile import write_ncnn
+from tests.models.files import check
 
 pytest.importorskip("ncnn")
 pytest.importorskip("MNN")
@@ -33,12 +34,6 @@ def folder(small_weights, tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(folder):
     return attempt_load(folder / "a.pt")
-
-
-def check(found, wanted, boxes=5e-3, scores=1e-4):
-    assert found.shape == wanted.shape
-    assert (found[..., :4] - wanted[..., :4]).abs().max() < boxes
-    assert (found[..., 4:] - wanted[..., 4:]).abs().max() < scores
 
 
 @pytest.mark.parametrize(("kind", "runtime", "batch"), [("ncnn", NcnnRuntime, None), ("mnn", MnnRuntime, 2)])

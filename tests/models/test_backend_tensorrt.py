@@ -15,6 +15,7 @@ from models.backend import find_kind, load_backend
 from models.backend_tensorrt import EngineRuntime, check_origin, read_engine, write_engine
 from models.experimental import attempt_load
 from models.metadata import AXES, Metadata
+from tests.models.files import check
 from tests.tensorrt_standin import StandIn, install
 
 VERSION = "11.4.0.106"
@@ -41,12 +42,6 @@ def folder(small_weights, tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(folder):
     return attempt_load(folder / "a.pt")
-
-
-def check(found, wanted, boxes=5e-3, scores=1e-4):
-    assert found.shape == wanted.shape
-    assert (found[..., :4] - wanted[..., :4]).abs().max() < boxes
-    assert (found[..., 4:] - wanted[..., 4:]).abs().max() < scores
 
 
 # What comes out -------------------------------------------------------------------------------------------------------

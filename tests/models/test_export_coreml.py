@@ -14,6 +14,7 @@ from models.backend import find_kind, load_backend
 from models.backend_coreml import MANIFEST, SPEC, WEIGHTS, CoreMLRuntime, read_package
 from models.coreml_graph import OPERATORS, GraphRuntime, coreml_operators, read_operations
 from models.experimental import attempt_load
+from tests.models.files import export_whole_and_half
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -24,11 +25,7 @@ def folder(small_weights, spatial_weights, tmp_path_factory):
     """A small network as a.pt and a package for two images of 64 x 96 pixels; half.pt has NAM's spatial part."""
     pytest.importorskip("coremltools", reason="needs coremltools: pip install -r requirements-coreml.txt")
     folder = tmp_path_factory.mktemp("coreml")
-    shutil.copy(small_weights, folder / "a.pt")
-    shutil.copy(spatial_weights, folder / "half.pt")
-    export.run(folder / "a.pt", imgsz=[64, 96], include="coreml", batch_size=2)
-    export.run(folder / "half.pt", imgsz=[64, 96], include="coreml", half=True)
-    return folder
+    return export_whole_and_half("coreml", small_weights, spatial_weights, folder)
 
 
 @pytest.mark.parametrize(("name", "batch", "box", "score"), [("a", 2, 1e-3, 1e-5), ("half", 1, 1.0, 0.02)])

@@ -18,6 +18,7 @@ from models.backend_apps import ExecuTorchRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.sealed import seal, unseal
+from tests.models.files import differ, export_whole_and_half, load_both
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +26,12 @@ def folder(small_weights, spatial_weights, tmp_path_factory):
     """A small network as a.pt and a.pte, for two images of 64 x 96 pixels; half.pt has NAM's spatial part."""
     pytest.importorskip("executorch", reason="needs executorch: pip install -r requirements-executorch.txt")
     folder = tmp_path_factory.mktemp("executorch")
-    shutil.copy(small_weights, folder / "a.pt")
-    shutil.copy(spatial_weights, folder / "half.pt")
-    export.run(folder / "a.pt", imgsz=[64, 96], include="executorch", batch_size=2)
-    export.run(folder / "half.pt", imgsz=[64, 96], include="executorch", half=True)
-    return folder
-
-
-def differ(a, b):
-    return float((a - b).abs().max())
+    return export_whole_and_half("executorch", small_weights, spatial_weights, folder)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_gives_what_the_network_gives(folder, count):
-    model, network = load_backend(folder / "a.pte", threads=1), attempt_load(folder / "a.pt")
-    assert (type(model), model.fixed_batch, model.fixed_hw) == (ExecuTorchRuntime, 2, (64, 96))
-    assert (model.names, int(model.stride)) == (["ant", "bee", "cat"], 32)
+    model, network = load_both(folder / "a.pte", ExecuTorchRuntime)
     images = torch.rand(count, 3, 64, 96)
     assert differ(model(images)[0], network(images)[0]) < 1e-3
     with pytest.raises(ValueError, match=r"images of 96x64 pixels, but this file takes 64x96"):

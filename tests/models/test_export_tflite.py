@@ -17,6 +17,7 @@ from models.backend_apps import TfliteRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.sealed import seal, unseal
+from tests.models.files import differ, export_whole_and_half, load_both
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +26,12 @@ def folder(small_weights, spatial_weights, tmp_path_factory):
     for package in ("litert_torch", "ai_edge_litert"):
         pytest.importorskip(package, reason="needs litert-torch: pip install -r requirements-tflite.txt")
     folder = tmp_path_factory.mktemp("tflite")
-    shutil.copy(small_weights, folder / "a.pt")
-    shutil.copy(spatial_weights, folder / "half.pt")
-    export.run(folder / "a.pt", imgsz=[64, 96], include="tflite", batch_size=2)
-    export.run(folder / "half.pt", imgsz=[64, 96], include="tflite", half=True)
-    return folder
-
-
-def differ(a, b):
-    return float((a - b).abs().max())
+    return export_whole_and_half("tflite", small_weights, spatial_weights, folder)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_gives_what_the_network_gives(folder, count):
-    model, network = load_backend(folder / "a.tflite", threads=1), attempt_load(folder / "a.pt")
-    assert (type(model), model.fixed_batch, model.fixed_hw) == (TfliteRuntime, 2, (64, 96))
-    assert (model.names, int(model.stride)) == (["ant", "bee", "cat"], 32)
+    model, network = load_both(folder / "a.tflite", TfliteRuntime)
     images = torch.rand(count, 3, 64, 96)
     assert differ(model(images)[0], network(images)[0]) < 1e-3
     with pytest.raises(ValueError, match=r"images of 96x64 pixels, but this file takes 64x96"):

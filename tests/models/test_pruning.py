@@ -18,6 +18,7 @@ from models.model_yaml import load_model_yaml
 from models.narrowing import check_pruned, narrow_layer
 from models.pruning import Rule, choose, cut, kept_gain, kept_whole, lowest, norm_names, prune, rank, recalibrate
 from models.yolo import Model
+from tests.models.files import as_trained
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.config import Hyp
 from utils.general import ROOT
@@ -25,17 +26,6 @@ from utils.loss import ComputeLoss
 
 PEERS = ("SE", "ECA", "CBAM", "CoordAttention", "SimAM", "EMA", "GAM", "ConvControl", "HalfControl", "SiluControl")
 FREE = Rule(min_channels=1)
-
-
-def as_trained(model: Model) -> Model:
-    """The model in evaluation with norms as after a training."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
 
 
 def built(content) -> Model:

@@ -1,0 +1,49 @@
+"""What tests of several exported formats share: files of small networks, and what comes out compared."""
+
+import shutil
+
+from torch import nn
+
+import export
+from models.backend import load_backend
+from models.experimental import attempt_load
+
+SIZE = [64, 96]  # height and width of the images
+
+
+def as_trained(model):
+    """The model in evaluation with norms as after a training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def export_whole_and_half(kind, whole, half, folder):
+    """Checkpoints as a.pt and half.pt in the folder, and exported: a for two images, half in FP16."""
+    shutil.copy(whole, folder / "a.pt")
+    shutil.copy(half, folder / "half.pt")
+    export.run(folder / "a.pt", imgsz=SIZE, include=kind, batch_size=2)
+    export.run(folder / "half.pt", imgsz=SIZE, include=kind, half=True)
+    return folder
+
+
+def differ(a, b):
+    return float((a - b).abs().max())
+
+
+def check(found, wanted, boxes=5e-3, scores=1e-4):
+    assert found.shape == wanted.shape
+    assert differ(found[..., :4], wanted[..., :4]) < boxes
+    assert differ(found[..., 4:], wanted[..., 4:]) < scores
+
+
+def load_both(file, runtime):
+    """The runtime of a file that takes two images, and the checkpoint a.pt beside it."""
+    model, network = load_backend(file, threads=1), attempt_load(file.with_name("a.pt"))
+    assert (type(model), model.fixed_batch, model.fixed_hw) == (runtime, 2, tuple(SIZE))
+    assert (model.names, int(model.stride)) == (["ant", "bee", "cat"], 32)
+    return model, network
