@@ -51,18 +51,18 @@ def main(opt: ExportOptions) -> list[Path]:
     device = select_device(opt.device)
     written, failed, rows = [], [], []
     checkpoints = find_weights(opt.weights)
-    places = [triton_place(opt, weights) for weights in checkpoints if opt.triton]  # before any work is done
-    if len({*places}) < len(places):
+    places = [triton_place(opt, weights) if opt.triton else None for weights in checkpoints]  # before any work is done
+    if opt.triton and len({*places}) < len(places):
         raise ValueError(
             "--triton: several --weights have one name, which their networks would be called by; rename one"
         )
-    for weights in checkpoints:
+    for weights, place in zip(checkpoints, places, strict=True):
         job = prepare(opt, weights, device)
         for name in opt.formats:
             try:
                 file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
-                if opt.triton and name == "onnx":
-                    to_triton(file, triton_place(opt, weights))
+                if place is not None and name == "onnx":
+                    to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:
                 LOGGER.error(f"{name}: {one_line(error)}")
                 failed.append(f"{name} of {weights}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.curves import hex_color, new_figure, tidy
-from utils.general import LOGGER, atomic_write
+from utils.general import LOGGER, atomic_write, in_columns
 
 BASE = "v6.1's way"  # what all are measured by: eager PyTorch in FP32, fused, contiguous, one image at a time
 BAR = 1.8  # times v6.1's way that the fastest format should be
@@ -66,14 +66,7 @@ def summarize(base: Timing, timing: Timing) -> tuple[float, float, float, float]
 
 def text_table(rows: Sequence[FormatRow]) -> list[str]:
     """Lines of the table for a console, in columns."""
-    cells = [TITLES, *(row.cells for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        words = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-        words += [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-        lines.append("  ".join(words))
-    return lines
+    return in_columns([TITLES, *(row.cells for row in rows)], words=2)
 
 
 def markdown_table(rows: Sequence[FormatRow]) -> list[str]:

@@ -33,7 +33,7 @@ from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.onnx_header import FLOAT16, Shape, read_onnx_header
-from models.runtime import NMS_OUTPUTS, Names, Runtime, check_setting, describe, reason
+from models.runtime import NMS_OUTPUTS, Names, Runtime, check_setting, describe, own_metadata, reason
 from utils.addresses import ModelAddress, is_url
 from utils.config import DataConfig
 from utils.general import LOGGER
@@ -333,14 +333,11 @@ def _torchscript_metadata(path: Path) -> Metadata:
         if len(config) > MAX_CONFIG:
             raise ValueError(f"its metadata is larger than {MAX_CONFIG >> 20} MiB")
         texts = json.loads(config)
-        metadata = Metadata.from_text(texts) if isinstance(texts, dict) else None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # encrypted, nested too deeply
         raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if metadata is None:
-        raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
-    return metadata
+    return own_metadata(path, texts)
 
 
 def _is_torchscript(path: Path) -> bool:

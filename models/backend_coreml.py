@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.metadata import Metadata
-from models.runtime import Names, Runtime, kept_logging, needs, reason
+from models.runtime import Names, Runtime, kept_logging, needs, own_metadata, reason
 
 COREML_INPUT, COREML_OUTPUT = "images", "output"
 COREML_HINT = ", or -r requirements-coreml.txt"
@@ -73,12 +73,7 @@ def read_package(path: Path) -> tuple[Metadata, Spec]:
     shapes = [tuple(item.type.multiArrayType.shape) for item in spec.description.input]
     if len(shapes) != 1 or len(shapes[0]) != 4 or not spec.mlProgram.functions:
         raise ValueError(f"{path}: takes {shapes}; wanted is a detector of images (B, 3, H, W)")
-    try:
-        metadata = Metadata.from_text(texts, shapes[0])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if metadata is None:
-        raise ValueError(f"{path}: has no class names, stride and shape; export it again with export.py")
+    metadata = own_metadata(path, texts, shapes[0])
     if hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest() != texts.get(WEIGHTS_HASH):
         raise ValueError(f"{path / WEIGHTS}: is damaged, or of another file; export it again")
     return metadata, spec

@@ -204,6 +204,12 @@ def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Pat
             del dims[:]
             for size in sizes:
                 dims.add().dim_value = size
+    save_onnx(graph, path)
+
+
+def save_onnx(graph: OnnxModel, path: Path) -> None:
+    """Writes an ONNX graph; ValueError where it is not a valid one."""
+    onnx = import_package("onnx")
     try:
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

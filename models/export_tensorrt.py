@@ -36,10 +36,10 @@ from models.export_formats import (
     OnnxSettings,
     import_package,
     nms_shapes,
+    save_onnx,
     write_onnx,
 )
 from models.metadata import Metadata
-from models.runtime import reason
 from utils.boxes import xywh2xyxy
 from utils.general import LOGGER, atomic_write
 
@@ -139,11 +139,7 @@ def add_plugin(path: Path, nms: NmsSettings, batch: int | str) -> None:
     kinds = (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
     for name, kind, shape in zip(PLUGIN_OUTPUTS, kinds, nms_shapes(1, nms.max_det), strict=True):
         graph.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, [batch, *shape[1:]]))
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ValueError(f"the graph is not valid ONNX: {reason(error)}") from error
-    onnx.save(graph, str(path))
+    save_onnx(graph, path)
 
 
 # The build ------------------------------------------------------------------------------------------------------------

@@ -146,10 +146,13 @@ def kept_logging(*hushed: str) -> Iterator[None]:
             item.setLevel(kept)
 
 
-def own_metadata(path: Path, content: object) -> Metadata:
-    """What a file of export.py says of itself; ValueError where that is missing or cannot be true."""
+def own_metadata(path: Path, content: object, shape: Shape = None) -> Metadata:
+    """What a file of export.py says of itself; ValueError where that is missing or cannot be true.
+
+    shape: (B, 3, H, W) of the file's input, where the file states it; see Metadata.from_text.
+    """
     try:
-        metadata = Metadata.from_text(content) if isinstance(content, dict) else None
+        metadata = Metadata.from_text(content, shape) if isinstance(content, dict) else None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if metadata is None:

@@ -161,6 +161,18 @@ def one_line(error: BaseException) -> str:
     return f"{system[2]}: {system[1][:1].lower()}{system[1][1:]}" if system else text
 
 
+def in_columns(cells: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """The lines of a table for a console: the first `words` columns aligned at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
 def plural(count: int, noun: str) -> str:
     """`1 bus`, `2 buses`, `4 persons`; a noun that ends in s as plurals do (scissors) stays as it is."""
     if count == 1:

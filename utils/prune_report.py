@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.curves import ACCENT, FAINT, INK, font_for, new_figure, tidy
-from utils.general import atomic_write
+from utils.general import atomic_write, in_columns
 
 COLUMNS = {  # heading in the log: field and how it is written
     "network": ("name", ""),
@@ -60,7 +60,8 @@ class PrunedRow:
 def with_front(rows: Sequence[PrunedRow]) -> list[PrunedRow]:
     """The rows, each with whether it is on the front of mAP@.5:.95 against multiplications."""
     points = [(row.gmacs, row.final_map) for row in rows]
-    return [replace(row, is_on_front=point in front(points)) for row, point in zip(rows, points, strict=True)]
+    best = front(points)
+    return [replace(row, is_on_front=point in best) for row, point in zip(rows, points, strict=True)]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -76,15 +77,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def table(rows: Sequence[PrunedRow]) -> list[str]:
     """The lines of the log's table."""
-    cells = [[*COLUMNS], *([_cell(getattr(row, key), how) for key, how in COLUMNS.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
+    return in_columns([[*COLUMNS], *([_cell(getattr(row, key), how) for key, how in COLUMNS.values()] for row in rows)])
 
 
 def _cell(value: object, how: str) -> str:
