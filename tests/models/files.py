@@ -1,9 +1,13 @@
 """What tests of several exported formats share: files of small networks, and what comes out compared."""
 
 import shutil
+import sys
 
+import cv2
+import numpy as np
 from torch import nn
 
+import detect
 import export
 from models.backend import load_backend
 from models.experimental import attempt_load
@@ -47,3 +51,29 @@ def load_both(file, runtime):
     assert (type(model), model.fixed_batch, model.fixed_hw) == (runtime, 2, tuple(SIZE))
     assert (model.names, int(model.stride)) == (["ant", "bee", "cat"], 32)
     return model, network
+
+
+def check_detects_alike(file, image, place):
+    """detect.py writes the same labels of an image (H, W, 3) with a file as with the checkpoint a.pt beside it."""
+    cv2.imwrite(str(place / "a.png"), image)
+    results = []
+    for weights in (file.with_name("a.pt"), file):
+        options = {"source": str(place / "a.png"), "imgsz": SIZE, "save_txt": True, "nosave": True}
+        folder = detect.run(weights=weights, project=str(place / weights.suffix[1:]), conf_thres=0.01, **options)
+        results.append(np.array((folder / "labels" / "a.txt").read_text().split(), dtype=float))
+    np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def damaged(content):
+    """What may become of a file's bytes: nothing, other things, a half, most of it, one with a flipped bit, its end."""
+    flipped = bytearray(content)
+    flipped[len(content) // 3] ^= 64
+    return b"", b"no such thing", content[: len(content) // 2], content[:-5], flipped, content[100:]
+
+
+def hide(monkeypatch, *packages):
+    """Makes packages absent, also where they are imported already."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)

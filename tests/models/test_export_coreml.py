@@ -14,7 +14,7 @@ from models.backend import find_kind, load_backend
 from models.backend_coreml import MANIFEST, SPEC, WEIGHTS, CoreMLRuntime, read_package
 from models.coreml_graph import OPERATORS, GraphRuntime, coreml_operators, read_operations
 from models.experimental import attempt_load
-from tests.models.files import export_whole_and_half
+from tests.models.files import export_whole_and_half, hide
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -145,9 +145,7 @@ def test_a_folder_that_is_no_package(tmp_path, bare):
 
 
 def test_it_is_refused_with_the_command_that_installs_it(small_weights, bare, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "coremltools", None)
-    for name in [name for name in sys.modules if name.startswith("coremltools.")]:
-        monkeypatch.delitem(sys.modules, name)
+    hide(monkeypatch, "coremltools")
     shutil.copy(small_weights, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="not written"):
         export.run(tmp_path / "a.pt", imgsz=[64, 96], include="coreml")

@@ -3,14 +3,11 @@
 import hashlib
 import json
 import shutil
-import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-import detect
 import export
 import val
 from models.backend import find_kind, load_backend
@@ -18,7 +15,7 @@ from models.backend_apps import ExecuTorchRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.sealed import seal, unseal
-from tests.models.files import differ, export_whole_and_half, load_both
+from tests.models.files import check_detects_alike, damaged, differ, export_whole_and_half, hide, load_both
 
 
 @pytest.fixture(scope="module")
@@ -77,24 +74,14 @@ def test_nam_is_four_operators_of_xnnpack(folder, monkeypatch):
 
 def test_val_and_detect_take_it(folder, data, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    results = []
-    for suffix in (".pt", ".pte"):
-        place = tmp_path / suffix[1:]
-        options = {"source": str(tmp_path / "a.png"), "imgsz": [64, 96], "save_txt": True, "nosave": True}
-        detect.run(weights=folder / f"a{suffix}", project=str(place), name="exp", conf_thres=0.01, **options)
-        text = (place / "exp" / "labels" / "a.txt").read_text().split()
-        results.append(np.array(text, dtype=float))
-    np.testing.assert_allclose(*results, atol=1e-4)
+    check_detects_alike(folder / "a.pte", image, tmp_path)
     with pytest.raises(ValueError, match="3 classes, the data set 10"):
         val.run(weights=str(folder / "a.pte"), data=data, imgsz=96, project=str(tmp_path / "runs"))
 
 
 def test_a_file_that_is_damaged(folder, tmp_path):
     content = (folder / "a.pte").read_bytes()
-    flipped = bytearray(content)
-    flipped[len(content) // 3] ^= 64
-    for part in (b"", b"no such thing", content[: len(content) // 2], content[:-5], flipped, content[100:]):
+    for part in damaged(content):
         (tmp_path / "x.pte").write_bytes(part)
         with pytest.raises(ValueError, match=r"x\.pte: not an ExecuTorch file of export\.py, or a damaged one"):
             load_backend(tmp_path / "x.pte")
@@ -111,9 +98,7 @@ def test_a_network_that_executorch_does_not_know(folder, tmp_path):
 
 
 def test_it_is_refused_with_the_command_that_installs_it(small_weights, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "executorch", None)
-    for name in [name for name in sys.modules if name.startswith("executorch.")]:
-        monkeypatch.delitem(sys.modules, name)
+    hide(monkeypatch, "executorch")
     shutil.copy(small_weights, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="not written"):
         export.run(tmp_path / "a.pt", imgsz=[64, 96], include="executorch")

@@ -3,21 +3,18 @@
 import hashlib
 import json
 import shutil
-import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-import detect
 import export
 from models.backend import find_kind, load_backend
 from models.backend_apps import TfliteRuntime
 from models.experimental import attempt_load
 from models.metadata import Metadata
 from models.sealed import seal, unseal
-from tests.models.files import differ, export_whole_and_half, load_both
+from tests.models.files import check_detects_alike, damaged, differ, export_whole_and_half, hide, load_both
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +82,12 @@ def test_nam_is_four_operators(folder, name, count):
 
 def test_detect_takes_it(folder, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    results = []
-    for suffix in (".pt", ".tflite"):
-        place = tmp_path / suffix[1:]
-        options = {"source": str(tmp_path / "a.png"), "imgsz": [64, 96], "save_txt": True, "nosave": True}
-        detect.run(weights=folder / f"a{suffix}", project=str(place), name="exp", conf_thres=0.01, **options)
-        text = (place / "exp" / "labels" / "a.txt").read_text().split()
-        results.append(np.array(text, dtype=float))
-    np.testing.assert_allclose(*results, atol=1e-4)
+    check_detects_alike(folder / "a.tflite", image, tmp_path)
 
 
 def test_a_file_that_is_damaged(folder, tmp_path):
     content = (folder / "a.tflite").read_bytes()
-    flipped = bytearray(content)
-    flipped[len(content) // 3] ^= 64
-    for part in (b"", b"no such thing", content[: len(content) // 2], content[:-5], flipped, content[100:]):
+    for part in damaged(content):
         (tmp_path / "x.tflite").write_bytes(part)
         with pytest.raises(ValueError, match=r"x\.tflite: not a TFLite file of export\.py, or a damaged one"):
             load_backend(tmp_path / "x.tflite")
@@ -117,10 +104,7 @@ def test_a_network_that_litert_does_not_know(folder, tmp_path):
 
 
 def test_it_is_refused_with_the_command_that_installs_it(small_weights, tmp_path, monkeypatch, caplog):
-    for package in ("litert_torch", "ai_edge_litert"):
-        monkeypatch.setitem(sys.modules, package, None)
-        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
-            monkeypatch.delitem(sys.modules, name)
+    hide(monkeypatch, "litert_torch", "ai_edge_litert")
     shutil.copy(small_weights, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="not written"):
         export.run(tmp_path / "a.pt", imgsz=[64, 96], include="tflite")
