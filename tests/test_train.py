@@ -116,7 +116,7 @@ def test_checkpoints_are_plain_data(finished):
 def test_val_and_detect_take_the_result(finished, data, tmp_path):
     best = finished / "weights" / "best.pt"
     val.run(weights=str(best), data=data, imgsz=64, device="cpu", workers=0, project=str(tmp_path))
-    source = str(next((finished.parents[1]).rglob("*.jpg")))
+    source = str(next(Path(data).parent.rglob("*.jpg")))
     folder = detect.run(weights=str(best), source=source, imgsz=64, device="cpu", project=str(tmp_path / "detect"))
     assert list(folder.glob("*.jpg"))
 
