@@ -30,22 +30,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backend import Weights, load_backend
-from utils.addresses import shown
+from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.checkpoint import strip_optimizer
-from utils.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
-from utils.detect_report import Tally, enumerate_counts, joined_results, report
+from utils.cli.arguments import normalized
+from utils.cli.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
 from utils.dist import Ranks, joined
-from utils.features import FeatureRecorder, save_features
+from utils.files.addresses import shown
+from utils.files.checkpoint import strip_optimizer
+from utils.files.names import run_folder
+from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr, plural, run_script
-from utils.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
-from utils.nms import non_max_suppression
-from utils.outputs import ResultWriter, output_stem
+from utils.ops.nms import non_max_suppression
 from utils.plots import Annotator, colors
-from utils.runs import find_weights, normalized, run_folder
-from utils.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
-from utils.threads import Background
+from utils.predict.features import FeatureRecorder, save_features
+from utils.predict.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.outputs import ResultWriter, output_stem
+from utils.predict.report import Tally, enumerate_counts, joined_results, report
+from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
+from utils.predict.threads import Background
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -205,7 +207,7 @@ def find_source(source: str) -> str:
         return str(GENERATED_IMAGES)
     raise FileNotFoundError(
         f"--source: there are no images in {DEFAULT_SOURCE} or {GENERATED_IMAGES}; "
-        "name a file or folder, or draw a data set with python -m utils.shapes"
+        "name a file or folder, or draw a data set with python -m tools.shapes"
     )
 
 

@@ -21,24 +21,25 @@ from pathlib import Path
 
 import torch
 
-from models.backend import RUNTIMES, TorchScriptRuntime
-from models.backend_tensorrt import ONNX_SUFFIX
 from models.experimental import attempt_load
-from models.export_check import INT8_LIMITS, SUMS_FP16_LIMITS, Comparison, check_images, compare, table
-from models.export_coreml import compare_graph
-from models.export_formats import ExportModel, NmsSettings, nam_layers, nam_variant
-from models.export_int8 import CALIBRATION_IMAGES, quantize_openvino
-from models.export_jobs import WRITERS, Job, engine_onnx, engine_settings
-from models.export_tensorrt import trtexec_command
-from models.export_triton import write_triton
-from models.metadata import AXES, PROGRAM, Metadata
-from utils.addresses import shown
-from utils.config import DataConfig
-from utils.evaluate import check_classes
-from utils.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
+from models.exporters.compare import INT8_LIMITS, SUMS_FP16_LIMITS, Comparison, check_images, compare, table
+from models.exporters.coreml import compare_graph
+from models.exporters.int8 import CALIBRATION_IMAGES, quantize_openvino
+from models.exporters.onnx import ExportModel, NmsSettings, nam_layers, nam_variant
+from models.exporters.tensorrt import trtexec_command
+from models.exporters.triton import write_triton
+from models.exporters.writers import WRITERS, Job, engine_onnx, engine_settings
+from models.runtimes.load import RUNTIMES, TorchScriptRuntime
+from models.runtimes.metadata import AXES, PROGRAM, Metadata
+from models.runtimes.tensorrt import ONNX_SUFFIX
+from utils.cli.arguments import normalized
+from utils.cli.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
+from utils.data.config import DataConfig
+from utils.evaluation.evaluate import check_classes
+from utils.evaluation.rating import letterboxed_loader, rate, training_images
+from utils.files.addresses import shown
+from utils.files.weights import find_weights
 from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
-from utils.rating import letterboxed_loader, rate, training_images
-from utils.runs import find_weights, normalized
 from utils.torch_utils import largest_stride, select_device
 
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is

@@ -1,7 +1,7 @@
 """The networks for `torch.hub.load`, from a clone or from Python; nothing is downloaded.
 
     model = torch.hub.load("path/to/this/repository", "custom", path="best.pt", source="local")
-    results = model("image.jpg")  # models/results.py says what they hold
+    results = model("image.jpg")  # utils/predict/results.py says what they hold
 
 Modules are imported, not names: torch.hub takes every callable here for an entry point.
 """
@@ -11,9 +11,12 @@ import pathlib
 import torch
 from torch import nn
 
-from models import autoshape as _autoshape
-from models import backend, transfer, yolo
-from utils import checkpoint, general, torch_utils
+from models import yolo
+from models.edit import transfer
+from models.runtimes import load as backend
+from utils import general, torch_utils
+from utils.files import checkpoint
+from utils.predict import autoshape as _autoshape
 
 dependencies = ["torch", "numpy", "cv2", "PIL", "yaml", "tqdm"]
 COLOURS = 3  # channels of the images that AutoShape reads

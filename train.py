@@ -21,22 +21,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from models.blocks.sparsity import nam_penalty
+from models.edit.insertion import parse_insertions, with_insertions
+from models.edit.transfer import transfer_weights
 from models.experimental import attempt_load
-from models.insertion import parse_insertions, with_insertions
-from models.sparsity import nam_penalty
-from models.transfer import transfer_weights
 from models.yolo import Model
 from utils.autoanchor import check_anchors
 from utils.autobatch import auto_batch
-from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.config import YAML_SUFFIXES, DataConfig, Hyp
-from utils.curves import plot_results
+from utils.cli.arguments import AUTO_BATCH, check_shares, normalized
+from utils.cli.train_options import CHANGEABLE, LOCATING, TrainOptions, parse_opt
+from utils.data.config import DataConfig, Hyp
+from utils.data.labels import LabelRecord, load_split
+from utils.data.sampling import ImageWeights
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.dist import SINGLE, Ranks, joined
-from utils.engine import MultiScale, Trainer, memory_text, select_amp
-from utils.eval_files import EvalPlots, write_results, write_thresholds
-from utils.evaluate import Observer, evaluate, log_speed, log_table
-from utils.evolve import find_hyp
+from utils.draw.curves import plot_results
+from utils.evaluation.evaluate import Observer, evaluate, log_speed, log_table
+from utils.evaluation.files import EvalPlots, write_results, write_thresholds
+from utils.evolve.search import find_hyp
+from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.weights import initial_weights
+from utils.files.yamls import YAML_SUFFIXES
 from utils.general import (
     LOGGER,
     check_file,
@@ -48,21 +53,19 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.labels import LabelRecord, load_split
 from utils.loggers import EpochBar, open_loggers
+from utils.loggers.wandb_data import local_data
 from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
-from utils.optim import Schedule, build_optimizer, freeze_layers
+from utils.ops.quads import QUAD
 from utils.plots import plot_images
-from utils.report import train_defaults, write_report
-from utils.resume import check_same_data, data_record, find_run, load_run, resumed_options
-from utils.run_files import RunFiles, telling_how_to_go_on
-from utils.runs import AUTO_BATCH, check_shares, initial_weights, normalized
-from utils.sampling import QUAD, ImageWeights
-from utils.sync_norm import synchronized
+from utils.report.page import train_defaults, write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
-from utils.train_options import CHANGEABLE, LOCATING, TrainOptions, parse_opt
-from utils.wandb_data import local_data
+from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
+from utils.training.optim import Schedule, build_optimizer, freeze_layers
+from utils.training.resume import check_same_data, data_record, find_run, load_run, resumed_options
+from utils.training.run_files import RunFiles, telling_how_to_go_on
+from utils.training.sync_norm import synchronized
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
 PLOTTED_BATCHES = 3

@@ -16,21 +16,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.backend import Weights, load_backend
-from utils.addresses import shown
-from utils.coco_json import CocoRating, find_annotations
-from utils.config import SPLITS, DataConfig
+from models.runtimes.load import Weights, load_backend
+from utils.cli.arguments import normalized
+from utils.data.config import SPLITS, DataConfig
+from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.dist import SINGLE, Ranks, joined
-from utils.eval_files import EvalPlots, LabelFiles, write_results, write_thresholds
-from utils.evaluate import EvaluatedBatch, Observer, check_names, evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.coco import CocoRating, find_annotations
+from utils.evaluation.evaluate import EvaluatedBatch, Observer, check_names, evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
+from utils.evaluation.study import STUDY_SIZES, Study
+from utils.files.addresses import shown
+from utils.files.weights import DEFAULT_WEIGHTS, find_weights
 from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
-from utils.inference import add_runtime_flags, check_limits, fixed_size, input_size, ready, warm_up
-from utils.labels import LabelRecord, load_split
 from utils.metrics import EvalResult
-from utils.report import write_report
-from utils.runs import DEFAULT_WEIGHTS, find_weights, normalized
-from utils.study import STUDY_SIZES, Study
+from utils.predict.inference import add_runtime_flags, check_limits, fixed_size, input_size, ready, warm_up
+from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found

@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 import train
-from utils.config import DataConfig, Hyp
-from utils.evolve import Report, Search
-from utils.evolve_sampler import HYP
-from utils.evolve_study import RESULTS
+from utils.cli.train_options import EVOLVE_SAMPLERS as SAMPLERS
+from utils.data.config import DataConfig, Hyp
+from utils.data.shapes import ShapesSettings, generate
+from utils.evolve.sampler import HYP
+from utils.evolve.search import Report, Search
+from utils.evolve.study import RESULTS
 from utils.general import LOGGER, ROOT, atomic_write, run_script, set_logging
 from utils.metrics import fitness
-from utils.shapes import ShapesSettings, generate
-from utils.train_options import EVOLVE_SAMPLERS as SAMPLERS
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.curves import hex_color, new_figure, tidy
+from utils.draw.curves import hex_color, new_figure, tidy
 from utils.general import LOGGER, atomic_write, in_columns
 
 BASE = "v6.1's way"  # what all are measured by: eager PyTorch in FP32, fused, contiguous, one image at a time

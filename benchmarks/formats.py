@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 import export
 from benchmarks.format_table import BASE, FormatRow, Timing, summarize, write
-from models.backend import load_backend
-from utils.config import DataConfig
+from models.runtimes.load import load_backend
+from utils.data.config import DataConfig
+from utils.data.image_store import cpu_count
+from utils.evaluation.rating import letterboxed_loader, rate
+from utils.files.weights import DEFAULT_WEIGHTS, find_weights
 from utils.general import LOGGER, ROOT, check_img_size, increment_path, one_line, run_script
-from utils.image_store import cpu_count
-from utils.inference import HINTS, PRECISIONS, ready
-from utils.rating import letterboxed_loader, rate
-from utils.runs import DEFAULT_WEIGHTS, find_weights
+from utils.predict.inference import HINTS, PRECISIONS, ready
 from utils.torch_utils import largest_stride
 
 PYTORCH = "pytorch"

@@ -1,6 +1,6 @@
-"""How long clients wait for a running serve.py, and whether any of their requests is lost.
+"""How long clients wait for a running tools.serve, and whether any of their requests is lost.
 
-    python serve.py --weights best.pt --imgsz 320
+    python -m tools.serve --weights best.pt --imgsz 320
     python -m benchmarks.serving --source ../shared/datasets/bccd/images/val --clients 64 --requests 2000
 
 Each client is a thread with a connection of its own that asks again as soon as it is answered. The clients take their
@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from utils.files.images import IMAGE_SUFFIXES
 from utils.general import LOGGER, ROOT, one_line, run_script
-from utils.images import IMAGE_SUFFIXES
 
 BOUNDARY = "----------------benchmarks-serving"
 TIMEOUT_S = 120.0
@@ -42,7 +42,7 @@ class ServingOptions:
             if value < 1:
                 raise ValueError(f"{flag} {value}: 1 or more")
         if urlsplit(self.url).scheme != "http" or not urlsplit(self.url).hostname:
-            raise ValueError(f"--url {self.url}: wanted is http://host:port, as serve.py says it")
+            raise ValueError(f"--url {self.url}: wanted is http://host:port, as tools.serve says it")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Answer:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> ServingOptions:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Time a running serve.py with many clients at once.")
+    parser = argparse.ArgumentParser(description="Time a running tools.serve with many clients at once.")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server's address")
     parser.add_argument(
         "--source", default=str(ROOT / "datasets" / "shapes" / "images" / "val"), help="folder of images"

@@ -31,9 +31,9 @@ import torch
 import yaml
 
 import train
-from utils.config import DataConfig, Hyp
+from utils.data.config import DataConfig, Hyp
+from utils.data.labels import find_images, label_path, load_split
 from utils.general import LOGGER, ROOT, init_seeds, run_script
-from utils.labels import find_images, label_path, load_split
 from utils.torch_utils import select_device
 
 PEER = "import json, sys; from ultralytics import YOLO; YOLO('yolov5n.yaml').train(**json.loads(sys.argv[1]))"

@@ -3,7 +3,7 @@
 Layer names and their order are those of YOLOv5 v6.1, so that its weights fit. The batch norms' eps and momentum and the
 activations' in-place flag are set for the whole model by `initialize_weights`. What a row's arguments mean for a block
 is said in `parse_model` of models/yolo.py; NAM itself is in models/attention.py, rarely used blocks in
-models/experimental_blocks.py.
+models/blocks/rare.py.
 
 Legend: B batch, C channels, H W height and width of a map, N tokens (H * W), g gain; c1 and c2 channels in and out, k
 kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.

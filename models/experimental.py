@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.experimental_blocks import CrossConv, MixConv2d, Sum
-from models.model_yaml import load_model_yaml, read_rows
+from models.blocks.rare import CrossConv, MixConv2d, Sum
+from models.spec.rows import load_model_yaml, read_rows
 from models.yolo import Model, parse_model
-from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.files.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 

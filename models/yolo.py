@@ -28,9 +28,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from models import attention_peers, common, controls, experimental_blocks
+from models import common
 from models.attention import NAMAttention
-from models.attention_peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
+from models.blocks import controls
+from models.blocks import peers as attention_peers
+from models.blocks import rare as experimental_blocks
+from models.blocks.head import Detect
+from models.blocks.peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
+from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.common import (
     C3,
     C3NAM,
@@ -50,9 +55,10 @@ from models.common import (
     GhostBottleneck,
     GhostConv,
 )
-from models.experimental_blocks import CrossConv, MixConv2d, Sum
-from models.head import Detect
-from models.model_yaml import (
+from models.profiling import profile_layers
+from models.spec.pruned import check_pruned, narrow_layer, note_channels
+from models.spec.repair import advise
+from models.spec.rows import (
     PREVIOUS,
     Row,
     check_anchors,
@@ -63,11 +69,8 @@ from models.model_yaml import (
     read_rows,
     read_word,
 )
-from models.narrowing import check_pruned, narrow_layer, note_channels
-from models.profiling import profile_layers
-from models.repair import advise
+from models.spec.wiring import check_wiring
 from models.tta import predict_augmented
-from models.wiring import check_wiring
 from utils.general import LOGGER, ROOT, make_divisible, run_script
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info, select_device
 
@@ -223,7 +226,7 @@ SAME_CHANNELS = {  # m(c1, ...); the row may state c1, before scaling
 }
 READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
 V61_HOMES = {  # shown, as v6.1 and the NAM recipe do
-    **{"models.head": "models.yolo", "models.experimental_blocks": "models.experimental"},
+    **{"models.blocks.head": "models.yolo", "models.blocks.rare": "models.experimental"},
     "models.attention": "models.common",
 }
 

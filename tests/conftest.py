@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.data.shapes import ShapesSettings, generate
+from utils.files.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
-from utils.shapes import ShapesSettings, generate
+
+pytest_plugins = ["tests.networks", "tests.pages"]
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so are those of the commands that they start

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import detect
+from utils.files.images import read_image, write_image
 from utils.general import ROOT
-from utils.images import read_image, write_image
-from utils.video import VideoWriter
+from utils.predict.video import VideoWriter
 
 NAMES = ["person", "tie", "bus"]
 

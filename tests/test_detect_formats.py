@@ -8,9 +8,9 @@ import torch
 import detect
 import export
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.images import read_image, write_image
-from utils.inference import to_tensor
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.files.images import read_image, write_image
+from utils.predict.inference import to_tensor
 
 NEEDS = {"safetensors": "safetensors", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn", "mnn": "MNN"}
 FORMATS = ("torchscript", "pt2", "safetensors", "onnx", "openvino", "ncnn", "mnn")

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 import detect
-from utils import outputs
 from utils.dist import SINGLE
+from utils.files.images import read_image, write_image
 from utils.general import ROOT
-from utils.images import read_image, write_image
-from utils.sources import LiveSource
-from utils.video import VideoWriter
+from utils.predict import outputs
+from utils.predict.sources import LiveSource
+from utils.predict.video import VideoWriter
 
 LIMIT_S = 240
 
@@ -273,7 +273,7 @@ def test_tables_and_video_are_whole_after_ctrl_c(run, pictures, model, monkeypat
 def test_tables_and_names_hold_no_password(tmp_path, monkeypatch):
     image = np.zeros((8, 8, 3), np.uint8)
     address = "rtsp://user:secret@host/cam?key=secret"
-    monkeypatch.setattr("utils.streams.Stream._run", lambda self: None)
+    monkeypatch.setattr("utils.predict.streams.Stream._run", lambda self: None)
     source = LiveSource([address])
     source.close()
     frame = detect.Frame(image, source.streams[0].name, "0: ", source.stems[0], ".mp4", 1)
@@ -348,7 +348,7 @@ def test_names_on_standard_input_are_taken_as_they_come(run, pictures, monkeypat
     ids=["empty", "stream", "missing"],
 )
 def test_bad_standard_input(run, monkeypatch, tmp_path, given, message, caplog):
-    monkeypatch.setattr("utils.sources.standard_input", lambda: iter(given))
+    monkeypatch.setattr("utils.predict.sources.standard_input", lambda: iter(given))
     with pytest.raises(ValueError, match=message) as error:
         run(source="-", save_csv=True)
     assert "secret" not in str(error.value) + caplog.text
@@ -359,7 +359,7 @@ def test_bad_standard_input(run, monkeypatch, tmp_path, given, message, caplog):
 def tiny_weights(tmp_path_factory):
     """A checkpoint of an untrained network that is sure of something everywhere."""
     from models.yolo import Model
-    from utils.checkpoint import Checkpoint, save_checkpoint
+    from utils.files.checkpoint import Checkpoint, save_checkpoint
 
     torch.manual_seed(0)
     network = Model(str(ROOT / "models" / "yolov5n-NAM.yaml"), nc=3)
@@ -437,7 +437,7 @@ def test_more_processes_than_files(tmp_path, tiny_weights, pictures):
 
 
 def test_streams_are_shared_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.streams.Stream._run", lambda self: None)
+    monkeypatch.setattr("utils.predict.streams.Stream._run", lambda self: None)
     addresses = [f"rtsp://host/{i}" for i in range(3)]
     opened = []
     for rank in range(4):
@@ -466,7 +466,7 @@ def test_an_error_of_the_reader_ends_the_run(run, pictures, monkeypatch):
     def broken(*_):
         raise MemoryError("no more")
 
-    monkeypatch.setattr("utils.sources.read_video", broken)
+    monkeypatch.setattr("utils.predict.sources.read_video", broken)
     with pytest.raises(MemoryError, match="no more"):
         run(source=pictures)
     (folder,) = (pictures.parent / "runs").iterdir()

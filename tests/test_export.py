@@ -18,18 +18,18 @@ from torch import nn
 import detect
 import export
 import val
-from models import export_jobs
-from models.backend import load_backend
 from models.experimental import attempt_load
-from models.export_check import FP32_LIMITS, Limits, check_images, compare, nms_differences
-from models.export_formats import ExportModel, NmsSettings, check_nam, layer_pattern
-from models.metadata import AXES, Metadata
-from models.onnx_header import read_onnx_header
+from models.exporters import writers as export_jobs
+from models.exporters.compare import FP32_LIMITS, Limits, check_images, compare, nms_differences
+from models.exporters.onnx import ExportModel, NmsSettings, check_nam, layer_pattern
+from models.runtimes.load import load_backend
+from models.runtimes.metadata import AXES, Metadata
+from models.runtimes.onnx_header import read_onnx_header
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, save_checkpoint
+from utils.files.images import read_image
 from utils.general import ROOT
-from utils.images import read_image
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 ALL = ["torchscript", "onnx", "openvino"]
 SMALL = {  # NAM is layer 7

@@ -12,12 +12,12 @@ import detect
 import export
 import train
 import val
-from models.backend import load_backend
 from models.experimental import attempt_load
-from models.export_check import without_tf32
+from models.exporters.compare import without_tf32
+from models.runtimes.load import load_backend
 from models.yolo import find_module
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.labels import LabelRecord
+from utils.data.labels import LabelRecord
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.torch_utils import select_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import hubconf
-from models.autoshape import AutoShape
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, save_checkpoint
+from utils.files.images import write_image
 from utils.general import ROOT
-from utils.images import write_image
+from utils.predict.autoshape import AutoShape
 
 NAMES = [f"yolov5{size}{levels}" for levels in ("", "6") for size in "nsmlx"]
 QUIET = {"verbose": False, "device": "cpu"}

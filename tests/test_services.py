@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import train
-from tests.utils.offline_runs import OfflineRun
+from tests.utils.loggers.offline_runs import OfflineRun
 from utils import general
-from utils.checkpoint import load_checkpoint
-from utils.config import read_yaml
-from utils.log_base import BEST_KEYS, KEYS
+from utils.files.checkpoint import load_checkpoint
+from utils.files.yamls import read_yaml
+from utils.loggers.base import BEST_KEYS, KEYS
 
 LOGGED = {"wandb": "birds", "mlflow": "birds", "save_period": 1, "bbox_interval": 1}
 RUN = {

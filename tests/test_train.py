@@ -18,10 +18,10 @@ import yaml
 import detect
 import train
 import val
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.data.image_store import ImageStore
 from utils.datasets import DetectionDataset
+from utils.files.checkpoint import load_checkpoint, save_checkpoint
 from utils.general import ROOT
-from utils.image_store import ImageStore
 
 HEADER = (
     "epoch,train/box_loss,train/obj_loss,train/cls_loss,metrics/precision,metrics/recall,metrics/mAP_0.5,"

@@ -5,8 +5,8 @@ import csv
 import pytest
 
 import train
-from utils.config import Hyp
-from utils.engine import Trainer
+from utils.data.config import Hyp
+from utils.training.engine import Trainer
 
 TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu", "weights": "", "cfg": "yolov5n.yaml", "epochs": 1}
 
@@ -74,7 +74,7 @@ def test_a_search_goes_on(data, tmp_path):
 
 
 def test_the_default_project_is_evolves(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.evolve.ROOT", tmp_path)
+    monkeypatch.setattr("utils.evolve.search.ROOT", tmp_path)
     folder = train.run(**TINY, data=data, evolve=1, noplots=True, noautoanchor=True)
     assert folder == tmp_path / "runs" / "evolve" / "exp"
 

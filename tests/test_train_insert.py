@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import train
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 BARE = {"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu", "noplots": True, "noval": True}
 

@@ -5,10 +5,10 @@ from importlib import import_module
 
 import pytest
 
-import utils.boxes
 import utils.general
 import utils.metrics
-import utils.nms
+import utils.ops.boxes
+import utils.ops.nms
 
 NAMES = {
     "utils.general": (
@@ -28,7 +28,7 @@ NAMES = {
         "GhostBottleneck GhostConv NAMAttention SPP SPPF TransformerBlock TransformerLayer autopad"
     ),
     "hubconf": "custom yolov5l yolov5l6 yolov5m yolov5m6 yolov5n yolov5n6 yolov5s yolov5s6 yolov5x yolov5x6",
-    "models.autoshape": "AutoShape",
+    "utils.predict.autoshape": "AutoShape",
     "models.yolo": "Detect Model parse_model",
     "models.experimental": "CrossConv Ensemble MixConv2d Sum attempt_load",
     "train": "main parse_opt run train",
@@ -46,10 +46,10 @@ def test_import_path(module, name):
 @pytest.mark.parametrize(
     ("name", "home"),
     [
-        ("non_max_suppression", utils.nms),
+        ("non_max_suppression", utils.ops.nms),
         ("box_iou", utils.metrics),
         ("fitness", utils.metrics),
-        *((name, utils.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy", "xyxy2xywh")),
+        *((name, utils.ops.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy", "xyxy2xywh")),
     ],
 )
 def test_passed_on_names_are_the_same_objects(name, home):

@@ -12,11 +12,11 @@ import yaml
 from torch import nn
 
 import val
-from utils.coco_json import COCO_IDS, is_coco
-from utils.config import DataConfig
+from utils.data.coco_ids import COCO_IDS, is_coco
+from utils.data.config import DataConfig
+from utils.data.labels import find_images, scan
+from utils.files.images import write_image
 from utils.general import ROOT
-from utils.images import write_image
-from utils.labels import find_images, scan
 
 NAMES = ["cell", "plate"]
 NUMBERS = {"results.json", "thresholds.yaml"}

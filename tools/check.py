@@ -1,21 +1,22 @@
 """Says what is in a data set and what is wrong with it, by file and line, before a training finds out.
 
-    python -m utils.check data.yaml --html page.html
+    python -m tools.check data.yaml --html page.html
 
 Exit status 1 where something is wrong: an image that cannot be read, a label row that cannot be used, a picture that is
 there twice, in one split or in two. Images without labels are background, and only counted. Nothing is changed.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.check_page import write_page
-from utils.config import DataConfig
+from tools.datasets.check_page import write_page
+from tools.datasets.split_check import PERCENTILES, SplitCheck, check_split, find_leaks
+from utils.cli.arguments import tool_parser
+from utils.data.config import DataConfig
+from utils.data.shapes import SPLITS
+from utils.data.tools import dataset_stats
 from utils.general import LOGGER, one_line, plural, run_script
-from utils.shapes import SPLITS
-from utils.split_check import PERCENTILES, SplitCheck, check_split, find_leaks
 
 MAX_SHOWN = 50  # problems of a split that go to the log; the page has all
 BAR = 30  # characters of the longest bar of a histogram
@@ -27,6 +28,7 @@ class CheckOptions:
 
     data: str
     html: str = ""
+    stats: bool = False
     samples: int = 12
     workers: int = 8
 
@@ -94,10 +96,13 @@ def _log(name: str, lines: Sequence[str], prefix: str) -> None:
 
 
 def parse_opt(args: list[str] | None = None) -> CheckOptions:
-    """The options of `python -m utils.check`."""
-    parser = argparse.ArgumentParser(description="Check a data set: pairs, values, duplicates, leaks, classes.")
+    """The options of `python -m tools.check`."""
+    parser = tool_parser(
+        "check", "Check a data set: pairs, values, duplicates, leaks, classes.", "data.yaml --html page.html"
+    )
     parser.add_argument("data", help="data yaml")
     parser.add_argument("--html", default="", help="write a page with the numbers and drawn samples to this file")
+    parser.add_argument("--stats", action="store_true", help="print the counts of each split and class as JSON only")
     parser.add_argument("--samples", type=int, default=12, help="drawn images of each split on the page")
     parser.add_argument("--workers", type=int, default=8, help="threads that read")
     return CheckOptions(**vars(parser.parse_args(args)))
@@ -107,7 +112,9 @@ def main(opt: CheckOptions) -> None:
     """Check; exit status 1 where something is wrong."""
     if opt.samples < 0 or opt.workers < 1:
         raise ValueError(f"--samples {opt.samples} --workers {opt.workers}: at least 0 and 1 are wanted")
-    if check_data(opt):
+    if opt.stats:
+        dataset_stats(opt.data, verbose=True)
+    elif check_data(opt):
         raise SystemExit(1)
 
 

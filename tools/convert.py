@@ -1,9 +1,9 @@
 """Turns data sets of other tools into images/, labels/ and a data yaml, and ours into COCO's JSON.
 
-    python -m utils.convert voc  --source VOCdevkit/VOC2012 --out ../datasets/voc
-    python -m utils.convert coco --source annotations/instances_train.json annotations/instances_val.json --out ../mine
-    python -m utils.convert yolo --source data.yaml --out ../mine/annotations
-    python -m utils.convert visdrone --source ~/Downloads/VisDrone --out ../datasets/VisDrone
+    python -m tools.convert voc  --source VOCdevkit/VOC2012 --out ../datasets/voc
+    python -m tools.convert coco --source annotations/instances_train.json annotations/instances_val.json --out ../mine
+    python -m tools.convert yolo --source data.yaml --out ../mine/annotations
+    python -m tools.convert visdrone --source ~/Downloads/VisDrone --out ../datasets/VisDrone
 
 The last form takes the published files of a data set that v6.1 describes, archives or what was in them: voc0712,
 visdrone, argoverse, sku110k, xview, globalwheat, objects365. With --download, and only then, it fetches them into
@@ -13,7 +13,6 @@ All is read and checked before anything is written; no file that exists is writt
 are hard links where the file system allows it, else copies.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -24,13 +23,15 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from utils.annotations import SPLITS, AnnotatedObject, CocoSource, Picture, VocSource
-from utils.config import DataConfig, read_yaml
-from utils.dataset_tools import autosplit
-from utils.fetch import fetch_all, unpacked
+from tools.datasets.annotations import SPLITS, AnnotatedObject, CocoSource, Picture, VocSource
+from tools.datasets.fetch import fetch_all, unpacked
+from tools.datasets.published import OBJECTS365_URLS, PUBLISHED, objects365_source
+from utils.cli.arguments import tool_parser
+from utils.data.config import DataConfig
+from utils.data.labels import LabelRecord, find_images, scan
+from utils.data.tools import autosplit, extract_boxes, flatten_recursive
+from utils.files.yamls import read_yaml
 from utils.general import LOGGER, check_file, plural, progress, run_script
-from utils.labels import LabelRecord, find_images, scan
-from utils.published import OBJECTS365_URLS, PUBLISHED, objects365_source
 
 MAX_SHOWN = 20  # errors that are said one by one
 
@@ -300,10 +301,17 @@ def coco_content(records: Sequence[LabelRecord], data: DataConfig) -> dict[str, 
 
 
 def parse_opt(args: list[str] | None = None) -> ConvertOptions:
-    """The options of `python -m utils.convert`."""
-    parser = argparse.ArgumentParser(description="Convert a data set: VOC or COCO into labels, labels into COCO.")
+    """The options of `python -m tools.convert`."""
+    parser = tool_parser(
+        "convert",
+        "Convert a data set: VOC or COCO into labels, labels into COCO.",
+        "voc --source VOCdevkit/VOC2012 --out ../datasets/VOC2012",
+    )
     parser.add_argument(
-        "format", choices=("voc", "coco", "yolo", *PUBLISHED, "objects365"), help="of --source; yolo is written as COCO"
+        "format",
+        choices=("voc", "coco", "yolo", "crops", "flat", *PUBLISHED, "objects365"),
+        help="of --source; yolo is written as COCO, crops writes what is in the boxes of a folder of images by class, "
+        "flat copies the files of all its folders into one",
     )
     parser.add_argument(
         "--source",
@@ -326,9 +334,13 @@ def parse_opt(args: list[str] | None = None) -> ConvertOptions:
 
 def main(opt: ConvertOptions) -> None:
     """Convert and say where the result is."""
-    if opt.download and opt.format in ("voc", "coco", "yolo"):
+    if opt.download and opt.format in ("voc", "coco", "yolo", "crops", "flat"):
         raise ValueError(f"--download: {opt.format} is a form, no data set that could be fetched")
-    if opt.format == "yolo":
+    if opt.format in ("crops", "flat"):
+        if len(opt.source) != 1:
+            raise ValueError(f"--source: {opt.format} takes one folder, not {len(opt.source)}")
+        (extract_boxes if opt.format == "crops" else flatten_recursive)(opt.source[0], opt.out)
+    elif opt.format == "yolo":
         to_coco(opt)
     elif opt.format in PUBLISHED or opt.format == "objects365":
         convert_published(opt)

@@ -1,22 +1,22 @@
 """Puts a block into a model yaml: every `from` behind it follows, remarks and layout stay.
 
-python -m models.insert yolov5s.yaml --module NAMAttention --after 23 --out yolov5s-mine.yaml
-python -m models.insert yolov5s.yaml --module NAMAttention --after p3 p4 p5          # before each output; only shown
-python -m models.insert yolov5s.yaml --module NAMAttention --before detect           # the same, for Detect alone
-python -m models.insert yolov5s.yaml --module C3 --args c False --after backbone     # c: the channels of what it reads
+python -m tools.insert yolov5s.yaml --module NAMAttention --after 23 --out yolov5s-mine.yaml
+python -m tools.insert yolov5s.yaml --module NAMAttention --after p3 p4 p5          # before each output; only shown
+python -m tools.insert yolov5s.yaml --module NAMAttention --before detect           # the same, for Detect alone
+python -m tools.insert yolov5s.yaml --module C3 --args c False --after backbone     # c: the channels of what it reads
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from models.insertion import PLACES, Block, Insertion, difference, insert, parse_block
-from models.model_yaml import load_model_yaml
-from models.yaml_text import with_rows
-from utils.config import YAML_SUFFIXES
+from models.edit.insertion import PLACES, Block, Insertion, difference, insert, parse_block
+from models.edit.text import with_rows
+from models.spec.rows import load_model_yaml
+from utils.cli.arguments import tool_parser
+from utils.files.yamls import YAML_SUFFIXES
 from utils.general import LOGGER, atomic_write, check_file, run_script
 
 
@@ -35,8 +35,10 @@ class Options:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Put a block into a model yaml, renumbering what follows.", epilog=f"A place is {PLACES}."
+    parser = tool_parser(
+        "insert",
+        f"Put a block into a model yaml, renumbering what follows. A place is {PLACES}.",
+        "yolov5s.yaml --module NAMAttention --after p5 --out yolov5s-mine.yaml",
     )
     parser.add_argument("cfg", help="model yaml, e.g. yolov5s.yaml")
     parser.add_argument(

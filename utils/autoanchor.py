@@ -1,6 +1,6 @@
 """Anchors that fit a data set's labels: how well those of a model do, and better ones where they do not.
 
-python -m utils.autoanchor --data custom.yaml --n 9 --img 640   # prints anchors for a model yaml
+python -m tools.anchors --data custom.yaml --n 9 --img 640   # prints anchors for a model yaml
 
 An anchor can answer for a label whose sides are within a factor of `anchor_t` of its own (utils/loss.py). BPR, the best
 possible recall, is the share of labels that some anchor can answer for; AAT is how many can, on average.
@@ -8,17 +8,14 @@ possible recall, is the share of labels that some anchor can answer for; AAT is 
 Legend: N labels, A anchors of all levels, I images, L levels, K centroids.
 """
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from utils.config import DataConfig
-from utils.general import LOGGER, colorstr, run_script
-from utils.labels import LabelRecord, load_split
+from utils.data.labels import LabelRecord
+from utils.general import LOGGER, colorstr
 
 GOOD_BPR = 0.98  # anchors that reach more labels stay
 SMALLEST = 2.0  # pixels of an anchor's side; labels with both sides below count as too small to fit anchors to
@@ -198,62 +195,3 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
 
 
 # Script ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Options:
-    """The flags of `parse_opt`."""
-
-    data: str
-    n: int
-    levels: int
-    imgsz: int
-    anchor_t: float
-    generations: int
-    seed: int
-
-    def check(self) -> None:
-        """ValueError where a number is out of its range."""
-        for flag, value, least in (
-            ("--n", self.n, 1),
-            ("--levels", self.levels, 1),
-            ("--imgsz", self.imgsz, 1),
-            ("--gen", self.generations, 0),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{flag} {value}: {least} or more")
-        if self.n % self.levels:
-            raise ValueError(f"--n {self.n}: must be a multiple of --levels {self.levels}, as many for each level")
-        if not self.anchor_t > 1:
-            raise ValueError(f"--anchor-t {self.anchor_t}: a ratio of sides, must be above 1")
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> Options:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Find anchors that fit a data set, to paste into a model yaml.")
-    add = parser.add_argument
-    add("--data", required=True, help="data set yaml; its training images count")
-    add("--n", type=int, default=9, help="anchors of all levels together")
-    add("--levels", type=int, default=3, help="levels to share them out to: 3 for P3 to P5, 4 for P3 to P6")
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
-    add("--anchor-t", type=float, default=4.0, help="the anchor_t of the hyper-parameters")
-    add("--generations", "--gen", type=int, default=GENERATIONS, help="random changes to try after k-means")
-    add("--seed", type=int, default=0, help="another seed, slightly other anchors")
-    return Options(**vars(parser.parse_args(arguments)))
-
-
-def main(opt: Options) -> np.ndarray:
-    """Prints the anchors for the training images of --data, (n, 2) in pixels, and gives them back."""
-    opt.check()
-    data = DataConfig.from_yaml(opt.data)
-    data.prepare()
-    sizes = label_sizes(load_split(data, "train", workers=8), opt.imgsz, np.random.default_rng(opt.seed))
-    found = kmean_anchors(sizes, opt.n, opt.anchor_t, opt.generations, opt.seed).round(2)
-    LOGGER.info(f"{measure(sizes, found, opt.anchor_t)}, {len(sizes)} labels, {opt.imgsz} pixels")
-    print(yaml_text(found.reshape(opt.levels, -1).tolist()))
-    return found
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from utils.data.labels import LabelRecord
 from utils.datasets import Batch
-from utils.engine import Trainer
 from utils.general import LOGGER, colorstr
-from utils.labels import LabelRecord
+from utils.training.engine import Trainer
 
 DEFAULT_BATCH = 16  # where nothing is measured
 LARGEST_BATCH = 1024

@@ -1,8 +1,8 @@
 """Batches for training and validation: records to samples, endless workers, rectangular shapes.
 
 A training sample is a function of (seed, epoch, index) alone: neither the number of workers nor what was loaded before,
-cached or resumed changes it. Pictures come from utils/image_store.py, what is done to them from utils/augmentations.py,
-the order from utils/sampling.py.
+cached or resumed changes it. Pictures come from utils/data/image_store.py, what is done to them from utils/augmentations.py,
+the order from utils/data/sampling.py.
 
 Legend: N images, B batch, T targets of a batch, n labels of an image, H and W of the network's image.
 """
@@ -33,14 +33,14 @@ from utils.augmentations import (
     random_perspective,
     to_pixels,
 )
-from utils.boxes import xyxy2xywhn
-from utils.config import Hyp
-from utils.dataset_tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
+from utils.data.config import Hyp
+from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
+from utils.data.labels import LabelRecord
+from utils.data.sampling import DRAW_QUAD, EpochBatches, Key, OrderedBatches, rectangular_shapes
+from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, Ranks
-from utils.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
-from utils.labels import LabelRecord
-from utils.quads import join_quad
-from utils.sampling import DRAW_QUAD, QUAD, EpochBatches, Key, OrderedBatches, rectangular_shapes
+from utils.ops.boxes import xyxy2xywhn
+from utils.ops.quads import QUAD, join_quad
 
 
 class ImageShape(NamedTuple):
@@ -99,7 +99,7 @@ class RecordTable:
 class DetectionDataset(Dataset[Sample]):
     """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
 
-    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/quads.py. An augmented sample of
+    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/ops/quads.py. An augmented sample of
     an index beyond the images is another one of image index % N.
     shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
     mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
@@ -303,8 +303,8 @@ def train_loader(
 ) -> TrainLoader:
     """Training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
 
-    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/image_store.py; "val"
-    keeps none of these. quad: a quarter as many samples of twice the size, see utils/quads.py. weights: how often each
+    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py; "val"
+    keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights: how often each
     image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last epochs are
     without mosaic and mixup.
     """
@@ -346,7 +346,7 @@ def val_loader(
     """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 
     hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
-    cache: see utils/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part of
+    cache: see utils/data/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part of
     the batches, which are those of one process.
     """
     order, shapes = np.arange(len(records)), None

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.metrics import box_iou, fitness
-from utils.nms import non_max_suppression
+from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.ops.nms import non_max_suppression
 
 __all__ = [
     "LOGGER",

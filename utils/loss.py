@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from utils.config import Hyp
+from utils.data.config import Hyp
 from utils.dist import SINGLE, Ranks
-from utils.iou import bbox_iou
+from utils.ops.iou import bbox_iou
 
 Bce = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Boxes, labels and batches drawn on images, with OpenCV and Pillow only; figures with axes are in utils/curves.py.
+"""Boxes, labels and batches drawn on images, with OpenCV and Pillow only; figures with axes are in utils/draw/curves.py.
 
 Images are (H, W, 3) uint8 BGR arrays; nothing that is given is drawn upon: what comes out is a copy.
 """
@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from utils.boxes import clip_coords, xywh2xyxy, xyxy2xywh
-from utils.fonts import load_font
-from utils.images import write_image
+from utils.files.fonts import load_font
+from utils.files.images import write_image
+from utils.ops.boxes import clip_coords, xywh2xyxy, xyxy2xywh
 
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX

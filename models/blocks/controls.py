@@ -1,6 +1,6 @@
 """Controls of an ablation: what stands where an attention block stood, to tell its effect from that of the place.
 
-In a model yaml they are written as an attention block is: the row states the channels of its input, or []. ablate.py
+In a model yaml they are written as an attention block is: the row states the channels of its input, or []. tools.ablate
 puts them into a variant's yaml by `replace: {NAMAttention: IdentityControl}`.
 
 Shapes: all take and give (B, C, H, W).

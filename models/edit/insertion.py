@@ -14,8 +14,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from models.model_yaml import HEAD, IMAGE, Row, is_whole, load_model_yaml, read_rows
-from models.wiring import check_wiring
+from models.spec.rows import HEAD, IMAGE, Row, is_whole, load_model_yaml, read_rows
+from models.spec.wiring import check_wiring
 from models.yolo import BLOCKS, CHANNELS_IN_OUT, DRY_RUN_SIZE, Model
 from utils.general import LOGGER, plural
 

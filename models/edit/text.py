@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from models.insertion import SECTIONS, Node
-from models.model_yaml import read_rows
+from models.edit.insertion import SECTIONS, Node
+from models.spec.rows import read_rows
 
 BEHIND = re.compile(r"(?P<closed>[ \t]*[,\]]*)(?P<gap>[ \t]*)(?P<remark>#[^\r\n]*)?")  # a row, up to its line's end
 NEXT_LINE = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n)")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.model_yaml import read_rows
+from models.spec.rows import read_rows
 from models.yolo import Model
-from utils.checkpoint import Checkpoint
+from utils.files.checkpoint import Checkpoint
 from utils.general import LOGGER
 
 # What each is worth in an alignment. The arguments, which are widths before scaling, tell a layer's place best: with

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backend import Runtime
-from models.export_formats import ExportModel
-from models.metadata import Metadata
+from models.exporters.onnx import ExportModel
+from models.runtimes.load import Runtime
+from models.runtimes.metadata import Metadata
 
 GRAINS = (8, 32, 1)  # pixels of the patches that the test images are made of: coarse, coarser, noise
 TIMED_RUNS = 5

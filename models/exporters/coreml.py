@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backend_coreml import COREML_HINT, COREML_INPUT, COREML_OUTPUT, SPEC, WEIGHTS, WEIGHTS_HASH, check_package
-from models.coreml_graph import GraphRuntime, MilOperation, UnknownOperatorError, coreml_operators
-from models.export_check import Comparison, Limits, check_images, compare
-from models.export_formats import ExportModel, quiet
-from models.export_torch import trace
-from models.metadata import Metadata
-from models.nam_chains import check_gates, summed_layers
-from models.runtime import kept_logging, needs, reason
+from models.exporters.compare import Comparison, Limits, check_images, compare
+from models.exporters.coreml_graph import GraphRuntime, MilOperation, UnknownOperatorError, coreml_operators
+from models.exporters.nam_chains import check_gates, summed_layers
+from models.exporters.onnx import ExportModel, quiet
+from models.exporters.torch_files import trace
+from models.runtimes.base import kept_logging, needs, reason
+from models.runtimes.coreml import COREML_HINT, COREML_INPUT, COREML_OUTPUT, SPEC, WEIGHTS, WEIGHTS_HASH, check_package
+from models.runtimes.metadata import Metadata
 from utils.general import LOGGER
 
 MAP_AXES = 4  # B, C, H, W

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backend_coreml import COREML_HINT, COREML_INPUT, WEIGHTS, read_package
-from models.nam_chains import Operator
-from models.runtime import Runtime, kept_logging, needs
+from models.exporters.nam_chains import Operator
+from models.runtimes.base import Runtime, kept_logging, needs
+from models.runtimes.coreml import COREML_HINT, COREML_INPUT, WEIGHTS, read_package
 
 MilOperation = Any  # coremltools.converters.mil.mil.Operation; the package is optional
 Values = Mapping[str, Any]  # an operator's arguments by name: tensors, or numbers where they are settings

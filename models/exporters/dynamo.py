@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.metadata import Metadata
+from models.runtimes.metadata import Metadata
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where torch says which layers a node is of, from the outermost to its own name
 OnnxModel = Any  # onnx.ModelProto; the package is optional

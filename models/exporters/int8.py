@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backend import OPENVINO_PLACE, find_xml, openvino_core
-from models.export_formats import ExportModel, import_package, layer_pattern, nam_layers
-from models.metadata import Metadata
-from models.runtime import kept_logging, needs
+from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers
+from models.runtimes.base import kept_logging, needs
+from models.runtimes.load import OPENVINO_PLACE, find_xml, openvino_core
+from models.runtimes.metadata import Metadata
 
 CALIBRATION_IMAGES = 300
 

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backend_apps import EXECUTORCH_HINT, NOISY, TFLITE_HINT
-from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
-from models.export_torch import nam_nodes, strip_gain, trace
-from models.head import Detect
-from models.metadata import Metadata
-from models.nam_chains import Operator, check_gates, summed_layers
-from models.runtime import kept_logging, needs, reason
-from models.sealed import seal
+from models.blocks.head import Detect
+from models.exporters.nam_chains import Operator, check_gates, summed_layers
+from models.exporters.onnx import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
+from models.exporters.torch_files import nam_nodes, strip_gain, trace
+from models.runtimes.base import kept_logging, needs, reason
+from models.runtimes.metadata import Metadata
+from models.runtimes.mobile_apps import EXECUTORCH_HINT, NOISY, TFLITE_HINT
+from models.runtimes.sealed import seal
 from utils.general import LOGGER
 
 METADATA_METHOD = "metadata"  # of a .pte file: gives the JSON to an app, which has no other way to it

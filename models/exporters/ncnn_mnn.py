@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.backend_mobile import NCNN_BIN, NCNN_PARAM
-from models.export_formats import ExportModel, OnnxSettings, as_user_error, quiet, write_onnx
-from models.metadata import Metadata
-from models.runtime import METADATA_FILE, needs
+from models.exporters.onnx import ExportModel, OnnxSettings, as_user_error, quiet, write_onnx
+from models.runtimes.base import METADATA_FILE, needs
+from models.runtimes.metadata import Metadata
+from models.runtimes.ncnn_mnn import NCNN_BIN, NCNN_PARAM
 
 PNNX_SECONDS = 600
 

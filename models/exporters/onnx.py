@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import NAMAttention
-from models.backend import CONFIG, OPENVINO_PLACE
-from models.export_dynamo import tidy_dynamo, write_by_dynamo
-from models.metadata import Metadata
-from models.runtime import reason
-from utils.boxes import xywh2xyxy
+from models.exporters.dynamo import tidy_dynamo, write_by_dynamo
+from models.runtimes.base import reason
+from models.runtimes.load import CONFIG, OPENVINO_PLACE
+from models.runtimes.metadata import Metadata
+from utils.ops.boxes import xywh2xyxy
 
 INPUT, OUTPUT = "images", "output"  # v6.1's names
 NMS_OUTPUTS = ("num", "boxes", "scores", "classes")

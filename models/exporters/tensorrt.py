@@ -18,17 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.backend_tensorrt import (
-    INSTALL,
-    PLUGIN_OUTPUTS,
-    Logger,
-    Plan,
-    import_tensorrt,
-    last_error,
-    load_plugins,
-    new_logger,
-)
-from models.export_formats import (
+from models.exporters.onnx import (
     CANDIDATES,
     INPUT,
     ExportModel,
@@ -39,9 +29,19 @@ from models.export_formats import (
     save_onnx,
     write_onnx,
 )
-from models.metadata import Metadata
-from utils.boxes import xywh2xyxy
+from models.runtimes.metadata import Metadata
+from models.runtimes.tensorrt import (
+    INSTALL,
+    PLUGIN_OUTPUTS,
+    Logger,
+    Plan,
+    import_tensorrt,
+    last_error,
+    load_plugins,
+    new_logger,
+)
 from utils.general import LOGGER, atomic_write
+from utils.ops.boxes import xywh2xyxy
 
 WHAT = "export.py --include engine"
 LEAST_OPSET = 13  # as in v6.1

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.backend_torch import EXTRA_ENTRY, METADATA_KEY, YAML_KEY
-from models.export_dynamo import open_dims
-from models.export_formats import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
-from models.metadata import Metadata
-from models.runtime import METADATA_FILE, needs
+from models.exporters.dynamo import open_dims
+from models.exporters.onnx import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
+from models.runtimes.base import METADATA_FILE, needs
+from models.runtimes.metadata import Metadata
+from models.runtimes.torch_files import EXTRA_ENTRY, METADATA_KEY, YAML_KEY
 
 COMPILERS = ("c++", "g++", "clang++")
 OPERATORS = {"mul.Tensor": "Mul", "add.Tensor": "Add", "sigmoid.default": "Sigmoid"}  # of torch, as ONNX has them

@@ -6,7 +6,7 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 import shutil
 from pathlib import Path
 
-from models.onnx_header import FLOAT, FLOAT16, Port, read_onnx_header
+from models.runtimes.onnx_header import FLOAT, FLOAT16, Port, read_onnx_header
 
 TYPES = {FLOAT: "TYPE_FP32", FLOAT16: "TYPE_FP16", 6: "TYPE_INT32", 7: "TYPE_INT64"}  # by ONNX's element type
 BACKEND = "onnxruntime"
@@ -16,7 +16,7 @@ VERSION = "1"  # of the network, the name of a folder
 def write_triton(onnx: Path, folder: Path) -> None:
     """Fills an empty folder, whose name is the network's: config.pbtxt and 1/model.onnx.
 
-    The server gives the texts in the configuration to whoever asks, models/backend_remote.py does. Batches are as the
+    The server gives the texts in the configuration to whoever asks, models/runtimes/kserve.py does. Batches are as the
     file has them: max_batch_size 0 says that their axis is among the dims. ValueError where the file is no ONNX file.
     """
     (folder / VERSION).mkdir()

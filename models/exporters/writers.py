@@ -10,14 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.backend_tensorrt import check_gpu, import_tensorrt, origin, write_engine
 from models.experimental import attempt_load
-from models.export_apps import write_executorch, write_tflite
-from models.export_check import FP16_LIMITS, FP32_LIMITS, Limits
-from models.export_coreml import write_coreml
-from models.export_formats import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
-from models.export_mobile import write_mnn, write_ncnn
-from models.export_tensorrt import (
+from models.exporters.compare import FP16_LIMITS, FP32_LIMITS, Limits
+from models.exporters.coreml import write_coreml
+from models.exporters.mobile_apps import write_executorch, write_tflite
+from models.exporters.ncnn_mnn import write_mnn, write_ncnn
+from models.exporters.onnx import ExportModel, OnnxSettings, write_onnx, write_openvino, write_torchscript
+from models.exporters.tensorrt import (
     INSTALL,
     LEAST_OPSET,
     WHAT,
@@ -26,9 +25,10 @@ from models.export_tensorrt import (
     profile_of,
     write_engine_onnx,
 )
-from models.export_torch import write_pt2, write_safetensors
-from models.metadata import AXES, Metadata
-from utils.export_options import ExportOptions
+from models.exporters.torch_files import write_pt2, write_safetensors
+from models.runtimes.metadata import AXES, Metadata
+from models.runtimes.tensorrt import check_gpu, import_tensorrt, origin, write_engine
+from utils.cli.export_options import ExportOptions
 
 
 @dataclass(frozen=True)

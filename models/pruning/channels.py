@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.channel_rules import LabelBook, Labels, tensors_in
+from models.pruning.rules import LabelBook, Labels, tensors_in
 from models.yolo import Model
 
 

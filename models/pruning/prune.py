@@ -1,6 +1,6 @@
 """Structured pruning: ranks a network's channels, chooses those to go, and makes the narrower network's checkpoint.
 
-Channels that are tied (models/channels.py) go together and are counted once. What is left of NAM's channels is gated
+Channels that are tied (models/pruning/channels.py) go together and are counted once. What is left of NAM's channels is gated
 as before: its weights w_c = |gamma_c| / sum |gamma| would grow with each gamma that leaves the sum, which `kept_gain`
 undoes.
 
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from models.attention import NAMChannel
-from models.channels import Axis, ChannelMap, Family, map_channels
+from models.pruning.channels import Axis, ChannelMap, Family, map_channels
 from models.yolo import Model
 
 CRITERIA = ("nam", "gamma", "l1", "random")
@@ -30,7 +30,7 @@ MIN_CHANNELS = 8  # that a family keeps; no shipped yaml has fewer in a layer
 
 @dataclass(frozen=True)
 class Rule:
-    """How channels are chosen: see `parse_opt` of prune.py for what each means."""
+    """How channels are chosen: see `parse_opt` of tools.prune for what each means."""
 
     criterion: str = "nam"
     per_layer: bool = False
@@ -236,7 +236,7 @@ def widths(model: Model, channels: ChannelMap, lost: Sequence[np.ndarray]) -> li
 
 
 def record_of(model: Model, gone: dict[Axis, np.ndarray], outputs: list[int]) -> dict:
-    """The record of models/narrowing.py: an earlier one with what `gone`, True where a channel went, changes in it."""
+    """The record of models/spec/pruned.py: an earlier one with what `gone`, True where a channel went, changes in it."""
     old = model.yaml.get("pruned") or {"outputs": {}, "inputs": {}, "gains": {}}
     record: dict = {key: dict(old[key]) for key in ("outputs", "inputs", "gains")}
     modules = dict(model.named_modules())

@@ -1,6 +1,6 @@
 """What the runtimes of all formats have in common: batches, fixed sizes, and what a file says of itself.
 
-A class for each format derives from `Runtime` (models/backend*.py); models/backend.py chooses among them.
+A class for each format derives from `Runtime` (models/backend*.py); models/runtimes/load.py chooses among them.
 
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.metadata import Metadata
-from models.onnx_header import OnnxHeader, Shape
-from utils.addresses import ModelAddress
+from models.runtimes.metadata import Metadata
+from models.runtimes.onnx_header import OnnxHeader, Shape
+from utils.files.addresses import ModelAddress
 from utils.general import LOGGER, resource_advice
 
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes

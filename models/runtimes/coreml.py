@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.metadata import Metadata
-from models.runtime import Names, Runtime, kept_logging, needs, own_metadata, reason
+from models.runtimes.base import Names, Runtime, kept_logging, needs, own_metadata, reason
+from models.runtimes.metadata import Metadata
 
 COREML_INPUT, COREML_OUTPUT = "images", "output"
 COREML_HINT = ", or -r requirements-coreml.txt"

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.onnx_header import Shape
-from models.runtime import Names, Runtime, describe
-from utils.addresses import ModelAddress
+from models.runtimes.base import Names, Runtime, describe
+from models.runtimes.onnx_header import Shape
+from utils.files.addresses import ModelAddress
 
 TYPES = {  # the protocol's element types: what they are in bytes
     **{"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"},

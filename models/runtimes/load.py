@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backend_apps import ExecuTorchRuntime, TfliteRuntime
-from models.backend_coreml import CoreMLRuntime
-from models.backend_mobile import NCNN_PARAM, MnnRuntime, NcnnRuntime
-from models.backend_remote import RemoteRuntime
-from models.backend_tensorrt import EngineRuntime
-from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
-from models.metadata import Metadata
-from models.onnx_header import FLOAT16, Shape, read_onnx_header
-from models.runtime import NMS_OUTPUTS, Names, Runtime, check_setting, describe, own_metadata, reason
-from utils.addresses import ModelAddress, is_url
-from utils.config import DataConfig
+from models.runtimes.base import NMS_OUTPUTS, Names, Runtime, check_setting, describe, own_metadata, reason
+from models.runtimes.coreml import CoreMLRuntime
+from models.runtimes.kserve import RemoteRuntime
+from models.runtimes.metadata import Metadata
+from models.runtimes.mobile_apps import ExecuTorchRuntime, TfliteRuntime
+from models.runtimes.ncnn_mnn import NCNN_PARAM, MnnRuntime, NcnnRuntime
+from models.runtimes.onnx_header import FLOAT16, Shape, read_onnx_header
+from models.runtimes.tensorrt import EngineRuntime
+from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime
+from utils.data.config import DataConfig
+from utils.files.addresses import ModelAddress, is_url
 from utils.general import LOGGER
 
 CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1

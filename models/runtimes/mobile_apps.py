@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.runtime import Names, Runtime, kept_logging, needs, reason
-from models.sealed import unseal
+from models.runtimes.base import Names, Runtime, kept_logging, needs, reason
+from models.runtimes.sealed import unseal
 
 PTE_MAGIC, TFLITE_MAGIC = b"ET12", b"TFL3"
 EXECUTORCH_HINT = ", or -r requirements-executorch.txt"

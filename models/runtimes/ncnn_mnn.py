@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtime import METADATA_FILE, Names, Runtime, needs, own_metadata
+from models.runtimes.base import METADATA_FILE, Names, Runtime, needs, own_metadata
 
 NCNN_PARAM, NCNN_BIN = "model.ncnn.param", "model.ncnn.bin"  # the names that pnnx gives them
 NCNN_INPUT, NCNN_OUTPUT = "in0", "out0"

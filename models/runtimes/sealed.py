@@ -12,8 +12,8 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-from models.metadata import Metadata
-from models.runtime import METADATA_FILE, own_metadata
+from models.runtimes.base import METADATA_FILE, own_metadata
+from models.runtimes.metadata import Metadata
 
 MAGIC_AT = 4  # where a FlatBuffer keeps the four letters of its kind
 MAX_METADATA = 16 << 20  # bytes; more are damage, or made to do harm

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.metadata import Metadata
-from models.onnx_header import Shape, read_onnx_header
-from models.runtime import Names, Runtime, describe, needs
+from models.runtimes.base import Names, Runtime, describe, needs
+from models.runtimes.metadata import Metadata
+from models.runtimes.onnx_header import Shape, read_onnx_header
 from utils.general import LOGGER
 
 LENGTH_BYTES = 4

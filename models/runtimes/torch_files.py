@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from models.experimental import network_of
-from models.metadata import Metadata
-from models.runtime import METADATA_FILE, Names, Runtime, needs, own_metadata
-from utils.checkpoint import Checkpoint
+from models.runtimes.base import METADATA_FILE, Names, Runtime, needs, own_metadata
+from models.runtimes.metadata import Metadata
+from utils.files.checkpoint import Checkpoint
 from utils.general import LOGGER
 
 EXTRA_ENTRY = f"extra/{METADATA_FILE}"

@@ -6,7 +6,7 @@ plain data, for the modules whose widths changed, each by its name with its row'
     pruned:
       outputs: {0.conv: 12, 0.bn: 12, ...}       # channels that a convolution, norm or linear layer gives
       inputs: {1.conv: 12, ...}                  # channels that it reads
-      gains: {24.Channel_Att: 0.93}              # NAM's gain, see `models.pruning.kept_gain`
+      gains: {24.Channel_Att: 0.93}              # NAM's gain, see `models.pruning.prune.kept_gain`
       channels: [12, 30, ...]                    # of each row's output
 """
 
@@ -28,7 +28,7 @@ def check_pruned(record: object, rows: int, file: str) -> dict | None:
     if record is None:
         return None
     if not isinstance(record, dict) or sorted(record) != sorted(KEYS):
-        raise ValueError(f"{file}: pruned: a mapping with {', '.join(KEYS)} is wanted, as prune.py writes it")
+        raise ValueError(f"{file}: pruned: a mapping with {', '.join(KEYS)} is wanted, as tools.prune writes it")
     for key in KEYS[:3]:
         if not isinstance(record[key], dict):
             raise ValueError(f"{file}: pruned: {key}: a mapping from modules to numbers is wanted")

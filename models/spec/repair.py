@@ -1,6 +1,6 @@
 """Rows put in by hand while the numbers behind them stayed: which they are, and the command that does it right.
 
-Where the rows without them are those of a shipped yaml, each `from` is compared with what models/insertion.py would
+Where the rows without them are those of a shipped yaml, each `from` is compared with what models/edit/insertion.py would
 write, so that numbers of which only some were corrected are found too. Of other yamls, rows are looked for without
 which all numbers are right.
 """
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.model_yaml import HEAD, IMAGE, Row, as_list, read_rows
-from utils.config import read_yaml
+from models.spec.rows import HEAD, IMAGE, Row, as_list, read_rows
+from utils.files.yamls import read_yaml
 from utils.general import LOGGER, ROOT
 
 MOST_PUT_IN = 8  # rows
@@ -264,7 +264,7 @@ def _flags(places: Sequence[int]) -> str:
 def _insert(name: str, module: str, args: object, places: str) -> str:
     block = f'"{module}{_text(args)}"' if args else module
     out = f"{Path(name).stem}-{module.rpartition('.')[2]}.yaml"
-    return f"python -m models.insert {name} --module {block} {places} --out {out}"
+    return f"python -m tools.insert {name} --module {block} {places} --out {out}"
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import YAML_SUFFIXES, read_yaml, report_unknown
+from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import check_file
 
 PREVIOUS = -1  # in `from` and in a plan: the row before

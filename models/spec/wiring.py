@@ -9,8 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from models.model_yaml import Row
-from models.repair import suggest
+from models.spec.repair import suggest
+from models.spec.rows import Row
 
 
 class Head(Protocol):

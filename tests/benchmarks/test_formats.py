@@ -13,8 +13,8 @@ import torch
 from benchmarks import format_table, formats
 from benchmarks.format_table import BASE, FormatRow, Timing
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.config import DataConfig
+from utils.data.config import DataConfig
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 import detect
 import export
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.files.checkpoint import load_checkpoint, save_checkpoint
 from utils.general import ROOT
 
 SOURCE = ROOT / "examples" / "cpp"

@@ -9,8 +9,8 @@ from torch import nn
 
 import detect
 import export
-from models.backend import load_backend
 from models.experimental import attempt_load
+from models.runtimes.load import load_backend
 
 SIZE = [64, 96]  # height and width of the images
 

@@ -20,7 +20,8 @@ import onnx
 import onnxruntime
 import torch
 
-from models import backend_tensorrt, export_jobs
+from models.exporters import writers as export_jobs
+from models.runtimes import tensorrt as backend_tensorrt
 
 DATA = Path(__file__).parent / "data"
 API = json.loads((DATA / "tensorrt_api.json").read_text(encoding="utf-8"))

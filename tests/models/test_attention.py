@@ -12,14 +12,14 @@ from torch import Tensor, nn
 import models.common
 from models import attention
 from models.attention import ChannelSwish, NAMAttention, NAMSpatial, PixelNorm, hats, spread
-from models.sparsity import SparsityPenalty, nam_penalty, scale_factors
-from models.transfer import transfer_weights
+from models.blocks.sparsity import SparsityPenalty, nam_penalty, scale_factors
+from models.edit.transfer import transfer_weights
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.config import Hyp
-from utils.engine import Trainer
+from utils.data.config import Hyp
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.loss import ComputeLoss
 from utils.torch_utils import ModelEMA, initialize_weights
+from utils.training.engine import Trainer
 
 VARIANTS = [
     {},

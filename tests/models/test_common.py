@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import common, experimental_blocks
+from models import common
+from models.blocks import rare as experimental_blocks
+from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.common import (
     C3,
     C3NAM,
@@ -31,7 +33,6 @@ from models.common import (
     TransformerBlock,
     autopad,
 )
-from models.experimental_blocks import CrossConv, MixConv2d, Sum
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 
 BLOCKS = [  # block, channels and size out of (2, 16, 8, 12)

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.experimental import Ensemble, attempt_load
 from models.yolo import BLOCKS, Model
-from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, save_checkpoint
 
 YAML = {
     **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]]},

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from models.common import Conv
 from models.yolo import Model, main, parse_model, parse_opt
-from utils.checkpoint import load_checkpoint
-from utils.config import read_yaml
+from utils.files.checkpoint import load_checkpoint
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 ARCH = json.loads((ROOT / "tests" / "golden" / "arch.json").read_text())

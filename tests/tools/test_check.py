@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from utils.check import CheckOptions, check_data, main, parse_opt, split_text
-from utils.config import DataConfig
-from utils.split_check import check_split, find_leaks
+from tools.check import CheckOptions, check_data, main, parse_opt, split_text
+from tools.datasets.split_check import check_split, find_leaks
+from utils.data.config import DataConfig
 
 
 def add(root, split, name, text="0 .5 .5 .2 .4\n", seed=None):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from utils.config import DataConfig
-from utils.convert import ConvertOptions, main, parse_opt
-from utils.label_files import read_labels
-from utils.labels import find_images, scan
+from tools.convert import ConvertOptions, main, parse_opt
+from utils.data.config import DataConfig
+from utils.data.label_files import read_labels
+from utils.data.labels import find_images, scan
 
 OBJECT = (
     "<object><name>{}</name>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"

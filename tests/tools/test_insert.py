@@ -5,11 +5,11 @@ import logging
 import pytest
 import torch
 
-from models import insert
-from models.model_yaml import read_rows
-from models.wiring import check_wiring
+from models.spec.rows import read_rows
+from models.spec.wiring import check_wiring
 from models.yolo import Model
-from utils.config import read_yaml
+from tools import insert
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 

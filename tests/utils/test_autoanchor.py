@@ -11,6 +11,7 @@ import yaml
 
 import train
 from models.yolo import Model
+from tools import anchors as anchors_tool
 from utils import autoanchor
 from utils.autoanchor import (
     SMALLEST,
@@ -25,9 +26,9 @@ from utils.autoanchor import (
     refine,
     yaml_text,
 )
-from utils.checkpoint import load_checkpoint
+from utils.data.labels import LabelRecord
+from utils.files.checkpoint import load_checkpoint
 from utils.general import ROOT
-from utils.labels import LabelRecord
 
 CFG = {  # two levels, 8 and 16
     "nc": 10,
@@ -362,7 +363,7 @@ def test_anchors_of_the_hyper_parameters_give_new_ones(fit, tmp_path):
 
 
 def test_script_prints_what_a_yaml_takes(data, capsys):
-    found = autoanchor.main(autoanchor.parse_opt(["--data", data, "--n", "6", "--levels", "2", "--img", "96"]))
+    found = anchors_tool.main(anchors_tool.parse_opt(["--data", data, "--n", "6", "--levels", "2", "--img", "96"]))
     anchors = yaml.safe_load(capsys.readouterr().out)["anchors"]
     assert np.shape(anchors) == (2, 6)
     np.testing.assert_allclose(np.reshape(anchors, (6, 2)), found)
@@ -381,4 +382,4 @@ def test_script_prints_what_a_yaml_takes(data, capsys):
 )
 def test_script_says_what_cannot_be(data, arguments, message):
     with pytest.raises(ValueError, match=message):
-        autoanchor.main(autoanchor.parse_opt(["--data", data, *arguments]))
+        anchors_tool.main(anchors_tool.parse_opt(["--data", data, *arguments]))

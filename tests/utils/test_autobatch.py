@@ -11,7 +11,7 @@ import train
 from models.yolo import Model
 from utils import autobatch
 from utils.autobatch import DEFAULT_BATCH, auto_batch, largest_batch, on_line, random_batch, run_steps
-from utils.config import Hyp
+from utils.data.config import Hyp
 from utils.general import ROOT
 
 CPU = torch.device("cpu")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import Hyp
+from utils.data.config import Hyp
+from utils.data.image_store import ImageStore, available_memory, buffer_share, resized_hw
+from utils.data.labels import LabelRecord
 from utils.datasets import (
     Batch,
     DetectionDataset,
@@ -25,8 +27,6 @@ from utils.datasets import (
     worker_count,
 )
 from utils.dist import Ranks
-from utils.image_store import ImageStore, available_memory, buffer_share, resized_hw
-from utils.labels import LabelRecord
 
 HYP = Hyp(
     **dict.fromkeys(("lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum"), 0.01),
@@ -337,7 +337,7 @@ def test_an_unknown_cache_is_an_error(records):
 
 
 def test_ram_cache_that_does_not_fit_is_not_made(records, monkeypatch, caplog):
-    monkeypatch.setattr("utils.image_store.available_memory", lambda: 1000)
+    monkeypatch.setattr("utils.data.image_store.available_memory", lambda: 1000)
     with caplog.at_level(logging.WARNING, "yolov5"):
         store = make_store(records, cache="ram")
     assert "going on without a cache" in caplog.text

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from utils import loss as loss_module
-from utils.config import Hyp
+from utils.data.config import Hyp
 from utils.dist import SINGLE
 from utils.general import ROOT
 from utils.loss import BCELoss, ComputeLoss, FocalLoss, Pick, build_targets, scatter_last, smooth_BCE

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from utils.boxes import xywh2xyxy
 from utils.general import ROOT
 from utils.metrics import (
     IOU_LEVELS,
@@ -16,6 +15,7 @@ from utils.metrics import (
     fitness,
     match_predictions,
 )
+from utils.ops.boxes import xywh2xyxy
 
 GOLDEN = ROOT / "tests" / "golden"
 KINDS = {"iou": {}, "giou": {"GIoU": True}, "diou": {"DIoU": True}, "ciou": {"CIoU": True}}

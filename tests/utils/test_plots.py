@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils import fonts
-from utils.images import read_image
+from utils.files import fonts
+from utils.files.images import read_image
 from utils.plots import Annotator, Colors, colors, crop_box, draw_batch, plot_images, targets_of, text_color
 
 WHITE = np.full((120, 200, 3), 255, np.uint8)

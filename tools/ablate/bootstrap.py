@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from utils.evaluate import EvaluatedBatch
+from utils.evaluation.evaluate import EvaluatedBatch
 from utils.general import atomic_write
 from utils.metrics import IOU_LEVELS, ap_per_class, box_iou, match_predictions
 
@@ -41,7 +41,9 @@ class ImageStats:
                 names = ("owner", "right", "scores", "label_owner", "label_class")
                 return cls(tuple(arrays["images"].tolist()), *(arrays[name] for name in names))
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}: no evaluation by image ({error}); remove it and run ablate.py again") from error
+            raise ValueError(
+                f"{path}: no evaluation by image ({error}); remove it and run tools.ablate again"
+            ) from error
 
     def map(self, counts: np.ndarray | None = None) -> float:
         """mAP@.5:.95 of all images, or of each so many times as counts (N,) says."""

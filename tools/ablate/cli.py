@@ -1,14 +1,13 @@
 """Trains variants of a detector with several seeds each and says which differ by more than chance.
 
-    python ablate.py --config data/ablations/nam-shapes.yaml --dry-run  # what would be done, and how long it takes
-    python ablate.py --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
-    python ablate.py --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml --dry-run  # what would be done, and how long it takes
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
 
 Several processes, on this machine or on others that share --project, may run the same command at the same time: each
 training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
 """
 
-import argparse
 import hashlib
 import json
 import math
@@ -20,30 +19,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.costs import measure_costs
 from models.experimental import attempt_load
 from models.yolo import Model
-from utils.ablation_plan import Plan, Run, load_plan
-from utils.ablation_report import write_reports
-from utils.ablation_runs import check_same, work
-from utils.ablation_table import Findings, summary
-from utils.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
-from utils.checkpoint import load_checkpoint
-from utils.config import DataConfig
-from utils.curves import read_results
+from tools.ablate.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
+from tools.ablate.plan import Plan, Run, load_plan
+from tools.ablate.queue import RunQueue
+from tools.ablate.report import write_reports
+from tools.ablate.runs import check_same, work
+from tools.ablate.stats import smallest_p
+from tools.ablate.table import Findings, summary
+from tools.costs import measure_costs
+from utils.cli.arguments import tool_parser
+from utils.cli.train_options import TrainOptions
+from utils.cli.train_options import parse_opt as parse_train
+from utils.data.config import DataConfig
+from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
-from utils.evaluate import EvaluatedBatch, evaluate
-from utils.fingerprint import fingerprint
-from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress, run_script
-from utils.labels import LabelRecord, load_split
+from utils.draw.curves import read_results
+from utils.evaluation.evaluate import EvaluatedBatch, evaluate
+from utils.files.checkpoint import load_checkpoint
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress
 from utils.metrics import IOU_LEVELS
-from utils.report_facts import environment
-from utils.run_queue import RunQueue
-from utils.size_ap import SIZES
-from utils.stats import smallest_p
+from utils.ops.size_ap import SIZES
+from utils.report.facts import environment
 from utils.torch_utils import largest_stride, select_device
-from utils.train_options import TrainOptions
-from utils.train_options import parse_opt as parse_train
+from utils.training.fingerprint import fingerprint
 
 LEVEL_75 = int(np.abs(IOU_LEVELS - 0.75).argmin())
 PROBES = 3  # batches that are timed for --dry-run
@@ -65,7 +65,9 @@ class AblateOptions:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Train variants x seeds and compare them.")
+    parser = tool_parser(
+        "ablate", "Train variants x seeds and compare them.", "--config data/ablations/nam-shapes.yaml --dry-run"
+    )
     parser.add_argument("--config", required=True, help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
     parser.add_argument("--project", default=str(ROOT / "runs" / "ablate"), help="results go to project/name")
     parser.add_argument("--name", default="", help="results go to project/name, which may exist; empty: as the yaml")
@@ -300,7 +302,3 @@ def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str,
     options = {f"--{k.replace('_', '-')}": v for k, v in plan.train.values().items() if k in plan.train.given}
     given = {"options of all": json.dumps({k: v for k, v in options.items() if k != "--data"})}
     return shared | {"data fingerprint": str(records[0].get("data"))} | given | environments
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

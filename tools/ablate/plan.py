@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from utils.config import SPLITS, YAML_SUFFIXES, Hyp, read_yaml
+from utils.cli.arguments import normalized
+from utils.cli.train_options import TrainOptions, parse_opt
+from utils.data.config import SPLITS, Hyp
+from utils.files.names import safe_name
+from utils.files.yamls import YAML_SUFFIXES, read_yaml
 from utils.general import atomic_write, check_file
-from utils.runs import normalized, safe_name
-from utils.train_options import TrainOptions, parse_opt
 
 KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
@@ -155,7 +157,7 @@ def _options(values: object, source: str) -> dict[str, object]:
     named = {str(key).replace("-", "_"): value for key, value in _mapping(values, source).items()}
     taken = sorted(named.keys() & OWN)
     if taken:
-        raise ValueError(f"{source}: {taken[0]} is for ablate.py to choose; leave it out")
+        raise ValueError(f"{source}: {taken[0]} is for tools.ablate to choose; leave it out")
     try:
         return normalized(named, allowed=ALLOWED)
     except ValueError as error:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.ablation_table import (
+from tools.ablate.stats import RULE
+from tools.ablate.table import (
     COST_HEAD,
     HEAD,
     METRICS,
@@ -19,11 +20,10 @@ from utils.ablation_table import (
     summary,
     summary_csv,
 )
-from utils.curves import font_for, hex_color, new_figure, tidy
+from utils.draw.curves import font_for, hex_color, new_figure, tidy
+from utils.draw.html_charts import Axis, Curve, chart, css_color
+from utils.draw.html_page import escaped, lines, section, table, write_page
 from utils.general import atomic_write
-from utils.html_charts import Axis, Curve, chart, css_color
-from utils.html_page import escaped, lines, section, table, write_page
-from utils.stats import RULE
 
 
 def write_reports(findings: Findings, folder: Path) -> None:

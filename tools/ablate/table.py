@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.ablate.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
 from utils.general import plural
-from utils.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
 
 METRICS = {"map": "mAP@.5:.95", "map50": "mAP@.5", "map75": "mAP@.75", "last_map": "last epoch's mAP@.5:.95"}
 METRIC = "map"  # what the verdict is about

@@ -1,6 +1,6 @@
 """Annotations of other tools, Pascal VOC's XML and COCO's JSON, read as pictures with their objects in pixels.
 
-Nothing is written here; that is utils/convert.py's. What cannot be used is named by file and element.
+Nothing is written here; that is tools/convert.py's. What cannot be used is named by file and element.
 
 Shapes: n objects of a picture, k points of a polygon.
 """
@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from utils.coco_json import read_annotations
+from utils.evaluation.coco import read_annotations
 from utils.general import one_line, progress
-from utils.images import BROKEN, IMAGE_SUFFIXES
-from utils.label_files import decode_text, read_bytes
-from utils.labels import check_image
+from utils.files.images import BROKEN, IMAGE_SUFFIXES
+from utils.data.label_files import decode_text, read_bytes
+from utils.data.labels import check_image
 
 VOC_FOLDERS = ("JPEGImages", "images")  # where images lie, beside the folder of the XML files
 SPLITS = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""The page of `python -m utils.check --html`: one file that needs no other and no network."""
+"""The page of `python -m tools.check --html`: one file that needs no other and no network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 
 from utils.general import LOGGER, plural
-from utils.html_page import escaped, image_tag, jpeg, lines, section, table
-from utils.html_page import write_page as write_html
-from utils.images import read_image
-from utils.label_maps import LabelMaps, class_table, label_charts
-from utils.labels import LabelRecord
+from utils.draw.html_page import escaped, image_tag, jpeg, lines, section, table
+from utils.draw.html_page import write_page as write_html
+from utils.files.images import read_image
+from utils.draw.label_maps import LabelMaps, class_table, label_charts
+from utils.data.labels import LabelRecord
 from utils.plots import draw_tile
-from utils.split_check import SplitCheck
+from tools.datasets.split_check import SplitCheck
 
 SIDE = 480  # pixels of a sample's longer side
 

@@ -1,7 +1,7 @@
 """The published data sets that v6.1 ships descriptions of, each read in the form in which its makers publish it.
 
 Each reader takes folders in which the published content lies, at any depth, and gives its pictures, of which
-utils/convert.py makes labels in v6.1's layout. Their classes are those of the yaml of the same name in data/.
+tools/convert.py makes labels in v6.1's layout. Their classes are those of the yaml of the same name in data/.
 """
 
 import csv
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from utils.annotations import AnnotatedObject, CocoSource, Picture, VocSource, shown_size
+from tools.datasets.annotations import AnnotatedObject, CocoSource, Picture, VocSource, shown_size
 from utils.general import one_line
-from utils.images import IMAGE_SUFFIXES
-from utils.label_files import read_labels
+from utils.files.images import IMAGE_SUFFIXES
+from utils.data.label_files import read_labels
 
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
 OBJECTS365 = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"

@@ -1,4 +1,4 @@
-"""One split of a data set looked at closely: its pairs, values and copies. `python -m utils.check` reports it.
+"""One split of a data set looked at closely: its pairs, values and copies. `python -m tools.check` reports it.
 
 Shapes: n objects of an image, N objects of a split, C classes.
 """
@@ -10,11 +10,11 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
-from utils.config import DataConfig
+from utils.data.config import DataConfig
 from utils.general import one_line, plural, progress
-from utils.label_cache import Entry
-from utils.label_files import find_faults, read_bytes
-from utils.labels import LabelRecord, ScanReport, examine_all, find_images, label_path, layout_notes
+from utils.data.label_cache import Entry
+from utils.data.label_files import find_faults, read_bytes
+from utils.data.labels import LabelRecord, ScanReport, examine_all, find_images, label_path, layout_notes
 
 PERCENTILES = (0, 5, 50, 95, 100)
 

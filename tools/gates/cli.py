@@ -1,19 +1,18 @@
 """Shows what the attention of a trained network does: how far its gates open on a data set, and what AP they carry.
 
-    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320
-    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320 --counterfactual
-    python -m models.inspect --weights best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8; any network's
+    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320
+    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --counterfactual
+    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8; any network's
 
 A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
 differs between channels but not between pictures could be a constant of the next convolution. --counterfactual
 evaluates the network again with each block taken out (identity) and with each channel's gate held at its mean, without
 training anew: what AP is lost then is what the block carries in this network. --cam shows for some images what the
-network looks at in these three states, see models/layer_cam.py.
+network looks at in these three states, see tools/gates/layer_cam.py.
 
 Legend: C channels of a block.
 """
 
-import argparse
 import csv
 import json
 from collections.abc import Callable, Sequence
@@ -27,7 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from models.experimental import attempt_load
-from models.gates import (
+from models.yolo import Model
+from tools.gates.gates import (
     BINS,
     GateStats,
     GateTally,
@@ -38,16 +38,17 @@ from models.gates import (
     gated_blocks,
     hooked,
 )
-from models.layer_cam import log_means, write_cams
-from models.yolo import Model
-from utils.config import DataConfig
-from utils.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
+from tools.gates.layer_cam import log_means, write_cams
+from utils.cli.arguments import add_weights, read_weights, tool_parser
+from utils.data.config import DataConfig
+from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
-from utils.evaluate import check_names, evaluate
-from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, run_script
-from utils.labels import LabelRecord, load_split
+from utils.draw.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
+from utils.evaluation.evaluate import check_names, evaluate
+from utils.files.names import run_folder
+from utils.files.weights import DEFAULT_WEIGHTS, find_weights
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr
 from utils.metrics import EvalResult
-from utils.runs import DEFAULT_WEIGHTS, add_weights, find_weights, read_weights, run_folder
 from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"
@@ -202,7 +203,11 @@ class Options:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Show what the attention of a trained network does.")
+    parser = tool_parser(
+        "gates",
+        "Show what the attention of a trained network does.",
+        "runs/train/exp/weights/best.pt --data bccd.yaml --counterfactual",
+    )
     add_weights(parser, f"checkpoint with attention blocks, for --cam any; {DEFAULT_WEIGHTS.name} where none is named")
     parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
@@ -283,7 +288,3 @@ def main(opt: Options) -> Path:
             draw_cam(opt, folder / "cam", model, records, stats)
     LOGGER.info(f"files in {colorstr('bold', str(folder))}")
     return folder
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from models.attention import Gated
-from models.gates import Hook, as_constant, as_identity, hooked
 from models.yolo import Model
+from tools.gates.gates import Hook, as_constant, as_identity, hooked
 from utils.datasets import Batch
+from utils.draw.html_page import Markup, escaped, image_tag, jpeg, number, section, table, write_page
+from utils.files.names import UniqueNames, safe_name
 from utils.general import LOGGER, atomic_write, plural, progress
-from utils.html_page import Markup, escaped, image_tag, jpeg, number, section, table, write_page
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 from utils.plots import draw_tile, targets_of
-from utils.runs import UniqueNames, safe_name
 
 CONFIDENCE, IOU = 0.25, 0.45  # of the boxes kept, as detect.py has them
 TOP = 10  # boxes that make the score where none is kept

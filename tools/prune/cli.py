@@ -1,15 +1,14 @@
 """Makes a trained network narrower: takes out the channels that count least, fine-tunes, says what it costs and brings.
 
-    python prune.py --weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml --imgsz 320
-    python prune.py --weights best.pt --ratio 0.2 0.4 0.6 --criterion nam --data bccd.yaml --epochs 50
-    python prune.py --weights best.pt --ratio 0.5 --per-layer --round 8 --criterion gamma
+    python -m tools.prune --weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml --imgsz 320
+    python -m tools.prune --weights best.pt --ratio 0.2 0.4 0.6 --criterion nam --data bccd.yaml --epochs 50
+    python -m tools.prune --weights best.pt --ratio 0.5 --per-layer --round 8 --criterion gamma
 
 A ratio is a share of the channels that can go; tied ones, as those that a residual adds up, go together and count once.
 The pruned networks are checkpoints like any other: val.py, detect.py, export.py and train.py --weights take them.
 Results go to <project>/<name>: weights/, finetune/, pareto.csv and pareto.png. The original file stays as it is.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,23 +19,34 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from models.channels import map_channels
-from models.costs import measure_costs
 from models.experimental import attempt_load, network_of
-from models.pruning import CRITERIA, MIN_CHANNELS, Pruned, Rule, choose, cut, kept_whole, norm_names, rank, recalibrate
+from models.pruning.channels import map_channels
+from models.pruning.prune import (
+    CRITERIA,
+    MIN_CHANNELS,
+    Pruned,
+    Rule,
+    choose,
+    cut,
+    kept_whole,
+    norm_names,
+    rank,
+    recalibrate,
+)
 from models.yolo import Model
-from utils.ablation_runs import TAIL, TRAINER, run_logged
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
-from utils.config import DataConfig, Hyp
+from tools.costs import measure_costs
+from tools.prune.report import PrunedRow, plot, table, with_front, write_csv
+from tools.subprocesses import TAIL, TRAINER, run_logged
+from utils.cli.arguments import add_weights, read_weights, tool_parser
+from utils.data.config import DataConfig, Hyp
+from utils.data.labels import load_split
 from utils.datasets import val_loader
-from utils.evaluate import check_names, evaluate
-from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural, run_script
-from utils.labels import load_split
+from utils.evaluation.evaluate import check_names, evaluate
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
+from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural
 from utils.metrics import EvalResult
-from utils.optim import Schedule
-from utils.prune_report import PrunedRow, plot, table, with_front, write_csv
-from utils.runs import add_weights, read_weights
 from utils.torch_utils import largest_stride, select_device
+from utils.training.optim import Schedule
 
 CALIBRATED = 256  # images
 HYP = str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml")
@@ -85,9 +95,10 @@ class PruneOptions:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Take channels out of a trained network and say what it costs and brings.",
-        epilog="Layers that cannot be cut safely are kept whole, and the log says which and why.",
+    parser = tool_parser(
+        "prune",
+        "Take channels out of a trained network and say what it costs and brings.",
+        "--weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml",
     )
     add_weights(parser, "checkpoint to prune, e.g. runs/train/exp/weights/best.pt")
     add = parser.add_argument
@@ -299,7 +310,3 @@ def finish(rows: Sequence[PrunedRow], folder: Path, opt: PruneOptions, device: t
     for line in table(done):
         LOGGER.info(line)
     LOGGER.info(f"Files in {colorstr('bold', str(folder))}")
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

@@ -1,4 +1,4 @@
-"""What prune.py found: a row for each network, as a table in the log, a CSV file and a picture.
+"""What tools.prune found: a row for each network, as a table in the log, a CSV file and a picture.
 
 Legend: Pareto front: the networks that no other one beats in accuracy without costing more.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.curves import ACCENT, FAINT, INK, font_for, new_figure, tidy
+from utils.draw.curves import ACCENT, FAINT, INK, font_for, new_figure, tidy
 from utils.general import atomic_write, in_columns
 
 COLUMNS = {  # heading in the log: field and how it is written

@@ -10,24 +10,25 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import numpy as np
 from torch import Tensor
 
-from utils.general import ROOT, plural
-from utils.serve_batches import Batcher, Busy
-from utils.serve_limits import App, Guard, Limits, Refused, read_upload
-from utils.serve_metrics import CONTENT_TYPE, Metrics
-from utils.serve_model import Predictor, Task, Thresholds
-from utils.serve_schema import DETECT_BODY, DETECT_RESPONSES
-from utils.sources import fetch_bytes
+from tools.serve.batches import Batcher, Busy
+from tools.serve.limits import App, Guard, Limits, Refused, read_upload
+from tools.serve.metrics import CONTENT_TYPE, Metrics
+from tools.serve.predictor import Predictor, Task, Thresholds
+from tools.serve.schema import DETECT_BODY, DETECT_RESPONSES
+from utils.general import plural
+from utils.predict.sources import fetch_bytes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
-PAGE = ROOT / "static"
+PAGE = Path(__file__).parent / "static"
 DECODERS = 4  # images that are decoded at a time: what bounds the memory for them
 MAX_FIELDS, MAX_FIELD_BYTES = 16, 4096  # of a form, besides its images
 LEAST_CONF = 0.01  # below it, NMS of many thousand boxes would hold up all others
@@ -64,7 +65,7 @@ def create_app(service: Service, hosts: Sequence[str] = ("*",)) -> App:
         from fastapi.staticfiles import StaticFiles
         from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError as error:
-        raise ImportError(f"serve.py: {error.name} is missing: pip install -r requirements-serve.txt") from error
+        raise ImportError(f"tools.serve: {error.name} is missing: pip install -r requirements-serve.txt") from error
     del python_multipart  # FastAPI looks for it when the first upload comes
 
     app = FastAPI(title="YOLOv5 with NAM", description=__doc__, version="1", docs_url=None, redoc_url=None)

@@ -1,14 +1,13 @@
 """Serves a model on the web: a page to try it on images, videos and the camera, and an interface for programs.
 
-    python serve.py --weights runs/train/exp/weights/best.pt           # then open http://127.0.0.1:8000
+    python -m tools.serve --weights runs/train/exp/weights/best.pt           # then open http://127.0.0.1:8000
     curl -F image=@image.jpg "http://127.0.0.1:8000/detect?conf=0.4"   # the objects as JSON
-    python serve.py --weights best.onnx --export-page runs/page        # the page for any web host, without a server
+    python -m tools.serve --weights best.onnx --export-page runs/page        # the page for any web host, without a server
 
 Only this machine is served unless --host says otherwise; there are no passwords: put a proxy that has them, and TLS,
 in front of a server for others. Images that come at the same time go through the network together.
 """
 
-import argparse
 import logging
 import signal
 from collections.abc import Iterator, Sequence
@@ -18,18 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backend import load_backend
-from utils.addresses import shown
-from utils.detect_options import add_network_flags
-from utils.general import LOGGER, colorstr, run_script
-from utils.inference import ready, warm_up
-from utils.runs import find_weights
-from utils.serve_app import LOOPBACK, Service, create_app
-from utils.serve_batches import Batcher
-from utils.serve_limits import Limits, punctual_protocol
-from utils.serve_metrics import Metrics
-from utils.serve_model import Predictor, Thresholds, model_card
-from utils.serve_page import export_page
+from models.runtimes.load import load_backend
+from tools.serve.app import LOOPBACK, Service, create_app
+from tools.serve.batches import Batcher
+from tools.serve.limits import Limits, punctual_protocol
+from tools.serve.metrics import Metrics
+from tools.serve.page import export_page
+from tools.serve.predictor import Predictor, Thresholds, model_card
+from utils.cli.arguments import tool_parser
+from utils.cli.detect_options import add_network_flags
+from utils.files.addresses import shown
+from utils.files.weights import find_weights
+from utils.general import LOGGER, colorstr
+from utils.predict.inference import ready, warm_up
 from utils.torch_utils import select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
@@ -133,7 +133,7 @@ def serve(opt: ServeOptions, app: object) -> None:
     try:
         import uvicorn
     except ImportError as error:
-        raise ImportError("serve.py: uvicorn is missing: pip install -r requirements-serve.txt") from error
+        raise ImportError("tools.serve: uvicorn is missing: pip install -r requirements-serve.txt") from error
     signal.signal(signal.SIGTERM, ended)  # which uvicorn sends on when it is done
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [*LOGGER.handlers], False
@@ -166,7 +166,11 @@ def ended(*_: object) -> None:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
     """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Serve a model: a page to try it, and an interface for programs.")
+    parser = tool_parser(
+        "serve",
+        "Serve a model: a page to try it, and an interface for programs.",
+        "--weights runs/train/exp/weights/best.pt",
+    )
     add_network_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
@@ -192,7 +196,3 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         help="write the page with the --weights, an .onnx file, into this folder: it runs in the browser; then end",
     )
     return ServeOptions(**vars(parser.parse_args(arguments)))
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

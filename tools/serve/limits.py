@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from utils.images import BROKEN, decode_image
-from utils.serve_metrics import Metrics
+from tools.serve.metrics import Metrics
+from utils.files.images import BROKEN, decode_image
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol

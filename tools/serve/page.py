@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.general import ROOT, atomic_write
-from utils.inference import input_size
-from utils.serve_model import model_card
+from tools.serve.predictor import model_card
+from utils.general import atomic_write
+from utils.predict.inference import input_size
 
-PAGE = ROOT / "static"
+PAGE = Path(__file__).parent / "static"
 VENDOR = PAGE / "vendor"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL = "model.onnx"

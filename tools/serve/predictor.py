@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tools.serve.metrics import Metrics
 from utils.augmentations import letterbox
-from utils.features import ATTENTION, nam_gate
-from utils.inference import fixed_size, input_size, to_native, to_tensor
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 from utils.plots import Colors
-from utils.serve_metrics import Metrics
+from utils.predict.features import ATTENTION, nam_gate
+from utils.predict.inference import fixed_size, input_size, to_native, to_tensor
 from utils.torch_utils import largest_stride
 
 GATE_EVERY_S = 2.0  # the gates of a batch are measured that often at most, which costs a few percent

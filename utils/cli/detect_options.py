@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
-from utils.inference import add_runtime_flags, check_limits
-from utils.opencv import check_display
-from utils.runs import DEFAULT_WEIGHTS
+from utils.predict.inference import add_runtime_flags, check_limits
+from utils.predict.opencv import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 
@@ -88,7 +88,7 @@ class DetectOptions:
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what serve.py and detect.py ask of a network alike: which, for which images, and how it is run."""
+    """Adds what tools.serve and detect.py ask of a network alike: which, for which images, and how it is run."""
     parser.add_argument(
         "--weights",
         nargs="+",

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
-from utils.inference import check_limits
-from utils.runs import DEFAULT_WEIGHTS
+from utils.predict.inference import check_limits
 
 FORMATS = {
     **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},

@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from utils.engine import AMP_CHOICES
+from utils.cli.arguments import check_training
+from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
-from utils.log_wandb import DEFAULT_PROJECT as SERVICE_PROJECT
 from utils.loggers import check_services
-from utils.runs import DEFAULT_WEIGHTS, check_training
+from utils.loggers.wandb import DEFAULT_PROJECT as SERVICE_PROJECT
+from utils.training.engine import AMP_CHOICES
 
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
@@ -109,7 +110,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         default=[],
         metavar="BLOCK@PLACE",
         help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
-        "C3[c,False]@backbone; places as in python -m models.insert --help, before:PLACE for a row's inputs",
+        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
     )
     add(
         "--require-transfer",

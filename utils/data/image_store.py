@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
+from utils.files.images import read_image
 from utils.general import LOGGER, atomic_write, progress
-from utils.images import read_image
 
 CACHES = (None, "ram", "disk")
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 256 << 20, 32 << 20  # of all processes together; of one

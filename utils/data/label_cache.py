@@ -1,7 +1,7 @@
 """What a scan of labels found, kept for the next one: plain arrays in an .npz, no pickle, no code.
 
 A cache is only a saving of time: a file that is missing, foreign or damaged is ignored and written anew. The entries do
-not depend on the number of classes. What makes an entry valid is decided in utils/labels.py.
+not depend on the number of classes. What makes an entry valid is decided in utils/data/labels.py.
 
 Shapes: N images, n boxes of an image, k points of a polygon.
 """

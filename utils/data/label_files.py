@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.general import plural
+from utils.ops.boxes import xyxy2xywhn
 
 TOLERANCE = 1e-3  # a coordinate this far outside 0..1 is a rounding error of the tool that wrote it, and is clipped
 MAX_LABEL_BYTES = 64 << 20  # a larger label file is none
@@ -154,3 +157,14 @@ def decode_text(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")  # the mark that Windows' editors put in front is dropped
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text (byte {error.start})") from error
+
+
+def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:
+    """The text of a label file: rows `class cx cy w h [confidence]`, boxes in shares of the image's sides.
+
+    detections are (n, 6): xyxy in pixels of the image, confidence, class.
+    """
+    h, w = image_hw
+    parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]  # (n, 1), (n, 4), (n, 1)
+    rows = torch.cat(parts if with_confidence else parts[:2], 1).tolist()
+    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)

@@ -1,7 +1,7 @@
 """Images and labels of a data set: found, paired, checked and remembered.
 
 Mistakes are named by file and line. The user's images and labels are never changed. The rows of a label file are read
-in utils/label_files.py, what a scan found is kept by utils/label_cache.py; decoding for training, augmentation and
+in utils/data/label_files.py, what a scan found is kept by utils/data/label_cache.py; decoding for training, augmentation and
 batches are utils/datasets.py's.
 
 Shapes: n objects of an image, k points of a polygon.
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.config import DataConfig
+from utils.data.config import DataConfig
+from utils.data.label_cache import Entry, load_cache, save_cache
+from utils.data.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
+from utils.files.images import BROKEN, IMAGE_SUFFIXES, read_image
 from utils.general import LOGGER, one_line, plural, progress
-from utils.images import BROKEN, IMAGE_SUFFIXES, read_image
-from utils.label_cache import Entry, load_cache, save_cache
-from utils.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
 
 MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
 MAX_NOTES = 20  # lines of a scan's report that go to the log

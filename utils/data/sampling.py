@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, Ranks
-from utils.labels import LabelRecord
+from utils.ops.quads import QUAD
 
 Key = tuple[int, ...]  # epoch and index of a sample, or epoch and four indices of a quad
 
-QUAD = 4
 # Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
 DRAW_WEIGHTED, DRAW_QUAD, DRAW_SCALE = 1, 2, 3
 

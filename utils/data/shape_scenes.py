@@ -1,4 +1,4 @@
-"""Pictures of ten drawn shapes with their boxes, for the data set of utils/shapes.py.
+"""Pictures of ten drawn shapes with their boxes, for the data set of utils/data/shapes.py.
 
 Varied grounds, clutter that is no class, occlusion, rotation, shading, blur and noise make that a model must learn
 outlines, not colours. All chance comes from the generator that is passed in.

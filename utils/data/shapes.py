@@ -1,11 +1,10 @@
 """A data set of drawn shapes, made on this machine alone: no download, the same pictures for the same seed.
 
 It is meant for trying things out, for tests of the whole chain and for comparisons under equal conditions. The pictures
-themselves are drawn in utils/shape_scenes.py. `python -m utils.shapes --help` makes the set by hand; data/shapes.yaml
+themselves are drawn in utils/data/shape_scenes.py. `python -m tools.shapes --help` makes the set by hand; data/shapes.yaml
 makes it where it is missing.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -17,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.general import LOGGER, ROOT, progress, run_script
-from utils.shape_scenes import NAMES, VERSION, Scene, draw_scene
+from utils.data.shape_scenes import NAMES, VERSION, Scene, draw_scene
+from utils.general import LOGGER, progress
 
 STAMP = "shapes.json"  # says what made the folder and with which settings; written last
 SPLITS = ("train", "val", "test")
@@ -50,11 +49,13 @@ def generate(root: Path, settings: ShapesSettings | None = None) -> None:
     root = Path(root).resolve()
     present = _read_stamp(root)
     settings = settings or ShapesSettings(**(present["settings"] if present else {}))
-    stamp = {"made by": "utils/shapes.py", "version": VERSION, "settings": asdict(settings), "names": list(NAMES)}
+    stamp = {"made by": "utils/data/shapes.py", "version": VERSION, "settings": asdict(settings), "names": list(NAMES)}
     if present == stamp:
         return
     if present is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} exists and was not made by utils/shapes.py: move it away or choose another folder")
+        raise ValueError(
+            f"{root} exists and was not made by utils/data/shapes.py: move it away or choose another folder"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -89,7 +90,9 @@ def _read_stamp(root: Path) -> dict | None:
     """What the generator wrote into the folder; None for a folder that it did not make."""
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
-        ours = stamp["made by"] == "utils/shapes.py" and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
+        ours = (
+            stamp["made by"] == "utils/data/shapes.py" and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return stamp if ours else None
@@ -122,24 +125,3 @@ def _discard(folder: Path) -> None:
         LOGGER.warning(f"the older data set is kept as {folder}: it holds files of yours, e.g. {strange[0]}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def parse_opt(args: list[str] | None = None) -> argparse.Namespace:
-    """The options of `python -m utils.shapes`."""
-    default = ShapesSettings()
-    parser = argparse.ArgumentParser(description="Draw the shapes data set.")
-    parser.add_argument("--root", type=Path, default=ROOT / "datasets/shapes", help="folder to make")
-    for split in SPLITS:
-        parser.add_argument(f"--{split}", type=int, default=getattr(default, split), help=f"pictures in {split}")
-    parser.add_argument("--seed", type=int, default=default.seed, help="another seed, other pictures")
-    return parser.parse_args(args)
-
-
-def main(opt: argparse.Namespace) -> None:
-    """Make the data set and say where it is."""
-    generate(opt.root, ShapesSettings(opt.train, opt.val, opt.test, opt.seed))
-    LOGGER.info(f"{opt.root}: {opt.train} train, {opt.val} val, {opt.test} test pictures of {', '.join(NAMES)}")
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

@@ -1,12 +1,5 @@
-"""Small tools for data sets, under v6.1's names: splits by lot, statistics, crops of the boxes, flat folders.
+"""Small tools for data sets, under v6.1's names: random splits, statistics, crops of the boxes, flat folders."""
 
-python -m utils.dataset_tools split ../datasets/mine/images                # autosplit_{train,val}.txt beside images/
-python -m utils.dataset_tools stats mine.yaml
-python -m utils.dataset_tools boxes ../datasets/mine/images ../datasets/mine/crops
-python -m utils.dataset_tools flatten ../datasets/mine/images ../datasets/mine_flat
-"""
-
-import argparse
 import json
 import os
 import random
@@ -16,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.boxes import xywhn2xyxy
-from utils.config import DataConfig
-from utils.general import LOGGER, ROOT, atomic_write, plural, progress, run_script
-from utils.images import read_image, write_image
-from utils.label_files import read_labels
-from utils.labels import find_images, label_path, scan
-from utils.runs import UniqueNames
+from utils.data.config import DataConfig
+from utils.data.label_files import read_labels
+from utils.data.labels import find_images, label_path, scan
+from utils.files.images import read_image, write_image
+from utils.files.names import UniqueNames
+from utils.general import LOGGER, ROOT, atomic_write, plural, progress
+from utils.ops.boxes import xywhn2xyxy
 
 SPLITS = ("train", "val", "test")
 
@@ -150,39 +143,3 @@ def dataset_stats(path: str | Path, verbose: bool = False) -> dict[str, object]:
         }
         print(json.dumps(short, indent=2, ensure_ascii=False))
     return stats
-
-
-# Command --------------------------------------------------------------------------------------------------------------
-
-
-def parse_opt(args: list[str] | None = None) -> argparse.Namespace:
-    """The options of `python -m utils.dataset_tools`."""
-    parser = argparse.ArgumentParser(description="Small tools for data sets.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    split = commands.add_parser("split", help="divide a folder's images at random into autosplit_*.txt beside it")
-    split.add_argument("path", help="folder of images")
-    split.add_argument("--weights", nargs=3, type=float, default=(0.9, 0.1, 0.0), help="shares of train, val, test")
-    split.add_argument("--annotated-only", action="store_true", help="leave out images without label file")
-    stats = commands.add_parser("stats", help="numbers of images and objects by split and class, as JSON")
-    stats.add_argument("path", help="data yaml")
-    for name, text in (("boxes", "cut out what is in the boxes"), ("flatten", "copy all files into one folder")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("path", help="folder")
-        command.add_argument("out", nargs="?", help="folder to write, which must not exist")
-    return parser.parse_args(args)
-
-
-def main(opt: argparse.Namespace) -> None:
-    """Does what the command says."""
-    if opt.command == "split":
-        autosplit(opt.path, opt.weights, opt.annotated_only)
-    elif opt.command == "stats":
-        dataset_stats(opt.path, verbose=True)
-    elif opt.command == "boxes":
-        extract_boxes(opt.path, opt.out)
-    else:
-        flatten_recursive(opt.path, opt.out)
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

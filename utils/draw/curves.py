@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from utils.boxes import xywh2xyxy
-from utils.fonts import find_font
+from utils.files.fonts import find_font
+from utils.ops.boxes import xywh2xyxy
 from utils.plots import colors
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and a script's --help or a run without plots does without

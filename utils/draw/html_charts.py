@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.html_page import escaped
+from utils.draw.html_page import escaped
 from utils.plots import colors
 
 WIDTH, HEIGHT = 360, 220  # of a chart, in units of its own; it is drawn as wide as its place is

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.general import ROOT, atomic_write
+from utils.general import atomic_write
 
-STYLE = ROOT / "utils" / "templates" / "page.css"
+STYLE = Path(__file__).with_name("page.css")
 # The browser is told to fetch nothing and to run nothing, whatever the text of the page may look like.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 UNKNOWN = "-"

@@ -1,4 +1,4 @@
-"""What a set of labels looks like in numbers, for utils/report.py: how many of each class, where, how large."""
+"""What a set of labels looks like in numbers, for utils/report/page.py: how many of each class, where, how large."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from utils.draw.html_charts import density_chart
+from utils.draw.html_page import bars, table
 from utils.general import atomic_write
-from utils.html_charts import density_chart
-from utils.html_page import bars, table
 
 GRID = 32  # cells of a map, along each side
 

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from utils.boxes import xyxy2xywhn
 from utils.datasets import ImageShape
-from utils.evaluate import EvaluatedBatch
-from utils.html_page import jpeg
+from utils.draw.html_page import jpeg
+from utils.evaluation.evaluate import EvaluatedBatch
 from utils.metrics import box_iou, match_predictions
+from utils.ops.boxes import xyxy2xywhn
 from utils.plots import draw_tile
 
 KEPT = 6  # images of each kind

@@ -12,13 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.config import DataConfig
-from utils.evaluate import EvaluatedBatch, Observer
-from utils.general import LOGGER, ROOT, atomic_write
-
-COCO_YAML = ROOT / "data" / "coco.yaml"
-UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # numbers below 91 that no class of COCO 2017 has
-COCO_IDS = tuple(index for index in range(1, 91) if index not in UNUSED_IDS)  # of the 80 classes in their order
+from utils.data.coco_ids import COCO_IDS, is_coco
+from utils.data.config import DataConfig
+from utils.evaluation.evaluate import EvaluatedBatch, Observer
+from utils.general import LOGGER, atomic_write
 
 ImageId = int | str
 
@@ -124,11 +121,6 @@ class CocoRating:
 def repeated(values: Sequence[ImageId]) -> list[ImageId]:
     """The values that are there more than once."""
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def is_coco(names: Sequence[str]) -> bool:
-    """Whether these are the 80 classes of COCO in their order, whatever the data set is called."""
-    return len(names) == len(COCO_IDS) and tuple(names) == DataConfig.from_yaml(COCO_YAML).names
 
 
 def find_annotations(data: DataConfig, sources: Sequence[Path]) -> Path | None:

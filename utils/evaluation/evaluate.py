@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.boxes import scale_coords, xywhn2xyxy
-from utils.config import DataConfig
+from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, Ranks
+from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
-from utils.nms import load_nms, non_max_suppression
-from utils.shards import EvaluatedBatch, gather_batches, without_images
-from utils.size_ap import SIZES, SizeTally
+from utils.ops.boxes import scale_coords, xywhn2xyxy
+from utils.ops.nms import load_nms, non_max_suppression
+from utils.ops.size_ap import SIZES, SizeTally
 from utils.torch_utils import time_sync
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]

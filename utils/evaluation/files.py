@@ -11,17 +11,18 @@ from pathlib import Path
 import torch
 import yaml
 
-from utils.boxes import xyxy2xywhn
-from utils.confusion import ConfusionMatrix
-from utils.curves import plot_ap_bars, plot_confusion_matrix, plot_metric_curve, plot_pr_curve
-from utils.evaluate import EvaluatedBatch, as_one_class
+from utils.data.label_files import label_rows
+from utils.draw.curves import plot_ap_bars, plot_confusion_matrix, plot_metric_curve, plot_pr_curve
+from utils.draw.label_maps import LabelMaps
+from utils.evaluation.best_and_worst import BestAndWorst
+from utils.evaluation.evaluate import EvaluatedBatch, as_one_class
+from utils.files.names import UniqueNames
 from utils.general import atomic_write
-from utils.label_maps import LabelMaps
 from utils.metrics import EvalResult
+from utils.ops.boxes import xyxy2xywhn
+from utils.ops.confusion import ConfusionMatrix
+from utils.ops.size_ap import SIZES
 from utils.plots import plot_images, targets_of
-from utils.report_images import BestAndWorst
-from utils.runs import UniqueNames, label_rows
-from utils.size_ap import SIZES
 
 EXAMPLE_BATCHES = 3
 
@@ -29,7 +30,7 @@ EXAMPLE_BATCHES = 3
 class EvalPlots:
     """An observer of `evaluate` that draws the first batches, and when all is done curves and confusion matrix.
 
-    It also gathers what utils/report.py tells beside: `examples`, the best and worst images, and `labels`, their maps.
+    It also gathers what utils/report/page.py tells beside: `examples`, the best and worst images, and `labels`, their maps.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:

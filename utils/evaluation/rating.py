@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.augmentations import letterbox
-from utils.config import DataConfig
+from utils.data.config import DataConfig
+from utils.data.labels import find_images, load_split
 from utils.datasets import val_loader
-from utils.evaluate import check_classes, evaluate
+from utils.evaluation.evaluate import check_classes, evaluate
+from utils.files.images import read_image
 from utils.general import LOGGER, one_line
-from utils.images import read_image
-from utils.labels import find_images, load_split
 from utils.metrics import EvalResult
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.curves import font_for, hex_color, new_figure, tidy
+from utils.draw.curves import font_for, hex_color, new_figure, tidy
+from utils.files.names import UniqueNames
 from utils.general import atomic_write
 from utils.metrics import EvalResult
-from utils.runs import UniqueNames
 
 STUDY_SIZES = tuple(range(256, 1536 + 1, 128))
 PANELS = ("precision", "recall", "mAP@.5", "pre-process (ms)", "inference (ms)", "NMS (ms)")

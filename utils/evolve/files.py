@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.curves import ACCENT, INK, new_figure, tidy
-from utils.evolve_sampler import GENES
+from utils.draw.curves import ACCENT, INK, new_figure, tidy
+from utils.evolve.sampler import GENES
 from utils.general import atomic_write, remove_stale
 from utils.loggers import KEYS
 from utils.metrics import fitness

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config import Hyp
+from utils.cli.train_options import DEFAULT_PROJECT, TrainOptions
+from utils.data.config import Hyp
 from utils.dist import find_ranks
-from utils.engine import TrainingDiverged
-from utils.evolve_files import EvolveFiles, best_index
-from utils.evolve_sampler import HYP, bounded, make_sampler, outside, search_space
-from utils.evolve_study import (
+from utils.evolve.files import EvolveFiles, best_index
+from utils.evolve.sampler import HYP, bounded, make_sampler, outside, search_space
+from utils.evolve.study import (
     RESULTS,
     WORKER,
     add_first,
@@ -29,10 +29,10 @@ from utils.evolve_study import (
     open_study,
     running,
 )
+from utils.files.names import run_folder
 from utils.general import LOGGER, ROOT, colorstr, one_line, plural
 from utils.metrics import fitness
-from utils.runs import run_folder
-from utils.train_options import DEFAULT_PROJECT, TrainOptions
+from utils.training.engine import TrainingDiverged
 
 if TYPE_CHECKING:
     from optuna.study import Study

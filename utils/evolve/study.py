@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from utils.evolve_files import Generation
-from utils.evolve_sampler import HYP, bounded, search_space
+from utils.evolve.files import Generation
+from utils.evolve.sampler import HYP, bounded, search_space
 from utils.general import LOGGER, is_running, one_line
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Checkpoints as plain data: tensors, numbers, texts, lists. Reading one never runs anything that the file brings.
 
-Files of YOLOv5 v6.x and v7.0 are read too (utils/legacy.py). A file is written whole or not at all.
+Files of YOLOv5 v6.x and v7.0 are read too (utils/files/legacy.py). A file is written whole or not at all.
 """
 
 import errno
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from utils.files.legacy import StandIn, interpret, stand_ins
 from utils.general import LOGGER, atomic_write
-from utils.legacy import StandIn, interpret, stand_ins
 
 FORMAT, VERSION = "yolov5-nam checkpoint", 1
 SCALARS = (bool, int, float, str, type(None))

@@ -1,7 +1,7 @@
 """YOLOv5's own .pt files (v6.x and v7.0: whole pickled networks) as plain data; none of their classes is ever made.
 
 Every class that such a file names gets an inert stand-in, which only keeps what the file says of it; torch reads the
-file with `weights_only=True`, and any other name in it is refused. Opening files is utils/checkpoint.py's part.
+file with `weights_only=True`, and any other name in it is refused. Opening files is utils/files/checkpoint.py's part.
 
 Legend: L detection levels, A anchors of a level.
 """
@@ -29,7 +29,7 @@ StandIn = tuple[object, str]  # what stands in, and the full name that it stands
 
 
 class LegacyContent(NamedTuple):
-    """What a YOLOv5 file holds, under the names of `utils.checkpoint.Checkpoint`; the weights as the file has them."""
+    """What a YOLOv5 file holds, under the names of `utils.files.checkpoint.Checkpoint`; the weights as the file has them."""
 
     yaml: dict
     names: tuple[str, ...]

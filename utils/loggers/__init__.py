@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.data.labels import LabelRecord
 from utils.datasets import Batch
-from utils.evaluate import EvaluatedBatch, Observer
+from utils.evaluation.evaluate import EvaluatedBatch, Observer
 from utils.general import LOGGER, atomic_write, one_line, progress
-from utils.labels import LabelRecord
-from utils.log_base import BEST_KEYS, KEYS, METRIC_KEYS, EpochNumbers, Logger, RunEnd, RunStart
-from utils.log_mlflow import MlflowLogger, import_mlflow
-from utils.log_tensorboard import TensorBoardLogger, summary_writer
-from utils.log_wandb import WandbLogger, box_interval, check_wandb, wandb_project
+from utils.loggers.base import BEST_KEYS, KEYS, METRIC_KEYS, EpochNumbers, Logger, RunEnd, RunStart
+from utils.loggers.mlflow import MlflowLogger, import_mlflow
+from utils.loggers.tensorboard import TensorBoardLogger, summary_writer
+from utils.loggers.wandb import WandbLogger, box_interval, check_wandb, wandb_project
 from utils.metrics import EvalResult
-from utils.run_files import RunFiles
+from utils.training.run_files import RunFiles
 
 HEADER = ",".join(f"{name:>20}" for name in ("epoch", *KEYS))
 BAR_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")

@@ -1,6 +1,6 @@
 """What every place is told that a training's numbers go to, and when; and what all of these places share.
 
-The places: results.csv (utils/loggers.py), TensorBoard, W&B and MLflow (utils/log_*.py).
+The places: results.csv (utils/loggers/__init__.py), TensorBoard, W&B and MLflow (utils/log_*.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from utils.config import read_yaml
-from utils.evaluate import EvaluatedBatch
+from utils.data.labels import LabelRecord
+from utils.evaluation.evaluate import EvaluatedBatch
+from utils.files.yamls import read_yaml
 from utils.general import atomic_write
-from utils.labels import LabelRecord
 from utils.metrics import EvalResult
 
 KEYS = (  # v6.1's columns after `epoch`, by which other tools find them

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from utils.addresses import without_credentials
+from utils.files.addresses import without_credentials
 from utils.general import LOGGER, colorstr, one_line
-from utils.log_base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
+from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
 
 MAX_PARAMETER = 500  # characters of an option's value, as older servers take them
 # MLflow tells its makers of its use unless this is set before it is imported, and asks a lost server for minutes.

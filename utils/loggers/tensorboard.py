@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from utils.files.images import read_image
 from utils.general import LOGGER, colorstr, one_line
-from utils.images import read_image
-from utils.log_base import EpochNumbers, Logger, RunEnd, RunStart
+from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart
 from utils.metrics import EvalResult
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from utils.evaluate import EvaluatedBatch
+from utils.evaluation.evaluate import EvaluatedBatch
 from utils.general import one_line
-from utils.log_base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
-from utils.wandb_data import import_wandb, upload_dataset
+from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
+from utils.loggers.wandb_data import import_wandb, upload_dataset
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from utils.config import DataConfig
+from utils.data.config import DataConfig
+from utils.data.labels import label_path
+from utils.files.names import UniqueNames, safe_name
 from utils.general import LOGGER, ROOT, colorstr, one_line, plural
-from utils.labels import label_path
-from utils.log_base import RunStart
-from utils.runs import UniqueNames, safe_name
+from utils.loggers.base import RunStart
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -6,7 +6,7 @@ Legend: n detections of an image, t labels, nc classes.
 import numpy as np
 from torch import Tensor
 
-from utils.iou import box_iou, first_claims
+from utils.ops.iou import box_iou, first_claims
 
 
 class ConfusionMatrix:

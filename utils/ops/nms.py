@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import xywh2xyxy
+from utils.ops.boxes import xywh2xyxy
 
 Suppress = Callable[[Tensor, Tensor, float], Tensor]
 

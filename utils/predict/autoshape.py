@@ -13,15 +13,15 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from models.profiling import profile_layers
-from models.results import Detections
-from utils.addresses import is_url, without_credentials
 from utils.augmentations import letterbox, letterbox_placement
-from utils.boxes import scale_coords
+from utils.files.addresses import is_url, without_credentials
+from utils.files.images import read_image
 from utils.general import make_divisible
-from utils.images import read_image
-from utils.nms import load_nms, non_max_suppression
-from utils.sources import fetch_image
-from utils.streams import path_of
+from utils.ops.boxes import scale_coords
+from utils.ops.nms import load_nms, non_max_suppression
+from utils.predict.results import Detections
+from utils.predict.sources import fetch_image
+from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from utils.images import write_image
+from utils.files.images import write_image
 
 MAX_CHANNELS, COLUMNS = 32, 8
 MIN_TILE = 48  # pixels: smaller maps are enlarged

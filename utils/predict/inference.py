@@ -1,4 +1,4 @@
-"""What val.py, detect.py and serve.py do alike: limits, the network made ready to run, images to it and boxes back."""
+"""What val.py, detect.py and tools.serve do alike: limits, the network made ready to run, images to it and boxes back."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.boxes import scale_coords
 from utils.general import LOGGER, check_img_size
-from utils.nms import load_nms
+from utils.ops.boxes import scale_coords
+from utils.ops.nms import load_nms
 from utils.torch_utils import largest_stride
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision

@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from utils.images import write_image
+from utils.data.label_files import label_rows
+from utils.files.images import write_image
+from utils.files.names import UniqueNames, safe_name
 from utils.plots import crop_box
-from utils.prediction_files import PredictionFiles
-from utils.runs import UniqueNames, label_rows, safe_name
-from utils.sources import Frame
-from utils.video import VideoWriter
+from utils.predict.sources import Frame
+from utils.predict.tables import PredictionFiles
+from utils.predict.video import VideoWriter
 
 MAX_REPEATED_S = 10  # of a stream's pause are filled with its last frame
 MAX_STREAM_FPS = 240  # more is what a camera's driver says when it does not know

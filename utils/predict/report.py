@@ -13,8 +13,8 @@ import numpy as np
 
 from utils.dist import Ranks
 from utils.general import LOGGER, colorstr, one_line, plural
-from utils.outputs import ResultWriter
-from utils.sources import FileSource, LiveSource
+from utils.predict.outputs import ResultWriter
+from utils.predict.sources import FileSource, LiveSource
 
 
 @dataclass

@@ -15,11 +15,11 @@ import torch
 from PIL import Image, ImageShow
 from torch import Tensor
 
-from utils.boxes import xyxy2xywh, xyxy2xywhn
+from utils.files.images import write_image
+from utils.files.names import UniqueNames, safe_name
 from utils.general import increment_path, plural
-from utils.images import write_image
+from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
-from utils.runs import UniqueNames, safe_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.addresses import is_url
-from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from utils.streams import check_url, is_recording, suffix_of
+from utils.files.addresses import is_url
+from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.predict.streams import check_url, is_recording, suffix_of
 
 READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 CHUNK = 1 << 16  # bytes

@@ -20,14 +20,14 @@ from urllib.parse import quote, unquote, urlunsplit
 import cv2
 import numpy as np
 
-from utils.addresses import is_url, split_url, without_credentials
 from utils.dist import SINGLE, Ranks
+from utils.files.addresses import is_url, split_url, without_credentials
+from utils.files.images import VIDEO_SUFFIXES, decode_image, read_image
+from utils.files.names import UniqueNames, safe_name
 from utils.general import LOGGER, one_line
-from utils.images import VIDEO_SUFFIXES, decode_image, read_image
-from utils.runs import UniqueNames, safe_name
-from utils.screen import ScreenCapture, check_screen, is_screen
-from utils.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
-from utils.streams import (
+from utils.predict.screen import ScreenCapture, check_screen, is_screen
+from utils.predict.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
+from utils.predict.streams import (
     TIMEOUT_S,
     Capture,
     NoFrameError,
@@ -40,7 +40,7 @@ from utils.streams import (
     stem_of_stream,
     suffix_of,
 )
-from utils.threads import Prefetcher
+from utils.predict.threads import Prefetcher
 
 MAX_IMAGE_BYTES = 64 << 20
 ASCII = "%/:;,@!$&'()*+=~?[]"  # what stays as it is where other characters of an address are percent-encoded

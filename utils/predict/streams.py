@@ -12,11 +12,11 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from utils.addresses import QUERY, URL, is_url, split_url, without_credentials
+from utils.files.addresses import QUERY, URL, is_url, split_url, without_credentials
+from utils.files.images import VIDEO_SUFFIXES
+from utils.files.names import safe_name
 from utils.general import LOGGER, one_line, plural
-from utils.images import VIDEO_SUFFIXES
-from utils.opencv import silence
-from utils.runs import safe_name
+from utils.predict.opencv import silence
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
 TIMEOUT_S = 10.0  # to connect, and to wait for a frame

@@ -15,8 +15,8 @@ from typing import IO
 
 from torch import Tensor
 
-from utils.coco_json import COCO_IDS, is_coco
-from utils.sources import Frame
+from utils.data.coco_ids import COCO_IDS, is_coco
+from utils.predict.sources import Frame
 
 COLUMNS = ("image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2")
 END = b"\n]\n"

@@ -1,6 +1,6 @@
 """What a report says beside the numbers of results.json: curves, images, labels, machine, model, settings.
 
-All of it goes to report.json in the run's folder, from which `python -m utils.report` can make the page again.
+All of it goes to report.json in the run's folder, from which `python -m tools.report` can make the page again.
 """
 
 import json

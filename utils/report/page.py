@@ -1,14 +1,13 @@
 """report.html: all about a training or an evaluation on one page, which needs no other file and no network.
 
-    python -m utils.report runs/train/exp       # makes it again, as far as the folder's files allow
+`python -m tools.report runs/train/exp` makes it again, as far as the folder's files allow.
 
 train.py and val.py write it at their end, unless --noplots is given. It is made of opt.yaml, hyp.yaml, results.csv,
 results.json, labels.json and report.json in the folder; of what is not there the page says nothing.
 """
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,16 @@ from typing import Any, Self
 import numpy as np
 from torch import nn
 
-from utils.config import Hyp, read_yaml
-from utils.curves import read_results
-from utils.eval_files import EvalPlots, results_content
-from utils.general import LOGGER, run_script
-from utils.html_charts import matrix_chart, metric_chart, training_chart
-from utils.html_page import UNKNOWN, anchor, bars, escaped, image_tag, number, section, table, write_page
-from utils.label_maps import class_table, label_charts
+from utils.cli.train_options import parse_opt as train_opt
+from utils.data.config import Hyp
+from utils.draw.curves import read_results
+from utils.draw.html_charts import matrix_chart, metric_chart, training_chart
+from utils.draw.html_page import UNKNOWN, anchor, bars, escaped, image_tag, number, section, table, write_page
+from utils.draw.label_maps import class_table, label_charts
+from utils.evaluation.files import EvalPlots, results_content
+from utils.files.yamls import read_yaml
 from utils.metrics import EvalResult
-from utils.report_facts import curve_facts, environment, model_facts, write_facts
-from utils.train_options import parse_opt as train_opt
+from utils.report.facts import curve_facts, environment, model_facts, write_facts
 
 PAGE, FACTS, LABELS = "report.html", "report.json", "labels.json"
 PANELS = (  # of the training's curves: title, columns of results.csv
@@ -326,34 +325,3 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return UNKNOWN if value in (None, "") else str(value)
-
-
-# Command --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """The flags of `parse_opt`, which holds their meanings."""
-
-    folder: str
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> ReportOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Make the report.html of a run's folder again.")
-    parser.add_argument("folder", help="the run's folder, e.g. runs/train/exp or runs/val/exp")
-    return ReportOptions(**vars(parser.parse_args(arguments)))
-
-
-def main(opt: ReportOptions) -> Path:
-    """Makes the page; its path."""
-    folder = Path(opt.folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name that of a run, e.g. runs/train/exp")
-    path = make_page(folder)
-    LOGGER.info(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")
-    return path
-
-
-if __name__ == "__main__":
-    run_script(main, parse_opt())

@@ -1,6 +1,6 @@
 """One epoch of training, and all that a run needs to go on after it was cut off.
 
-The trainer knows neither files nor options: it gets its parts and gives back numbers. Evaluation: utils/evaluate.py.
+The trainer knows neither files nor options: it gets its parts and gives back numbers. Evaluation: utils/evaluation/evaluate.py.
 
 Legend: B images of a batch, H and W of the network's image, T targets of a batch.
 """
@@ -19,12 +19,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, Ranks
 from utils.general import LOGGER, make_divisible
-from utils.optim import Schedule
-from utils.sampling import DRAW_SCALE
 from utils.torch_utils import ModelEMA
+from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
 MAX_GRADIENT_NORM = 10.0

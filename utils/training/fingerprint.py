@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.data.labels import LabelRecord
 from utils.general import plural
-from utils.labels import LabelRecord
 
 HALF = 8  # bytes of a hash: the first half of a row is of the image's name, the second of its size and labels
 

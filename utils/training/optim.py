@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from utils.config import Hyp
+from utils.data.config import Hyp
 from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")

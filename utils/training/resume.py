@@ -10,12 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.config import YAML_SUFFIXES, Hyp
-from utils.fingerprint import describe_changes, fingerprint
+from utils.data.config import Hyp
+from utils.data.labels import LabelRecord
+from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.weights import newest
+from utils.files.yamls import YAML_SUFFIXES
 from utils.general import LOGGER, check_file, plural
-from utils.labels import LabelRecord
-from utils.runs import newest
+from utils.training.fingerprint import describe_changes, fingerprint
 
 KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the run left only weights in it
 

@@ -13,15 +13,15 @@ import numpy as np
 import yaml
 from torch import Tensor, nn
 
-from utils.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
-from utils.curves import plot_labels
+from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, Ranks
-from utils.engine import Trainer
+from utils.draw.curves import plot_labels
+from utils.draw.label_maps import write_label_maps
+from utils.files.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
-from utils.label_maps import write_label_maps
-from utils.labels import LabelRecord
-from utils.resume import KEPT
 from utils.torch_utils import EarlyStopping
+from utils.training.engine import Trainer
+from utils.training.resume import KEPT
 
 MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
 

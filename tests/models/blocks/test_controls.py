@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from models.blocks.controls import CONTROLS, ConvControl, HalfControl, IdentityControl, SiluControl
 from models.common import NAMAttention
-from models.controls import CONTROLS, ConvControl, HalfControl, IdentityControl, SiluControl
-from models.costs import measure_costs
 from models.yolo import Model
+from tools.costs import measure_costs
 from utils.general import ROOT
 from utils.torch_utils import initialize_weights
 

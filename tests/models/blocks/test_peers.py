@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import attention_peers
 from models.attention import Gated
-from models.attention_peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
+from models.blocks import peers as attention_peers
+from models.blocks.peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
 from models.yolo import Model
 
 BLOCKS = (SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM)

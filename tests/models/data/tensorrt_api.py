@@ -1,7 +1,7 @@
 """Writes tensorrt_api.json: what TensorRT's published Python bindings have, of what this project uses, by version.
 
     pip download --no-deps -d wheels tensorrt-cu12-bindings==10.0.1     # and others; each unpacked into a folder
-    python tests/data/tensorrt_api.py FOLDER [FOLDER ...]               # each with a tensorrt_bindings inside
+    python tests/models/data/tensorrt_api.py FOLDER [FOLDER ...]               # each with a tensorrt_bindings inside
 
 The bindings alone do not load, as NVIDIA's libraries are not in them. Nine functions are all that they take of those:
 a library in which these return nothing, made here by gcc, is enough to load them, and then they print their own
@@ -144,9 +144,7 @@ def main(folders: list[str]) -> None:
             if name in found:
                 forms.setdefault(" | ".join(found[name]), []).append(version)
         members[name] = {form: " ".join(versions) for form, versions in forms.items()}
-    source = (
-        "tensorrt-cu12-bindings of PyPI, read by tests/data/tensorrt_api.py; `a, b=` is a call of a and, if given, b"
-    )
+    source = "tensorrt-cu12-bindings of PyPI, read by tests/models/data/tensorrt_api.py; `a, b=` is a call of a and, if given, b"
     content = {"source": source, "versions": list(seen), "members": members}
     content["taken"] = {call: " ".join(version for version, _, taken in looks if call in taken) for call in CALLS}
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

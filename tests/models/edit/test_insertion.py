@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml as pyyaml
 
-from models.insertion import Block, Insertion, insert, parse_block, parse_insertions, row_strides, with_insertions
-from models.model_yaml import load_model_yaml, read_rows
-from models.transfer import transfer_weights
-from models.yaml_text import with_rows
+from models.edit.insertion import Block, Insertion, insert, parse_block, parse_insertions, row_strides, with_insertions
+from models.edit.text import with_rows
+from models.edit.transfer import transfer_weights
+from models.spec.rows import load_model_yaml, read_rows
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.config import read_yaml
+from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 YAMLS = sorted((ROOT / "models").rglob("yolo*.yaml"))

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from models.insertion import insert, parse_insertions
-from models.yaml_text import flow_text, with_rows
+from models.edit.insertion import insert, parse_insertions
+from models.edit.text import flow_text, with_rows
 
 HEAD = "nc: 2\ndepth_multiple: 1.0\nwidth_multiple: 1.0\nanchors: 1\n"
 V61 = (

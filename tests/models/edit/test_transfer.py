@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from models.transfer import transfer_weights
+from models.edit.transfer import transfer_weights
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.config import read_yaml
+from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 DETECT = 24

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import export
-from models.backend import find_kind, load_backend
-from models.backend_coreml import MANIFEST, SPEC, WEIGHTS, CoreMLRuntime, read_package
-from models.coreml_graph import OPERATORS, GraphRuntime, coreml_operators, read_operations
 from models.experimental import attempt_load
+from models.exporters.coreml_graph import OPERATORS, GraphRuntime, coreml_operators, read_operations
+from models.runtimes.coreml import MANIFEST, SPEC, WEIGHTS, CoreMLRuntime, read_package
+from models.runtimes.load import find_kind, load_backend
 from tests.models.files import export_whole_and_half, hide
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import torch
 
 import export
 import val
-from models.backend import find_kind, load_backend
-from models.backend_apps import ExecuTorchRuntime
 from models.experimental import attempt_load
-from models.metadata import Metadata
-from models.sealed import seal, unseal
+from models.runtimes.load import find_kind, load_backend
+from models.runtimes.metadata import Metadata
+from models.runtimes.mobile_apps import ExecuTorchRuntime
+from models.runtimes.sealed import seal, unseal
 from tests.models.files import check_detects_alike, damaged, differ, export_whole_and_half, hide, load_both
 
 
@@ -58,7 +58,7 @@ def test_what_it_says_of_itself(folder):
 
 
 def test_nam_is_four_operators_of_xnnpack(folder, monkeypatch):
-    from models import export_apps
+    from models.exporters import mobile_apps as export_apps
 
     seen = []
     monkeypatch.setattr(export_apps, "strip_gain", lambda nodes: seen.append(nodes) or ["Mul"])

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import export
-from models.backend import load_backend
-from models.export_int8 import calibration_images
+from models.exporters.int8 import calibration_images
+from models.runtimes.load import load_backend
 from models.yolo import Model
 from utils.augmentations import letterbox
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.config import DataConfig
-from utils.images import read_image
-from utils.labels import find_images
-from utils.rating import training_images
+from utils.data.config import DataConfig
+from utils.data.labels import find_images
+from utils.evaluation.rating import training_images
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.files.images import read_image
 
 pytest.importorskip("nncf")
 COMMON = {"include": "openvino", "int8": True, "imgsz": 64}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.attention import NAMAttention
-from models.nam_chains import Operator, check_gates, summed_layers
+from models.exporters.nam_chains import Operator, check_gates, summed_layers
 
 KINDS = ("mul", "add", "sigmoid", "mul")
 NAM = [

@@ -1,4 +1,4 @@
-"""export.py --include engine by tests/tensorrt_standin.py, which is not TensorRT but stands in its place; --trtexec."""
+"""export.py --include engine by tests/models/tensorrt_standin.py, which is not TensorRT but stands in its place; --trtexec."""
 
 import json
 import logging
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import export
-from models.backend import load_backend
-from models.backend_tensorrt import check_gpu, read_engine
 from models.experimental import attempt_load
-from models.export_tensorrt import WHAT, EngineSettings, Profile, trtexec_command
-from tests.tensorrt_standin import OPERATORS, StandIn, install
-from utils.nms import non_max_suppression
+from models.exporters.tensorrt import WHAT, EngineSettings, Profile, trtexec_command
+from models.runtimes.load import load_backend
+from models.runtimes.tensorrt import check_gpu, read_engine
+from tests.models.tensorrt_standin import OPERATORS, StandIn, install
+from utils.ops.nms import non_max_suppression
 
 VERSIONS = ["10.0.1", "11.4.0.106"]
 

@@ -13,14 +13,14 @@ import pytest
 from torch import nn
 
 import export
-from models.backend_tensorrt import TORCH_TYPES
-from models.export_check import check_images
-from models.export_tensorrt import EngineSettings, Profile, profile_of, trtexec_command
-from models.metadata import AXES, Metadata
-from models.onnx_header import read_onnx_header
+from models.exporters.compare import check_images
+from models.exporters.tensorrt import EngineSettings, Profile, profile_of, trtexec_command
+from models.runtimes.metadata import AXES, Metadata
+from models.runtimes.onnx_header import read_onnx_header
+from models.runtimes.tensorrt import TORCH_TYPES
 from models.yolo import Model
-from tests.tensorrt_standin import API, OPERATORS, forms_of, takes
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.models.tensorrt_standin import API, OPERATORS, forms_of, takes
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.general import ROOT
 
 onnx = pytest.importorskip("onnx")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import export
-from models.backend import find_kind, load_backend
-from models.backend_apps import TfliteRuntime
 from models.experimental import attempt_load
-from models.metadata import Metadata
-from models.sealed import seal, unseal
+from models.runtimes.load import find_kind, load_backend
+from models.runtimes.metadata import Metadata
+from models.runtimes.mobile_apps import TfliteRuntime
+from models.runtimes.sealed import seal, unseal
 from tests.models.files import check_detects_alike, damaged, differ, export_whole_and_half, hide, load_both
 
 
@@ -60,8 +60,8 @@ def test_any_program_can_run_it_and_read_its_names(folder):
 
 @pytest.mark.parametrize(("name", "count"), [("a", 4), ("half", 5)])
 def test_nam_is_four_operators(folder, name, count):
-    from models.export_apps import tflite_operators
-    from models.nam_chains import check_gates
+    from models.exporters.mobile_apps import tflite_operators
+    from models.exporters.nam_chains import check_gates
 
     _, network = unseal(folder / f"{name}.tflite", b"TFL3", "a TFLite file")
     operators = tflite_operators(network)

@@ -10,17 +10,17 @@ from torch import nn
 
 from models import yolo
 from models.attention import NAMChannel
-from models.channel_rules import blocks
-from models.channels import Axis, map_channels
+from models.edit.insertion import with_insertions
 from models.experimental import network_of
-from models.insertion import with_insertions
-from models.model_yaml import load_model_yaml
-from models.narrowing import check_pruned, narrow_layer
-from models.pruning import Rule, choose, cut, kept_gain, kept_whole, lowest, norm_names, prune, rank, recalibrate
+from models.pruning.channels import Axis, map_channels
+from models.pruning.prune import Rule, choose, cut, kept_gain, kept_whole, lowest, norm_names, prune, rank, recalibrate
+from models.pruning.rules import blocks
+from models.spec.pruned import check_pruned, narrow_layer
+from models.spec.rows import load_model_yaml
 from models.yolo import Model
 from tests.models.files import as_trained
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
-from utils.config import Hyp
+from utils.data.config import Hyp
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import ROOT
 from utils.loss import ComputeLoss
 

@@ -15,15 +15,15 @@ import detect
 import export
 import hubconf
 import val
-from models import backend_remote
-from models.backend import load_backend
-from models.backend_remote import ModelServer, RemoteRuntime, read_outputs
-from models.export_triton import triton_config
-from tests.models.kserve import serving
-from utils.addresses import ModelAddress
+from models.exporters.triton import triton_config
+from models.runtimes import kserve as backend_remote
+from models.runtimes.kserve import ModelServer, RemoteRuntime, read_outputs
+from models.runtimes.load import load_backend
+from tests.models.runtimes.kserve import serving
+from utils.files.addresses import ModelAddress
+from utils.files.images import write_image
+from utils.files.weights import find_weights
 from utils.general import ROOT
-from utils.images import write_image
-from utils.runs import find_weights
 
 SHAPES_YAML = str(ROOT / "data" / "shapes.yaml")
 

@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 
 import export
 import hubconf
-from models.backend import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, load_backend
 from models.experimental import Ensemble, attempt_load
-from models.metadata import AXES
-from models.onnx_header import read_onnx_header
-from models.runtime import from_nms
-from utils.nms import non_max_suppression
+from models.runtimes.base import from_nms
+from models.runtimes.load import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, load_backend
+from models.runtimes.metadata import AXES
+from models.runtimes.onnx_header import read_onnx_header
+from utils.ops.nms import non_max_suppression
 
 FILES = {"pt": "a.pt", "torchscript": "a.torchscript", "onnx": "a.onnx", "openvino": "a_openvino_model"}
 EXPORTED = [kind for kind in FILES if kind != "pt"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from models.metadata import AXES, Metadata
+from models.runtimes.metadata import AXES, Metadata
 
 META = Metadata(("a b", "häm", 'c"'), 64, 2, (96, 128), (), {"task": "detect"})
 

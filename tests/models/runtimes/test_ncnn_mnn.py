@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import export
-from models.backend import find_kind, load_backend
-from models.backend_mobile import NCNN_BIN, NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.experimental import attempt_load
-from models.export_mobile import write_ncnn
+from models.exporters.ncnn_mnn import write_ncnn
+from models.runtimes.load import find_kind, load_backend
+from models.runtimes.ncnn_mnn import NCNN_BIN, NCNN_PARAM, MnnRuntime, NcnnRuntime
 from tests.models.files import check
 
 pytest.importorskip("ncnn")
@@ -110,8 +110,8 @@ def test_packages_that_are_missing(folder, monkeypatch, package, file):
 def test_pnnx_says_why_it_fails(network, tmp_path, monkeypatch):
     import pnnx
 
-    from models.export_formats import ExportModel
-    from models.metadata import Metadata
+    from models.exporters.onnx import ExportModel
+    from models.runtimes.metadata import Metadata
 
     monkeypatch.setattr(pnnx, "EXEC_PATH", "false")
     metadata = Metadata(("a", "b", "c"), 32, 1, (64, 96), (), {"precision": "fp32"})

@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from models.metadata import Metadata
-from models.sealed import HASH, LENGTH, MAX_METADATA, seal, unseal
+from models.runtimes.metadata import Metadata
+from models.runtimes.sealed import HASH, LENGTH, MAX_METADATA, seal, unseal
 
 NETWORK = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 8
 METADATA = Metadata(("Ameise", "蜂"), 32, 2, (64, 96), (), {"precision": "fp16"})

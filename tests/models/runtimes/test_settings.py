@@ -11,12 +11,12 @@ import torch
 
 import detect
 import export
-import serve
 import val
-from models.backend import load_backend, openvino_core, openvino_settings
 from models.experimental import attempt_load
+from models.runtimes.load import load_backend, openvino_core, openvino_settings
+from tools.serve import cli as serve
+from utils.files.images import write_image
 from utils.general import ROOT
-from utils.images import write_image
 
 openvino = pytest.importorskip("openvino")
 CAN = openvino_core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -159,7 +159,7 @@ def test_a_network_that_is_gone_leaves_the_process_alone(folder):
     """On CPUs with AMX, an OpenVINO that is freed in part, or by another thread, breaks the handling of signals."""
     program = """
 import faulthandler, signal, subprocess, sys, threading
-from models.backend import load_backend
+from models.runtimes.load import load_backend
 faulthandler.enable()  # as pytest does: handlers get a stack of their own
 signal.signal(signal.SIGCHLD, lambda *_: None)
 loaded = [load_backend(sys.argv[1], threads=1) for _ in range(2)]

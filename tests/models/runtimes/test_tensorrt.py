@@ -1,4 +1,4 @@
-"""The runtime of .engine files, by tests/tensorrt_standin.py on the CPU: it is not TensorRT but stands in its place."""
+"""The runtime of .engine files, by tests/models/tensorrt_standin.py on the CPU: it is not TensorRT but stands in its place."""
 
 import json
 import shutil
@@ -10,13 +10,13 @@ import torch
 
 import detect
 import export
-from models import backend_tensorrt
-from models.backend import find_kind, load_backend
-from models.backend_tensorrt import EngineRuntime, check_origin, read_engine, write_engine
 from models.experimental import attempt_load
-from models.metadata import AXES, Metadata
+from models.runtimes import tensorrt as backend_tensorrt
+from models.runtimes.load import find_kind, load_backend
+from models.runtimes.metadata import AXES, Metadata
+from models.runtimes.tensorrt import EngineRuntime, check_origin, read_engine, write_engine
 from tests.models.files import check
-from tests.tensorrt_standin import StandIn, install
+from tests.models.tensorrt_standin import StandIn, install
 
 VERSION = "11.4.0.106"
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import export
-from models.backend import load_backend
-from models.backend_torch import Pt2Runtime, SafetensorsRuntime
 from models.experimental import attempt_load
-from models.export_formats import ExportModel
-from models.export_torch import COMPILERS, nam_nodes, strip_gain, trace
-from models.metadata import AXES, Metadata
+from models.exporters.onnx import ExportModel
+from models.exporters.torch_files import COMPILERS, nam_nodes, strip_gain, trace
+from models.runtimes.load import load_backend
+from models.runtimes.metadata import AXES, Metadata
+from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

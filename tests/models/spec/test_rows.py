@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models.common import C3, NAMAttention
-from models.model_yaml import read_rows
+from models.spec.rows import read_rows
 from models.yolo import Model, find_module
-from utils.config import read_yaml
+from utils.files.yamls import read_yaml
 from utils.general import ROOT, make_divisible
 
 YAMLS = {path.stem: path for path in sorted((ROOT / "models").rglob("yolo*.yaml"))}

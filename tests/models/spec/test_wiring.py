@@ -12,15 +12,15 @@ import pytest
 import torch
 import yaml
 
-from models.insert import main as insert_main
-from models.insert import parse_opt as insert_options
-from models.insertion import Block, Insertion, parse_block
-from models.insertion import insert as insert_rightly
-from models.model_yaml import read_rows
-from models.repair import advise, suggest
-from models.wiring import check_wiring
+from models.edit.insertion import Block, Insertion, parse_block
+from models.edit.insertion import insert as insert_rightly
+from models.spec.repair import advise, suggest
+from models.spec.rows import read_rows
+from models.spec.wiring import check_wiring
 from models.yolo import Model
-from utils.config import read_yaml
+from tools.insert import main as insert_main
+from tools.insert import parse_opt as insert_options
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 YAMLS = sorted((ROOT / "models").rglob("yolo*.yaml"))
@@ -71,7 +71,7 @@ def test_insertion_without_renumbering_warns(place: int) -> None:
     *wrong, advice = warnings
     assert wrong
     assert all("row " in warning and "grow by one" in warning for warning in wrong)
-    command = "python -m models.insert yolov5n.yaml --module NAMAttention --after"
+    command = "python -m tools.insert yolov5n.yaml --module NAMAttention --after"
     assert f"row {place + 1} (NAMAttention) came in" in advice
     assert f"let this do it: {command} {place} --out yolov5n-NAMAttention.yaml" in advice
 
@@ -135,7 +135,7 @@ def test_several_rows_put_in_without_renumbering_are_told_with_their_places() ->
         rows.insert(place + 1, [-1, 1, "NAMAttention", []])
     *_, advice = check_wiring(build({**settings, "backbone": [], "head": rows}))
     assert "rows 18, 22, 26 (NAMAttention) came in" in advice
-    assert "models.insert yolov5n.yaml --module NAMAttention --after 17 20 23 --out" in advice
+    assert "tools.insert yolov5n.yaml --module NAMAttention --after 17 20 23 --out" in advice
 
 
 def test_arguments_are_part_of_the_advice() -> None:
@@ -149,8 +149,7 @@ def test_a_yaml_of_the_users_own_is_told_to_lose_the_row_first() -> None:
     settings["width_multiple"] = 0.125  # of no shipped yaml
     advice = check_wiring(build(settings))[-1]
     assert (
-        "take row 24 (NAMAttention) out again, and let this do it: python -m models.insert model yaml --module"
-        in advice
+        "take row 24 (NAMAttention) out again, and let this do it: python -m tools.insert model yaml --module" in advice
     )
 
 
@@ -186,7 +185,7 @@ def pasted(content: dict, places: Sequence[int], row: list = NAM) -> dict:
 
 
 def rightly(content: dict, places: Sequence[int], block: str = "NAMAttention") -> dict:
-    """What models/insertion.py makes of it."""
+    """What models/edit/insertion.py makes of it."""
     words = [Insertion(Block(block), str(max(place, 0)), is_before=place < 0) for place in places]
     return insert_rightly(content, words).content
 
@@ -243,7 +242,7 @@ def test_a_row_behind_detect_is_an_error_with_advice() -> None:
     assert [row[2] for row in all_rows(commanded(text))][-4:] == [*["NAMAttention"] * 3, "Detect"]
     own = pasted({**shipped(S), "width_multiple": 0.3}, [24])
     assert "take row 25 out again, and to let Detect" in advise(own, "mine.yaml")
-    assert "models.insert mine.yaml --module NAMAttention --before detect" in advise(own, "mine.yaml")
+    assert "tools.insert mine.yaml --module NAMAttention --before detect" in advise(own, "mine.yaml")
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -312,7 +311,7 @@ def test_several_modules_are_told_by_their_numbers() -> None:
     content = pasted(pasted(shipped(S), [17]), [21], [-1, 1, "SE", []])
     advice = check_wiring(build(content))[-1]
     assert "rows 18, 22 (NAMAttention, SE) came in" in advice
-    assert "models.insert" not in advice
+    assert "tools.insert" not in advice
     right = rightly(rightly(shipped(S), [17]), [21], "SE")
     assert graph(numbered(advice, content)) == graph(right)
     assert check_wiring(build(numbered(advice, content))) == []
@@ -321,7 +320,7 @@ def test_several_modules_are_told_by_their_numbers() -> None:
 def test_two_in_a_row_are_told_by_their_numbers() -> None:
     content = pasted(shipped(S), [17, 17])
     advice = suggest(read_rows(content), content)
-    assert "models.insert" not in advice
+    assert "tools.insert" not in advice
     assert numbered(advice, content)["head"][-1][0] == [19, 22, 25]
 
 
@@ -329,11 +328,11 @@ def test_numbers_of_other_gains_are_known_too() -> None:
     content, right = partly(9, [25])
     own = {**content, "width_multiple": 0.3}
     advice = suggest(read_rows(own), own)
-    assert "models.insert" not in advice  # no yaml to start from, and some numbers are corrected already
+    assert "tools.insert" not in advice  # no yaml to start from, and some numbers are corrected already
     assert graph(numbered(advice, own)) == graph(right)
     untouched = {**pasted(shipped(S), [9]), "width_multiple": 0.3}
     advice = suggest(read_rows(untouched, "mine.yaml"), untouched)
-    assert "take row 10 (NAMAttention) out again, and let this do it: python -m models.insert mine.yaml" in advice
+    assert "take row 10 (NAMAttention) out again, and let this do it: python -m tools.insert mine.yaml" in advice
 
 
 @pytest.mark.parametrize("places", [(0, 1), (2, 4)])
@@ -367,7 +366,7 @@ def test_errors_that_have_another_reason_have_no_advice() -> None:
 def test_of_yamls_alike_the_plain_one_is_named() -> None:
     """yolov5-panet.yaml holds yolov5l's rows and gains."""
     content = pasted(shipped("yolov5l.yaml"), [9])
-    assert "models.insert yolov5l.yaml --module" in suggest(read_rows(content), content)
+    assert "tools.insert yolov5l.yaml --module" in suggest(read_rows(content), content)
 
 
 def test_broken_rows_are_no_reason_to_stumble() -> None:

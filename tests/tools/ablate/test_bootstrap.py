@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
+from tools.ablate.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
 from utils.metrics import ap_per_class
 
 

@@ -1,4 +1,4 @@
-"""ablate.py as a user runs it: two variants, two seeds, one epoch, and what it says when it cannot."""
+"""tools.ablate as a user runs it: two variants, two seeds, one epoch, and what it says when it cannot."""
 
 import csv
 import json
@@ -8,8 +8,7 @@ import sys
 import pytest
 import yaml
 
-import ablate
-from utils.general import ROOT
+from tools.ablate import cli as ablate
 
 PLAN = {
     **{"split": "test", "seeds": 2, "baseline": "plain", "bootstrap": 5},
@@ -100,7 +99,7 @@ def test_a_failing_training_is_told_with_its_log(config):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    command = [sys.executable, str(ROOT / "ablate.py"), "--config", str(tmp_path / "none.yaml")]
+    command = [sys.executable, "-m", "tools.ablate", "--config", str(tmp_path / "none.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1

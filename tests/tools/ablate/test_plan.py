@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from utils.ablation_plan import load_plan, replace_blocks
-from utils.config import read_yaml
+from tools.ablate.plan import load_plan, replace_blocks
+from utils.cli.train_options import parse_opt
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
-from utils.train_options import parse_opt
 
 GOOD = {
     **{"data": "shapes.yaml", "seeds": 2, "baseline": "plain", "train": {"weights": "", "imgsz": 64, "noplots": True}},
@@ -65,7 +65,7 @@ def test_the_digest_knows_options_and_files(plan_of):
         ({"baseline": "NAM"}, "with the baseline NAM among them"),
         ({"variants": {"plain": {}}}, "two or more"),
         ({"variants": {"plain": {}, "Plain": {}}}, "same name in the file system"),
-        ({"variants": {"plain": {}, "x": {"project": "y"}}}, "x: project is for ablate.py to choose"),
+        ({"variants": {"plain": {}, "x": {"project": "y"}}}, "x: project is for tools.ablate to choose"),
         ({"variants": {"plain": {}, "x": {"epoch": 3}}}, "x: no option is called epoch; did you mean epochs"),
         ({"variants": {"plain": {}, "x": {"replace": {"A": "B"}}}}, "replace needs a cfg"),
         ({"variants": {"plain": {}, "x": {"cfg": "yolov5n.yaml", "replace": {"A": "B"}}}}, "it has no block A"),

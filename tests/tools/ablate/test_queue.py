@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from utils import run_queue
+from tools.ablate import queue as run_queue
+from tools.ablate.queue import RunQueue
 from utils.general import ROOT
-from utils.run_queue import RunQueue
 
-CLAIM = "import sys; from pathlib import Path; from utils.run_queue import RunQueue\n"
+CLAIM = "import sys; from pathlib import Path; from tools.ablate.queue import RunQueue\n"
 CLAIM += "queue = RunQueue(Path(sys.argv[1]))\n"
 CLAIM += "print([key for key in map(str, range(40)) if queue.claim(key)], flush=True); sys.stdin.read()"
 

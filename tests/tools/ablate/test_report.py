@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from utils.ablation_report import mean_curves, write_reports
-from utils.ablation_table import Findings, cells_of, latex, markdown, rows_of, runs_csv, summary, summary_csv
+from tools.ablate.report import mean_curves, write_reports
+from tools.ablate.table import Findings, cells_of, latex, markdown, rows_of, runs_csv, summary, summary_csv
 
 BASE = [0.50, 0.52, 0.51, 0.53, 0.49, 0.50]
 BETTER = [0.60, 0.63, 0.61, 0.64, 0.60, 0.60]

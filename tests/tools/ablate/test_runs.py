@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.ablation_plan import Run
-from utils.ablation_runs import check_same, supervise, work
+from tools.ablate.plan import Run
+from tools.ablate.queue import RunQueue
+from tools.ablate.runs import check_same, supervise, work
 from utils.general import ROOT
-from utils.run_queue import RunQueue
 
 FAKE = """
 import sys, time
@@ -34,9 +34,9 @@ while not (folder.parent / "go").exists():
 WORKER = """
 import sys
 from pathlib import Path
-from utils.ablation_plan import Run
-from utils.ablation_runs import work
-from utils.run_queue import RunQueue
+from tools.ablate.plan import Run
+from tools.ablate.runs import work
+from tools.ablate.queue import RunQueue
 place = Path(sys.argv[1])
 runs = [Run(name, 0, place / name, ("--folder", str(place / name)), "d1") for name in ("a", "b")]
 work(RunQueue(place / "queue"), runs, lambda run, beat: {"map": 0.5}, (sys.executable, str(place / "fake.py")))
@@ -155,7 +155,7 @@ def test_an_error_in_the_measure_gives_the_run_back(place):
 
 
 def test_a_lost_claim_ends_the_training(place, monkeypatch):
-    monkeypatch.setattr("utils.ablation_runs.BEAT_S", 0.0)
+    monkeypatch.setattr("tools.subprocesses.BEAT_S", 0.0)
     claim = RunQueue(place / "queue").claim("a")
     (claim.folder / "claim-0001.json").write_text("{}")
     assert supervise([*trainer(place), *runs_in(place)[0].arguments], claim) is None

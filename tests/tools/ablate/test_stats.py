@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from utils import stats
+from tools.ablate import stats
 
 
 @pytest.mark.parametrize("n", [3, 5, 9])

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from utils import convert
-from utils.fetch import CHECKSUMS, fetch, fetch_all, unpack, unpacked
+from tools import convert
+from tools.datasets.fetch import CHECKSUMS, fetch, fetch_all, unpack, unpacked
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from utils.config import DataConfig
-from utils.convert import main, parse_opt
-from utils.label_files import read_labels
-from utils.labels import find_images, scan
-from utils.published import PUBLISHED, XVIEW_TYPES
+from utils.data.config import DataConfig
+from tools.convert import main, parse_opt
+from utils.data.label_files import read_labels
+from utils.data.labels import find_images, scan
+from tools.datasets.published import PUBLISHED, XVIEW_TYPES
 
 
 def picture(path, w=40, h=20):
@@ -170,7 +170,7 @@ def test_its_yaml(kind):
     published = PUBLISHED[kind]
     data = DataConfig.from_yaml(published.description)
     comment = data.file.read_text(encoding="utf-8").partition("\n\n")[0]
-    assert f"python -m utils.convert {kind} --source" in comment
+    assert f"python -m tools.convert {kind} --source" in comment
     assert ("--download" in comment) == bool(published.urls)
     content = yaml.safe_load(data.file.read_text(encoding="utf-8"))
     for split in {"train", "val", "test"} & content.keys() if not published.lists and not published.is_split else ():

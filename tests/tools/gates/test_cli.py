@@ -13,11 +13,11 @@ from torch import nn
 
 import train
 from models.experimental import attempt_load
-from models.inspect import counterfactuals, main, parse_opt, watch_gates
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
+from tools.gates.cli import counterfactuals, main, parse_opt, watch_gates
+from utils.files.checkpoint import Checkpoint, save_checkpoint
+from utils.files.images import read_image
 from utils.general import ROOT
-from utils.images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_as_a_command(data: str, small_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for weights, message in cases:
         flags = f"--imgsz 64 --workers 0 --device cpu --project {out} --data {data}".split()
-        command = [sys.executable, "-m", "models.inspect", str(weights), *flags]
+        command = [sys.executable, "-m", "tools.gates", str(weights), *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert message in done.stdout + done.stderr

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.attention import NAMAttention
-from models.attention_peers import SE
-from models.gates import BINS, GateTally, as_constant, as_identity, attention_blocks, hooked
+from models.blocks.peers import SE
+from tools.gates.gates import BINS, GateTally, as_constant, as_identity, attention_blocks, hooked
 
 # Statistics -----------------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import layer_cam as layer_cam_module
 from models.attention import NAMAttention
 from models.experimental import attempt_load
-from models.gates import attention_blocks, gated_blocks
-from models.inspect import evenly, main, parse_opt
-from models.layer_cam import (
+from models.yolo import Model
+from tools.gates import layer_cam as layer_cam_module
+from tools.gates.cli import evenly, main, parse_opt
+from tools.gates.gates import attention_blocks, gated_blocks
+from tools.gates.layer_cam import (
     CONFIDENCE,
     IDENTITY,
     IOU,
@@ -34,12 +35,11 @@ from models.layer_cam import (
     score_of,
     shares_of_most,
 )
-from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.config import read_yaml
+from utils.files.checkpoint import Checkpoint, save_checkpoint
+from utils.files.images import read_image
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
-from utils.images import read_image
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""prune.py as a user runs it: the files it makes work with all other scripts, and what it says when it cannot."""
+"""tools.prune as a user runs it: the files it makes work with all other scripts, and what it says when it cannot."""
 
 import csv
 import math
@@ -13,13 +13,13 @@ from torch import nn
 
 import detect
 import export
-import prune
 import train
 import val
 from models.experimental import network_of
-from models.model_yaml import load_model_yaml
+from models.spec.rows import load_model_yaml
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tools.prune import cli as prune
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.general import ROOT
 
 NAMES = tuple(yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text(encoding="utf-8"))["names"])
@@ -179,7 +179,7 @@ def test_refused(options, flags, message, tmp_path):
 
 
 def test_one_line_on_the_command_line():
-    command = [sys.executable, str(ROOT / "prune.py"), "--weights", "none.pt"]
+    command = [sys.executable, "-m", "tools.prune", "--weights", "none.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()

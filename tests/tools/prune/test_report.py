@@ -1,8 +1,8 @@
-"""The rows, the front and the files of prune.py's report."""
+"""The rows, the front and the files of tools.prune's report."""
 
 import csv
 
-from utils.prune_report import PrunedRow, front, plot, table, with_front, write_csv
+from tools.prune.report import PrunedRow, front, plot, table, with_front, write_csv
 
 ROWS = [
     PrunedRow("original", 0, 0, "nam", "a.pt", 0.5, 0.8, None, None, 1000, 4.0, 10.0, 12.0),

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from utils.serve_batches import Batcher, Busy
+from tools.serve.batches import Batcher, Busy
 
 
 @pytest.fixture

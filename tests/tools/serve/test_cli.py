@@ -1,4 +1,4 @@
-"""serve.py as a user runs it: a process of its own, asked by good, many and hostile clients."""
+"""tools.serve as a user runs it: a process of its own, asked by good, many and hostile clients."""
 
 import gzip
 import io
@@ -24,9 +24,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import detect
-import serve
-from utils.general import ROOT
-from utils.shapes import ShapesSettings, generate
+from tools.serve import cli as serve
+from utils.data.shapes import ShapesSettings, generate
 
 pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
 pytest.importorskip("uvicorn", reason="needs requirements-serve.txt")
@@ -60,7 +59,7 @@ def png(width, height, *chunks):
 @contextmanager
 def running(weights, *flags):
     """A server of its own process at a free port: `ask(method, path, body, headers)` gives (status, body)."""
-    command = [sys.executable, str(ROOT / "serve.py"), "--weights", str(weights), "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "tools.serve", "--weights", str(weights), "--port", "0", "--threads", "1"]
     command += ["--device", "cpu", "--imgsz", "64", *map(str, flags)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     lines = []
@@ -446,7 +445,7 @@ def test_options_that_are_refused(options, message):
 
 
 def test_a_port_that_is_taken(server, small_weights):
-    command = [sys.executable, str(ROOT / "serve.py"), "--weights", str(small_weights), "--port", str(server.port)]
+    command = [sys.executable, "-m", "tools.serve", "--weights", str(small_weights), "--port", str(server.port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "address already in use" in done.stderr

@@ -1,6 +1,6 @@
 """Prometheus' text: counters, histograms, gauges, labels."""
 
-from utils.serve_metrics import Metrics, sample
+from tools.serve.metrics import Metrics, sample
 
 
 def test_all_kinds():

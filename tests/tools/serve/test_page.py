@@ -13,10 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import export
-import serve
-from tests.test_serve import MULTIPART, form, running
+from tests.tools.serve.test_cli import MULTIPART, form, running
+from tools.serve import cli as serve
+from utils.files.images import read_image
 from utils.general import ROOT
-from utils.images import read_image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FETCH = "cd static && npm ci --ignore-scripts && npm run vendor"
@@ -115,7 +115,7 @@ def test_export_page_refuses(small_weights, tmp_path, monkeypatch):
         serve.main(serve.parse_opt(["--weights", str(small_weights), *flags]))
     (tmp_path / "net.pt").write_bytes(small_weights.read_bytes())
     export.run(tmp_path / "net.pt", imgsz=64, include="onnx")
-    monkeypatch.setattr("utils.serve_page.VENDOR", tmp_path / "nothing")
+    monkeypatch.setattr("tools.serve.page.VENDOR", tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"which npm fetches: cd .*static && npm ci"):
         serve.main(serve.parse_opt(["--weights", str(tmp_path / "net.onnx"), *flags]))
     assert not (tmp_path / "page").exists()

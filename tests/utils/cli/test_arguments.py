@@ -7,19 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.backend_coreml import MANIFEST
-from utils.runs import (
-    UniqueNames,
-    check_shares,
-    check_training,
-    find_weights,
-    initial_weights,
-    label_rows,
-    newest,
-    normalized,
-    run_folder,
-    safe_name,
-)
+from models.runtimes.coreml import MANIFEST
+from utils.cli.arguments import check_shares, check_training, normalized
+from utils.data.label_files import label_rows
+from utils.files.names import UniqueNames, run_folder, safe_name
+from utils.files.weights import find_weights, initial_weights, newest
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils import config
-from utils.config import DataConfig, Hyp, parse_names, read_yaml
+from utils.data import config
+from utils.data.config import DataConfig, Hyp, parse_names
+from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 HYPS = sorted((ROOT / "data" / "hyps").glob("*.yaml"))

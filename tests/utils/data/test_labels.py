@@ -1,4 +1,4 @@
-"""Bad rows, bad files, odd names, EXIF rotations, lists and the cache of utils/labels.py and its two helpers."""
+"""Bad rows, bad files, odd names, EXIF rotations, lists and the cache of utils/data/labels.py and its two helpers."""
 
 import logging
 import os
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.images import read_image
-from utils.label_cache import load_cache
-from utils.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, read_labels, scan
+from utils.data.label_cache import load_cache
+from utils.data.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, read_labels, scan
+from utils.files.images import read_image
 
 
 def make(root, name="a.jpg", text="0 .5 .5 .2 .2\n", size=(40, 20), **save):
@@ -278,7 +278,7 @@ def test_scan_names_the_line_of_a_bad_class_from_cache_as_well(tmp_path):
 
 @pytest.mark.parametrize("probe", [0, 10, 200])  # threads from the first on, perhaps, and surely none
 def test_odd_names_and_many_workers(tmp_path, monkeypatch, probe):
-    monkeypatch.setattr("utils.labels.PROBE", probe)
+    monkeypatch.setattr("utils.data.labels.PROBE", probe)
     names = [f"{stem} {i}.jpg" for stem in ("图像", "사진", "🐈", "a'b\"$(x)", "train #1") for i in range(20)]
     images = sorted(str(make(tmp_path / "наборы", name)) for name in names)
     assert find_images([tmp_path / "наборы/images"]) == images

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from utils.labels import LabelRecord
-from utils.sampling import EpochBatches, ImageWeights, numbered_repeats, rectangular_shapes
+from utils.data.labels import LabelRecord
+from utils.data.sampling import EpochBatches, ImageWeights, numbered_repeats, rectangular_shapes
 
 
 def test_rectangular_shapes_by_hand():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from utils import shape_scenes, shapes
+from tools import shapes as shapes_tool
+from utils.data import shape_scenes, shapes
+from utils.data.labels import cache_path, find_images, scan
+from utils.data.shape_scenes import NAMES, OUTLINES, draw_scene
+from utils.data.shapes import ShapesSettings, generate
 from utils.general import ROOT
-from utils.labels import cache_path, find_images, scan
-from utils.shape_scenes import NAMES, OUTLINES, draw_scene
-from utils.shapes import ShapesSettings, generate
 
 SMALL = ShapesSettings(train=12, val=4, test=2)
 
@@ -219,7 +220,7 @@ def test_data_yaml_describes_the_set():
 
 def test_command_line(tmp_path, caplog):
     caplog.set_level("INFO")
-    opt = shapes.parse_opt(["--root", str(tmp_path / "s"), "--train", "1", "--val", "1", "--test", "0"])
-    shapes.main(opt)
+    opt = shapes_tool.parse_opt(["--root", str(tmp_path / "s"), "--train", "1", "--val", "1", "--test", "0"])
+    shapes_tool.main(opt)
     assert len(list((tmp_path / "s").rglob("*.jpg"))) == 2
     assert "1 train, 1 val, 0 test" in caplog.text

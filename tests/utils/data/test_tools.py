@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from utils.dataset_tools import autosplit, dataset_stats, extract_boxes, flatten_recursive, main, parse_opt
-from utils.images import read_image
-from utils.labels import find_images
+from tools import check, convert, split
+from utils.data.labels import find_images
+from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive
+from utils.files.images import read_image
 
 
 @pytest.fixture
@@ -88,14 +89,14 @@ def test_dataset_stats(images, capsys):
     assert stats["train"]["image_stats"] == {"total": 40, "unlabelled": 20, "per_class": [20, 20, 0]}
     assert stats["val"]["image_stats"]["unlabelled"] == 0
     assert [round(v, 4) for v in stats["val"]["labels"][0]["0.png"][0]] == [1, 0.5, 0.5, 0.5, 0.5]
-    main(parse_opt(["stats", str(file)]))
+    check.main(check.parse_opt([str(file), "--stats"]))
     printed = json.loads(capsys.readouterr().out)
     assert printed["train"] == {key: value for key, value in stats["train"].items() if key != "labels"}
 
 
 def test_commands(images, tmp_path):
-    main(parse_opt(["split", str(images), "--weights", "0", "1", "0", "--annotated-only"]))
+    split.main(split.parse_opt([str(images), "--weights", "0", "1", "0", "--annotated-only"]))
     assert len((images.parent / "autosplit_val.txt").read_text().splitlines()) == 20
-    main(parse_opt(["boxes", str(images), str(tmp_path / "crops")]))
-    main(parse_opt(["flatten", str(images), str(tmp_path / "flat")]))
+    convert.main(convert.parse_opt(["crops", "--source", str(images), "--out", str(tmp_path / "crops")]))
+    convert.main(convert.parse_opt(["flat", "--source", str(images), "--out", str(tmp_path / "flat")]))
     assert {path.name for path in Path(tmp_path).iterdir()} == {"set", "crops", "flat"}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from utils import curves
+from utils.draw import curves
+from utils.files.images import read_image
 from utils.general import ROOT
-from utils.images import read_image
 
 HEADER = ("epoch", *curves.RESULT_PANELS, "x/lr0")
 X = np.linspace(0, 1, 100)
@@ -183,7 +183,7 @@ def test_centred_boxes():
 
 def test_pyplot_is_never_loaded_and_matplotlib_with_the_first_figure():
     code = (
-        "import sys, utils.curves as c; assert 'matplotlib' not in sys.modules; "
+        "import sys, utils.draw.curves as c; assert 'matplotlib' not in sys.modules; "
         "c.new_figure(1, 1), c.density_colours(), c.font_for(['a']); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

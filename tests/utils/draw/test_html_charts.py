@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from utils import html_charts
-from utils.html_charts import Axis, Curve
+from utils.draw import html_charts
+from utils.draw.html_charts import Axis, Curve
 
 EVIL = "<b onload='x'>\"犬"
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import html_page
+from utils.draw import html_page
 
 EVIL = "\"><script>alert('x')</script>&amp;犬"
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from utils.label_maps import GRID, LabelMaps, class_table, label_charts, write_label_maps
+from utils.draw.label_maps import GRID, LabelMaps, class_table, label_charts, write_label_maps
 
 
 def test_counts_places_and_sizes(tmp_path):

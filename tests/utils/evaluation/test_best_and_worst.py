@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from utils.datasets import Batch, ImageShape
-from utils.evaluate import EvaluatedBatch
+from utils.evaluation.best_and_worst import BestAndWorst, ImageScore, score_image, unpadded
+from utils.evaluation.evaluate import EvaluatedBatch
 from utils.plots import colors
-from utils.report_images import BestAndWorst, ImageScore, score_image, unpadded
 
 BOXES = torch.tensor([[10.0 * i, 10, 10 * i + 8, 18] for i in range(6)])  # apart from each other
 PLAIN = ImageShape((64, 64), ((1.0, 1.0), (0.0, 0.0)))

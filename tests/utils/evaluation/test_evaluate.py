@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch, ImageShape
-from utils.evaluate import evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.evaluate import evaluate, log_sizes, log_speed, log_table
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog")

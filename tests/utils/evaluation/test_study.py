@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.evaluation.study import STUDY_SIZES, Study, study_row
 from utils.metrics import EvalResult, ap_per_class
-from utils.study import STUDY_SIZES, Study, study_row
 
 
 def result(speed_ms, losses=None):

@@ -6,8 +6,8 @@ import cv2
 import pytest
 import yaml
 
-from utils.config import Hyp
-from utils.evolve_files import EvolveFiles, Generation, best_index
+from utils.data.config import Hyp
+from utils.evolve.files import EvolveFiles, Generation, best_index
 
 START = Hyp.from_yaml("hyp.scratch-low.yaml").to_dict()
 HEADER = (

@@ -4,8 +4,8 @@ import numpy as np
 import optuna
 import pytest
 
-from utils.config import Hyp
-from utils.evolve_sampler import (
+from utils.data.config import Hyp
+from utils.evolve.sampler import (
     GENES,
     HYP,
     bounded,

@@ -15,19 +15,19 @@ import optuna
 import pytest
 import yaml
 
-from utils.config import Hyp
-from utils.engine import TrainingDiverged
-from utils.evolve import OWN_STUDY, Search, find_hyp
-from utils.evolve_sampler import HYP
-from utils.evolve_study import WORKER, counted, ended, fail_lost, make_pruner
+from utils.cli.train_options import parse_opt
+from utils.data.config import Hyp
+from utils.evolve.sampler import HYP
+from utils.evolve.search import OWN_STUDY, Search, find_hyp
+from utils.evolve.study import WORKER, counted, ended, fail_lost, make_pruner
 from utils.general import ROOT, is_running
-from utils.train_options import parse_opt
+from utils.training.engine import TrainingDiverged
 
 WORKER_CODE = """
 import sys, time
 from pathlib import Path
-from utils.evolve import find_hyp
-from utils.train_options import parse_opt
+from utils.evolve.search import find_hyp
+from utils.cli.train_options import parse_opt
 
 marks, own, wanted, arguments = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 def train_one(hyp, report):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.addresses import ModelAddress, is_url, shown, without_credentials
+from utils.files.addresses import ModelAddress, is_url, shown, without_credentials
 
 
 @pytest.mark.parametrize(

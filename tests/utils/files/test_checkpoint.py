@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import FORMAT, VERSION, Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
+from utils.files.checkpoint import FORMAT, VERSION, Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 
 YAML = {
     **{"nc": 2, "ch": 3, "depth_multiple": 0.33, "width_multiple": 0.25, "anchors": [[10, 13, 16.5, 30]]},

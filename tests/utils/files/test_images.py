@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from utils.files.images import IMAGE_SUFFIXES, read_image, write_image
 from utils.general import ROOT
-from utils.images import IMAGE_SUFFIXES, read_image, write_image
 
 ORIENTATION = 0x0112
 NAMES = ["plain", "with space", "naïve-训练-🙂", "a[1]*", "100%d", "UPPER"]
@@ -269,5 +269,5 @@ def test_no_folder_to_write_to(tmp_path, picture):
 
 
 def test_reading_loads_no_torch():
-    code = "import sys, utils.images; assert 'torch' not in sys.modules"
+    code = "import sys, utils.files.images; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

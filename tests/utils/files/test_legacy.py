@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import load_checkpoint
-from utils.legacy import InertModule, stand_ins
+from utils.files.checkpoint import load_checkpoint
+from utils.files.legacy import InertModule, stand_ins
 
 ANCHORS_PX = torch.tensor([[[10.0, 13.0], [16.0, 30.0]], [[30.0, 61.0], [62.0, 45.0]]])  # (2, 2, 2)
 STRIDE = torch.tensor([2.0, 4.0])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from utils.cli.train_options import parse_opt
 from utils.datasets import Batch
-from utils.images import write_image
-from utils.log_base import Logger, RunStart, store_service, stored_service
+from utils.files.images import write_image
 from utils.loggers import HEADER, KEYS, CsvLogger, EpochBar, RunLogger, check_services, open_loggers
-from utils.run_files import RunFiles
-from utils.train_options import parse_opt
+from utils.loggers.base import Logger, RunStart, store_service, stored_service
+from utils.training.run_files import RunFiles
 
 RESULT = SimpleNamespace(mp=0.5, mr=0.25, map50=0.123456789, map=0.1, losses=(0.1, 0.2, 0.3))
 LOSSES = torch.tensor([1.0, 2.0, 3.0])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils.images import write_image
-from utils.log_base import BEST_KEYS, KEYS, RunStart, stored_service
-from utils.log_mlflow import MlflowLogger, import_mlflow
+from utils.cli.train_options import parse_opt
+from utils.files.images import write_image
 from utils.loggers import RunLogger
-from utils.train_options import parse_opt
+from utils.loggers.base import BEST_KEYS, KEYS, RunStart, stored_service
+from utils.loggers.mlflow import MlflowLogger, import_mlflow
 
 pytestmark = pytest.mark.usefixtures("offline")
 LOSSES, RATES = torch.tensor([1.0, 2.0, 3.0]), [0.01, 0.01, 0.1]

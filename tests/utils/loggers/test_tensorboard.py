@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from models.yolo import Model
-from utils.images import write_image
-from utils.log_base import RunStart
-from utils.log_tensorboard import TensorBoardLogger, pr_counts, summary_writer
+from utils.files.images import write_image
 from utils.loggers import KEYS, RunLogger
+from utils.loggers.base import RunStart
+from utils.loggers.tensorboard import TensorBoardLogger, pr_counts, summary_writer
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

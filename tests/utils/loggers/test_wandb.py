@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.utils.offline_runs import OfflineRun
-from utils.images import write_image
-from utils.log_base import RunStart, stored_service
-from utils.log_wandb import WandbLogger, box_interval, check_wandb, open_run, wandb_project
+from tests.utils.loggers.offline_runs import OfflineRun
+from utils.cli.train_options import parse_opt
+from utils.files.images import write_image
 from utils.loggers import KEYS, RunLogger
-from utils.train_options import parse_opt
+from utils.loggers.base import RunStart, stored_service
+from utils.loggers.wandb import WandbLogger, box_interval, check_wandb, open_run, wandb_project
 
 pytestmark = pytest.mark.usefixtures("offline")
 LOSSES, RATES = torch.tensor([1.0, 2.0, 3.0]), [0.01, 0.01, 0.1]

@@ -7,15 +7,14 @@ import pytest
 import wandb
 from torch import nn
 
-from tests.utils.offline_runs import OfflineRun
-from utils import wandb_data
-from utils.config import DataConfig
-from utils.labels import load_split
-from utils.log_base import RunStart
-from utils.log_wandb import WandbLogger
-from utils.loggers import RunLogger
-from utils.train_options import parse_opt
-from utils.wandb_data import fetch_dataset, local_data
+from tests.utils.loggers.offline_runs import OfflineRun
+from utils.cli.train_options import parse_opt
+from utils.data.config import DataConfig
+from utils.data.labels import load_split
+from utils.loggers import RunLogger, wandb_data
+from utils.loggers.base import RunStart
+from utils.loggers.wandb import WandbLogger
+from utils.loggers.wandb_data import fetch_dataset, local_data
 
 
 def upload(data, folder, *flags, start_epoch=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.augmentations import letterbox_placement
-from utils.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 
 KINDS = [
     pytest.param(torch.tensor, id="tensor"),

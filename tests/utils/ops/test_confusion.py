@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.confusion import ConfusionMatrix
 from utils.general import ROOT
+from utils.ops.confusion import ConfusionMatrix
 
 NOTHING_FOUND, NO_LABELS = torch.zeros(0, 6), torch.zeros(0, 5)
 

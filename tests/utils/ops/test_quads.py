@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.quads import join_quad
+from utils.ops.quads import join_quad
 
 
 def picture(value, h=4, w=6):

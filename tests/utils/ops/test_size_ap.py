@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.iou import box_iou
 from utils.metrics import IOU_LEVELS
-from utils.size_ap import SizeTally, claims, coco_ap, sizes_of
+from utils.ops.iou import box_iou
+from utils.ops.size_ap import SizeTally, claims, coco_ap, sizes_of
 
 NC = 3
 

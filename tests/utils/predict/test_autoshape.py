@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 
 import detect
-from models import autoshape
-from models.autoshape import AutoShape, from_array, to_batch
 from models.experimental import Ensemble, attempt_load
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.images import write_image
-from utils.runs import label_rows
+from utils.data.label_files import label_rows
+from utils.files.checkpoint import Checkpoint, save_checkpoint
+from utils.files.images import write_image
+from utils.predict import autoshape
+from utils.predict.autoshape import AutoShape, from_array, to_batch
 
 
 @pytest.fixture

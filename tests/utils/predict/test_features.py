@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.common import NAMAttention
-from utils.features import FeatureRecorder, feature_grid, save_features
-from utils.images import read_image
+from utils.files.images import read_image
+from utils.predict.features import FeatureRecorder, feature_grid, save_features
 
 
 class Head(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils import nms
-from utils.inference import check_limits, ready, warm_up
+from utils.ops import nms
+from utils.predict.inference import check_limits, ready, warm_up
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.images import read_image, write_image
-from utils.outputs import ResultWriter
-from utils.sources import Frame
+from utils.files.images import read_image, write_image
+from utils.predict.outputs import ResultWriter
+from utils.predict.sources import Frame
 
 NAMES = ["person", "a/b"]
 IMAGE = np.random.default_rng(0).integers(0, 255, (100, 200, 3), np.uint8)

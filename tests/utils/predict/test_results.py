@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import ImageShow
 
-from models.results import Detections
-from utils.images import read_image
+from utils.files.images import read_image
+from utils.predict.results import Detections
 
 ROWS = torch.tensor([[10, 20, 50, 40, 0.9, 1], [0, 0, 20, 10, 0.5, 0], [60, 20, 80, 50, 0.4, 1.0]])
 

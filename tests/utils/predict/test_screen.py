@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from utils import screen
-from utils.screen import check_screen, is_screen, screen_area
-from utils.sources import open_source
+from utils.predict import screen
+from utils.predict.screen import check_screen, is_screen, screen_area
+from utils.predict.sources import open_source
 
 
 class FakeMss:

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from utils.images import write_image
-from utils.source_lists import check_file_name, is_media_url, read_source_list, standard_input
+from utils.files.images import write_image
+from utils.predict.source_lists import check_file_name, is_media_url, read_source_list, standard_input
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import sources
-from utils.images import write_image
-from utils.sources import FileSource, LiveSource, find_media, open_source
-from utils.video import VideoWriter
+from utils.files.images import write_image
+from utils.predict import sources
+from utils.predict.sources import FileSource, LiveSource, find_media, open_source
+from utils.predict.video import VideoWriter
 
 
 def picture(value=90, hw=(24, 32)):

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from utils import streams
-from utils.streams import (
+from utils.predict import streams
+from utils.predict.streams import (
     Stream,
     check_url,
     close_streams,

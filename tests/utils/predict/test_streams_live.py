@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import detect
-from utils import streams
-from utils.streams import close_streams, new_frames, open_streams
+from utils.predict import streams
+from utils.predict.streams import close_streams, new_frames, open_streams
 
 GREYS = (90, 160)  # of the two streams
 PATIENCE_S = 30

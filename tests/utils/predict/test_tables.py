@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import DataConfig
+from utils.data.config import DataConfig
 from utils.general import ROOT
-from utils.prediction_files import COLUMNS, PredictionFiles
-from utils.sources import Frame
+from utils.predict.sources import Frame
+from utils.predict.tables import COLUMNS, PredictionFiles
 
 NAMES = ["a, b", 'say "x"\nthen y']
 FOUND = torch.tensor([[1.0, 2, 30, 40, 0.25, 1], [0.5, 0, 10, 10, 0.875, 0]])

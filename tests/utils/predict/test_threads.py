@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from utils.threads import Background, Prefetcher
+from utils.predict.threads import Background, Prefetcher
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])

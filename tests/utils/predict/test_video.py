@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import video
-from utils.video import VideoWriter, even_sides, frame_rate
+from utils.predict import video
+from utils.predict.video import VideoWriter, even_sides, frame_rate
 
 
 def frames(count, hw=(64, 96)):
@@ -202,5 +202,5 @@ def test_broken_ffmpeg_has_no_h264(tmp_path, content):
 
 
 def test_pyav_is_imported_with_the_first_frame_only():
-    code = "import sys, utils.video; assert 'av' not in sys.modules"
+    code = "import sys, utils.predict.video; assert 'av' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=video.__file__.rsplit("utils", 1)[0], check=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.general import ROOT
 from utils.metrics import EvalResult, ap_per_class
-from utils.report_facts import curve_facts, environment, git_commit, model_facts
+from utils.report.facts import curve_facts, environment, git_commit, model_facts
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 

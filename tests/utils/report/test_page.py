@@ -10,11 +10,12 @@ import yaml
 from torch import nn
 
 import train
+from tools.report import ReportOptions, main, parse_opt
 from utils.datasets import Batch, ImageShape
-from utils.eval_files import EvalPlots
-from utils.evaluate import evaluate
-from utils.html_page import write_page
-from utils.report import ReportOptions, main, make_page, parse_opt, train_defaults, write_report
+from utils.draw.html_page import write_page
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.files import EvalPlots
+from utils.report.page import make_page, train_defaults, write_report
 
 EVIL = "<script>alert(1)</script>\"'&犬"
 MAX_BYTES = 5e6

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch
-from utils.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.torch_utils import ModelEMA
+from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.fingerprint import describe_changes, fingerprint
-from utils.labels import LabelRecord
+from utils.data.labels import LabelRecord
+from utils.training.fingerprint import describe_changes, fingerprint
 
 ROOT = Path("/data/set")
 BOX = np.array([[1, 0.5, 0.5, 0.2, 0.2]], np.float32)

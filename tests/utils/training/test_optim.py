@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import Hyp
+from utils.data.config import Hyp
 from utils.general import ROOT
-from utils.optim import (
+from utils.training.optim import (
     Schedule,
     StepValues,
     accumulation,

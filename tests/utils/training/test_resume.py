@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.config import Hyp
+from utils.data.config import Hyp
+from utils.data.labels import LabelRecord
+from utils.files.checkpoint import Checkpoint, save_checkpoint
 from utils.general import ROOT
-from utils.labels import LabelRecord
-from utils.resume import (
+from utils.training.resume import (
     KEPT,
     TRAINING_PARTS,
     check_same_data,

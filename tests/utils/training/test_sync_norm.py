@@ -1,4 +1,4 @@
-"""utils/sync_norm.py against torch's batch norm, as one process and as two with halves of a batch."""
+"""utils/training/sync_norm.py against torch's batch norm, as one process and as two with halves of a batch."""
 
 import subprocess
 import sys
@@ -9,14 +9,14 @@ from torch import nn
 
 from utils.dist import SINGLE, Ranks
 from utils.general import ROOT
-from utils.sync_norm import SyncNorm2d, synchronized
+from utils.training.sync_norm import SyncNorm2d, synchronized
 
 SCRIPT = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from utils.dist import joined
-from utils.sync_norm import SyncNorm2d
+from utils.training.sync_norm import SyncNorm2d
 
 with joined() as ranks:
     x, norm = torch.load(sys.argv[2] + "/input.pt", weights_only=True), torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)

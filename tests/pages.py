@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.images import read_image
+from utils.files.images import read_image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # What elements and styles name to be fetched, sent or linked to.

@@ -1,0 +1,1 @@
+"""Further blocks that a model yaml may name."""

@@ -1,0 +1,1 @@
+"""One architecture into another: insert blocks, transfer weights."""

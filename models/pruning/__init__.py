@@ -1,0 +1,1 @@
+"""Take channels out of a network."""

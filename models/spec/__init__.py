@@ -1,0 +1,1 @@
+"""What a model yaml says, checked."""

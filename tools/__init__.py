@@ -1,0 +1,1 @@
+"""Programs beyond v6.1: `python -m tools.<name>`. Nothing imports them."""

@@ -1,0 +1,1 @@
+"""Variants x seeds, statistics and a report."""

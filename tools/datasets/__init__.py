@@ -1,0 +1,1 @@
+"""Read, check, fetch and convert data sets."""

@@ -1,0 +1,1 @@
+"""What NAM's gates do and what the network looks at."""

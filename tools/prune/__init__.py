@@ -1,0 +1,1 @@
+"""Cut channels, measure, fine-tune, tabulate."""

@@ -1,0 +1,52 @@
+"""Names of files and folders: a run's own folder, names given once, texts made safe to be names."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from utils.general import increment_path
+
+LONGEST_NAME = 200  # bytes; file systems take 255
+
+
+@contextmanager
+def run_folder(path: Path, exist_ok: bool = False) -> Iterator[Path]:
+    """The folder `increment_path` makes of the path, for this run alone; it goes if nothing is in it at the end."""
+    is_old = exist_ok and path.exists()
+    folder = increment_path(path, exist_ok=exist_ok, mkdir=True)
+    try:
+        yield folder
+    finally:
+        if not is_old:
+            with suppress(OSError):  # it holds what the run wrote
+                folder.rmdir()
+
+
+class UniqueNames:
+    """Gives each name once: `bus`, then `bus2`, `bus3`; case makes no difference, as on some file systems."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+        self.next_number: dict[str, int] = {}
+
+    def claim(self, name: str) -> str:
+        """The name, with a number if it was given before."""
+        candidate, number = name, self.next_number.get(name.casefold(), 2)
+        while candidate.casefold() in self.taken:
+            candidate = f"{name}{number}"
+            number += 1
+        self.taken.add(candidate.casefold())
+        self.next_number[name.casefold()] = number
+        return candidate
+
+
+def safe_name(text: str) -> str:
+    """The text as a name of one file or folder: characters that mean something in paths become underscores.
+
+    A long one is cut off, so that a number and a suffix may follow.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "_", text)[:LONGEST_NAME]
+    while len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+        name = name[:-1]
+    return name.strip(" .") or "_"
