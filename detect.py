@@ -34,6 +34,7 @@ from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
 from utils.cli.arguments import normalized
 from utils.cli.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
+from utils.data.config import names_of
 from utils.dist import Ranks, joined
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
@@ -100,7 +101,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: Ranks) -> 
     """The network on its device, ready to run."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, device, data=opt.data, **how), opt.half)
+    model = ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]

@@ -28,7 +28,7 @@ from models.exporters.int8 import CALIBRATION_IMAGES, quantize_openvino
 from models.exporters.onnx import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
-from models.exporters.writers import WRITERS, Job, engine_onnx, engine_settings
+from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
 from models.runtimes.metadata import AXES, PROGRAM, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
@@ -106,7 +106,22 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     metadata = Metadata(tuple(network.names), stride, opt.batch_size, (height, width), axes, details)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(opt.batch_size, 3, height, width, generator=generator).to(device, dtype)
-    return Job(weights, reference, model, images, metadata)
+    return Job(weights, reference, model, images, metadata, write_settings(opt))
+
+
+def write_settings(opt: ExportOptions) -> WriteSettings:
+    """Collect the options that concern the writers."""
+    return WriteSettings(
+        opset=opt.onnx_opset,
+        half=opt.half,
+        dynamic=opt.dynamic,
+        simplify=opt.simplify,
+        dynamo=opt.dynamo,
+        optimize=opt.optimize,
+        aoti=opt.aoti,
+        workspace=opt.workspace,
+        verbose=opt.verbose,
+    )
 
 
 def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | None]:
@@ -114,7 +129,7 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
     target = job.weights.with_name(job.weights.stem + ("_int8" if opt.int8 else "") + FORMATS[name])
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
     with (whole_folder if name in FOLDERS else atomic_write)(target) as path:
-        WRITERS[name](opt, job, path)
+        WRITERS[name](job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
         if name == "coreml" and sys.platform != "darwin":
@@ -135,12 +150,12 @@ def for_trtexec(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparis
     stem, onnx = job.weights.stem, job.weights.with_name(job.weights.stem + ONNX_SUFFIX)
     comparison = None
     with atomic_write(onnx) as path:
-        engine_onnx(opt, job, path)
+        engine_onnx(job, path)
         if not opt.nms:
             runtime = RUNTIMES["onnx"](path, torch.device("cpu"), no_names)
             images = [batch.to(job.images.device) for batch in check_images(runtime.metadata)]
             comparison = compare(runtime, job.reference, images, job.limits)
-    command = trtexec_command(onnx, job.weights.with_name(stem + FORMATS[name]), engine_settings(opt, job))
+    command = trtexec_command(onnx, job.weights.with_name(stem + FORMATS[name]), engine_settings(job))
     LOGGER.info(f"{colorstr(f'{name}:')} on the machine that is to use it, beside {onnx.name}: {command}")
     return onnx, comparison
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from models.runtimes.load import Weights, load_backend
 from utils.cli.arguments import normalized
-from utils.data.config import SPLITS, DataConfig
+from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.dist import SINGLE, Ranks, joined
@@ -255,7 +255,7 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
 def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
     """The weights as one network on the device, ready to run."""
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    return ready(load_backend(weights, device, data=opt.data, **how), opt.half)
+    return ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
 
 
 def run_model(

@@ -55,7 +55,6 @@ from models.common import (
     GhostBottleneck,
     GhostConv,
 )
-from models.profiling import profile_layers
 from models.spec.pruned import check_pruned, narrow_layer, note_channels
 from models.spec.repair import advise
 from models.spec.rows import (
@@ -72,7 +71,7 @@ from models.spec.rows import (
 from models.spec.wiring import check_wiring
 from models.tta import predict_augmented
 from utils.general import LOGGER, ROOT, make_divisible, run_script
-from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info, select_device
+from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info, profile_layers, select_device
 
 DRY_RUN_SIZE = 256  # pixels; a multiple of every stride
 ERRORS_OF_A_ROW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

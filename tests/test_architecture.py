@@ -29,7 +29,15 @@ UTILS = (
     {"cli"},
     {"report", "evolve"},
 )
-MODELS = ({"attention"}, {"common"}, {"blocks", "spec", "tta"}, {"yolo"}, {"experimental", "edit", "pruning"}, {"runtimes"}, {"exporters"})
+MODELS = (
+    {"attention"},
+    {"common"},
+    {"blocks", "spec", "tta"},
+    {"yolo"},
+    {"experimental", "edit", "pruning"},
+    {"runtimes"},
+    {"exporters"},
+)
 MOST_ENTRIES = {"utils": 12, "models": 8}  # files beside the folders
 LATE_IMPORTS = {
     "av",
@@ -201,7 +209,7 @@ def test_the_lowest_layer_stands_alone(module, packages):
     assert found - sys.stdlib_module_names <= packages
 
 
-# Types and docstrings --------------------------------------------------------------------------------------------------
+# Types and docstrings -------------------------------------------------------------------------------------------------
 
 
 @each_file

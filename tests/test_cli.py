@@ -157,7 +157,9 @@ OTHER_DEFAULTS = {  # (script, flag): our default; v6.1's would have to be downl
 WITHOUT_EFFECT = {("train", "local_rank"), ("export", "topk_per_class"), ("export", "inplace")}
 
 SCRIPTS = {name: import_module(name) for name in V61 if (ROOT / f"{name}.py").exists()}
-OURS = {name: import_module(f"tools.{name}.cli") for name in ("prune",)}  # scripts that v6.1 has not: each flag of theirs is used too
+OURS = {
+    name: import_module(f"tools.{name}.cli") for name in ("prune",)
+}  # scripts that v6.1 has not: each flag of theirs is used too
 SHORT = ("--img imgsz", "--batch batch_size", "--conf conf_thres", "--iou iou_thres")
 
 
@@ -269,7 +271,10 @@ def used_words(tree):
 
 def words_of_tests(script):
     """The words that are used in the files of tests that import or start a script."""
-    own, found = re.compile(rf"^import {script}$|\b{script}\.py\b|\b{script}_options\b|\btools\.{script}\b", re.MULTILINE), set()
+    own, found = (
+        re.compile(rf"^import {script}$|\b{script}\.py\b|\b{script}_options\b|\btools\.{script}\b", re.MULTILINE),
+        set(),
+    )
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         if path != Path(__file__).resolve() and own.search(text):

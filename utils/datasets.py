@@ -1,8 +1,8 @@
 """Batches for training and validation: records to samples, endless workers, rectangular shapes.
 
 A training sample is a function of (seed, epoch, index) alone: neither the number of workers nor what was loaded before,
-cached or resumed changes it. Pictures come from utils/data/image_store.py, what is done to them from utils/augmentations.py,
-the order from utils/data/sampling.py.
+cached or resumed changes it. Pictures come from utils/data/image_store.py, what is done to them from
+utils/augmentations.py, the order from utils/data/sampling.py.
 
 Legend: N images, B batch, T targets of a batch, n labels of an image, H and W of the network's image.
 """
@@ -99,12 +99,12 @@ class RecordTable:
 class DetectionDataset(Dataset[Sample]):
     """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
 
-    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/ops/quads.py. An augmented sample of
-    an index beyond the images is another one of image index % N.
-    shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
-    mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
-    pictures of augmented samples in. Where `partners`, indices (N,), is set, mosaics and mixup take theirs from it.
-    A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
+    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/ops/quads.py. An augmented sample
+    of an index beyond the images is another one of image index % N. shapes: (N, 2) height and width of each sample;
+    without it they are square, and only then are mosaics made. mosaic_epochs: from this epoch on there is neither
+    mosaic nor mixup. buffer_bytes: what each process may keep the pictures of augmented samples in. Where `partners`,
+    indices (N,), is set, mosaics and mixup take theirs from it. A file that cannot be read is a ValueError in a plain
+    data set, a gray picture without labels in an augmented one.
     """
 
     def __init__(
@@ -303,10 +303,10 @@ def train_loader(
 ) -> TrainLoader:
     """Training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
 
-    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py; "val"
-    keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights: how often each
-    image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last epochs are
-    without mosaic and mixup.
+    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py;
+    "val" keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights: how
+    often each image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last
+    epochs are without mosaic and mixup.
     """
     assert batch_size % (ranks.size * (QUAD if quad else 1)) == 0
     assert not rect or weights is None, "rectangular batches have a fixed order"
@@ -346,8 +346,8 @@ def val_loader(
     """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 
     hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
-    cache: see utils/data/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part of
-    the batches, which are those of one process.
+    cache: see utils/data/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part
+    of the batches, which are those of one process.
     """
     order, shapes = np.arange(len(records)), None
     if hw is not None:

@@ -2,7 +2,8 @@
 
 A detection is right at a level of IoU if it overlaps a label of its class by that much and no surer one claims it. Each
 level has its own pairs, as COCO has it; v6.1 took those made at IoU 0.5 for all of them, which costs a few thousandths
-of mAP. Overlap itself is in utils/ops/iou.py, the confusion matrix in utils/ops/confusion.py; both can be imported from here.
+of mAP. Overlap itself is in utils/ops/iou.py, the confusion matrix in utils/ops/confusion.py; both can be imported from
+here.
 
 Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
 """

@@ -1,4 +1,4 @@
-"""Boxes, labels and batches drawn on images, with OpenCV and Pillow only; figures with axes are in utils/draw/curves.py.
+"""Draw boxes, labels and batches on images, with OpenCV and Pillow only; utils/draw/curves.py draws figures with axes.
 
 Images are (H, W, 3) uint8 BGR arrays; nothing that is given is drawn upon: what comes out is a copy.
 """

@@ -219,3 +219,38 @@ class EarlyStopping:
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state_dict` was taken."""
         self.best_epoch, self.best_fitness = state["best_epoch"], state["best_fitness"]
+
+
+# Profiling ------------------------------------------------------------------------------------------------------------
+
+PROFILE_RUNS = 10
+
+
+@torch.no_grad()
+def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]]:
+    """Log and return milliseconds and GFLOPs of each of `model.model`'s layers: the mean of PROFILE_RUNS runs.
+
+    A multiplication and an addition are two operations. The layers need `type` and `np`, as `parse_model` gives them.
+    """
+    results: list[tuple[float, float]] = []
+    LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
+
+    def measure(layer: nn.Module, inputs: tuple[object, ...]) -> None:
+        with FlopCounterMode(display=False) as counter:
+            layer.forward(*inputs)  # also the warm-up
+        start = time_sync(images.device)
+        for _ in range(PROFILE_RUNS):
+            layer.forward(*inputs)
+        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.get_total_flops() / 1e9))
+        LOGGER.info(f"{results[-1][0]:10.2f} {results[-1][1]:10.2f} {layer.np:10.0f}  {layer.type}")
+
+    training = model.training
+    hooks = [layer.register_forward_pre_hook(measure) for layer in model.model]
+    try:
+        model.eval()(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    LOGGER.info(f"{sum(ms for ms, _ in results):10.2f} {sum(flops for _, flops in results):10.2f} {'-':>10s}  total")
+    return results

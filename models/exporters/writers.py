@@ -28,7 +28,21 @@ from models.exporters.tensorrt import (
 from models.exporters.torch_files import write_pt2, write_safetensors
 from models.runtimes.metadata import AXES, Metadata
 from models.runtimes.tensorrt import check_gpu, import_tensorrt, origin, write_engine
-from utils.cli.export_options import ExportOptions
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """Settings of the writers; each format uses those that concern it."""
+
+    opset: int  # of ONNX
+    half: bool = False
+    dynamic: bool = False  # open axes for batch, height and width
+    simplify: bool = False
+    dynamo: bool = False  # write ONNX by torch's newer exporter
+    optimize: bool = False  # TorchScript for mobiles
+    aoti: bool = False  # compile pt2 files
+    workspace: int = 4  # GiB that TensorRT may use for a build
+    verbose: bool = False  # let TensorRT log
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Job:
     model: ExportModel
     images: Tensor  # (B, 3, H, W), in the type of `model`
     metadata: Metadata
+    settings: WriteSettings
 
     @property
     def limits(self) -> Limits:
@@ -52,99 +67,96 @@ class Job:
         return replace(self.metadata, details=self.metadata.details | {"device": self.images.device.type})
 
 
-def torchscript(opt: ExportOptions, job: Job, path: Path) -> None:
+def torchscript(job: Job, path: Path) -> None:
     """Its sizes are open in any case: what is traced follows them."""
-    write_torchscript(job.model, job.images, replace(job.on_device, dynamic=AXES), path, opt.optimize)
+    write_torchscript(job.model, job.images, replace(job.on_device, dynamic=AXES), path, job.settings.optimize)
 
 
-def pt2(opt: ExportOptions, job: Job, path: Path) -> None:
+def pt2(job: Job, path: Path) -> None:
     """A program of torch.export, or its machine code."""
-    write_pt2(job.model, job.images, job.on_device, path, opt.aoti)
+    write_pt2(job.model, job.images, job.on_device, path, job.settings.aoti)
 
 
-def safetensors(opt: ExportOptions, job: Job, path: Path) -> None:
+def safetensors(job: Job, path: Path) -> None:
     """The weights alone, not fused."""
-    del opt
     network = attempt_load(job.weights, "cpu", fuse=False)
     write_safetensors(network, replace(job.metadata, dynamic=AXES), path)
 
 
-def onnx(opt: ExportOptions, job: Job, path: Path) -> None:
+def onnx(job: Job, path: Path) -> None:
     """For ONNX Runtime, OpenCV, browsers, and converters."""
-    write_onnx(job.model, job.images, job.metadata, path, onnx_settings(opt, job))
+    write_onnx(job.model, job.images, job.metadata, path, onnx_settings(job))
 
 
-def openvino(opt: ExportOptions, job: Job, folder: Path) -> None:
+def openvino(job: Job, folder: Path) -> None:
     """Intermediate representation, by way of ONNX."""
-    write_openvino(job.model, job.images, job.metadata, folder, onnx_settings(opt, job))
+    write_openvino(job.model, job.images, job.metadata, folder, onnx_settings(job))
 
 
-def ncnn(opt: ExportOptions, job: Job, folder: Path) -> None:
+def ncnn(job: Job, folder: Path) -> None:
     """It computes one image after another, of one size."""
-    del opt
     write_ncnn(job.reference, job.images.float(), replace(job.metadata, batch=1, dynamic=AXES[:1]), folder)
 
 
-def mnn(opt: ExportOptions, job: Job, path: Path) -> None:
+def mnn(job: Job, path: Path) -> None:
     """By way of ONNX."""
-    write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(opt, job))
+    write_mnn(job.reference, job.images.float(), job.metadata, path, onnx_settings(job))
 
 
-def executorch(opt: ExportOptions, job: Job, path: Path) -> None:
+def executorch(job: Job, path: Path) -> None:
     """For apps, by XNNPACK; in FP16 it takes images in FP16."""
-    del opt
     write_executorch(job.reference, job.images, job.metadata, path)
 
 
-def tflite(opt: ExportOptions, job: Job, path: Path) -> None:
+def tflite(job: Job, path: Path) -> None:
     """For apps, by LiteRT; it takes images (B, H, W, 3)."""
-    del opt
     write_tflite(job.reference, job.images, job.metadata, path)
 
 
-def coreml(opt: ExportOptions, job: Job, folder: Path) -> None:
+def coreml(job: Job, folder: Path) -> None:
     """For Apple's devices."""
-    del opt
     write_coreml(job.reference, job.images, job.metadata, folder)
 
 
-def engine(opt: ExportOptions, job: Job, path: Path) -> None:
+def engine(job: Job, path: Path) -> None:
     """By way of ONNX, on the GPU that is to run it."""
     trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
     check_gpu(device, WHAT)
-    metadata = engine_metadata(opt, job)
+    metadata = engine_metadata(job)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "network.onnx"
-        engine_onnx(opt, job, file)
-        plan = build_plan(file, engine_settings(opt, job))
+        engine_onnx(job, file)
+        plan = build_plan(file, engine_settings(job))
     write_engine(path, replace(metadata, details=metadata.details | origin(trt, device)), plan)
 
 
-def engine_onnx(opt: ExportOptions, job: Job, path: Path) -> None:
+def engine_onnx(job: Job, path: Path) -> None:
     """The ONNX file that an engine is built of, here or by trtexec; with fixed axes, all shapes in it are numbers."""
-    metadata = engine_metadata(opt, job)
-    opset, is_slim = max(opt.onnx_opset, LEAST_OPSET), opt.simplify or not opt.dynamic
-    settings = OnnxSettings(opset, is_slim, metadata.dynamic, opt.dynamo)
+    metadata = engine_metadata(job)
+    opset, is_slim = max(job.settings.opset, LEAST_OPSET), job.settings.simplify or not job.settings.dynamic
+    settings = OnnxSettings(opset, is_slim, metadata.dynamic, job.settings.dynamo)
     write_engine_onnx(job.model, job.images, metadata, path, settings)
 
 
-def engine_metadata(opt: ExportOptions, job: Job) -> Metadata:
+def engine_metadata(job: Job) -> Metadata:
     """What an engine says of itself: the number of images may be open with an NMS inside too."""
-    return replace(job.metadata, dynamic=AXES if opt.dynamic else ())
+    return replace(job.metadata, dynamic=AXES if job.settings.dynamic else ())
 
 
-def engine_settings(opt: ExportOptions, job: Job) -> EngineSettings:
-    """What the options say of a build."""
+def engine_settings(job: Job) -> EngineSettings:
+    """Settings of a TensorRT build."""
     cache = job.weights.with_suffix(".timing")
-    return EngineSettings(opt.workspace, opt.verbose, opt.half, profile_of(engine_metadata(opt, job)), cache)
+    return EngineSettings(
+        job.settings.workspace, job.settings.verbose, job.settings.half, profile_of(engine_metadata(job)), cache
+    )
 
 
-def onnx_settings(opt: ExportOptions, job: Job) -> OnnxSettings:
-    """What the options say of an ONNX file."""
-    return OnnxSettings(opt.onnx_opset, opt.simplify, job.metadata.dynamic, opt.dynamo)
+def onnx_settings(job: Job) -> OnnxSettings:
+    """Settings of an ONNX file."""
+    return OnnxSettings(job.settings.opset, job.settings.simplify, job.metadata.dynamic, job.settings.dynamo)
 
 
-Writer = Callable[[ExportOptions, Job, Path], None]
+Writer = Callable[[Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
     **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
     **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},

@@ -34,7 +34,6 @@ from models.runtimes.ncnn_mnn import NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.runtimes.onnx_header import FLOAT16, Shape, read_onnx_header
 from models.runtimes.tensorrt import EngineRuntime
 from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime
-from utils.data.config import DataConfig
 from utils.files.addresses import ModelAddress, is_url
 from utils.general import LOGGER
 
@@ -246,7 +245,7 @@ def load_backend(
     device: torch.device | str = "cpu",
     *,
     dnn: bool = False,
-    data: str | Path | None = None,
+    names: Names | None = None,
     threads: int = 0,
     precision: str = "fp32",
     hint: str = "latency",
@@ -255,7 +254,7 @@ def load_backend(
     """The network of a file of any kind, or the Ensemble of several checkpoints, for inference on the device.
 
     An address, `http://host:8000/model`, is that of a server's network.
-    dnn: ONNX by OpenCV in place of ONNX Runtime. data: the data yaml with the class names of a file that brings none.
+    dnn: ONNX by OpenCV in place of ONNX Runtime. names: called for the class names of a file that brings none.
     threads: how many the runtime may use, 0 for as many as it likes. precision: what it computes in, fp32, bf16, fp16
     or auto; hint: latency, or throughput, where it can be told so. ValueError, FileNotFoundError or ImportError says
     what is wrong with the file or these settings, or what to install.
@@ -278,16 +277,14 @@ def load_backend(
         raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this one alone")
     (path,), (kind,), place = paths, kinds, torch.device(device)
 
-    def names() -> Sequence[str]:
-        if data is None:
-            raise ValueError(f"{path}: brings no class names; name the data yaml that has them with --data")
-        return DataConfig.from_yaml(data).names
+    def no_names() -> Sequence[str]:
+        raise ValueError(f"{path}: brings no class names; name the data yaml that has them with --data")
 
     if kind == "torchscript":
         return TorchScriptRuntime(path, place).eval()
     settings = {"precision": precision, "hint": hint}
     given = {key: value for key, value in settings.items() if len(getattr(classes[kind], f"{key}s")) > 1}
-    return classes[kind](path, place, names, threads, **given).eval()
+    return classes[kind](path, place, names or no_names, threads, **given).eval()
 
 
 DetectMultiBackend = load_backend  # v6.1's name

@@ -1,6 +1,6 @@
 """Trains variants of a detector with several seeds each and says which differ by more than chance.
 
-    python -m tools.ablate --config data/ablations/nam-shapes.yaml --dry-run  # what would be done, and how long it takes
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml --dry-run  # show the plan and how long it takes
     python -m tools.ablate --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
 

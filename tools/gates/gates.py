@@ -1,7 +1,7 @@
 """What attention does to its input: its gates counted over a data set, and blocks put to another gate.
 
-A gate is what a block multiplies its input by. tools/gates/cli.py shows it, tools/gates/layer_cam.py what the network looks
-at because of it.
+A gate is what a block multiplies its input by. tools/gates/cli.py shows it, tools/gates/layer_cam.py what the network
+looks at because of it.
 
 Legend: B batch, C channels of a block, H W height and width of its map.
 """

@@ -2,7 +2,7 @@
 
     python -m tools.serve --weights runs/train/exp/weights/best.pt           # then open http://127.0.0.1:8000
     curl -F image=@image.jpg "http://127.0.0.1:8000/detect?conf=0.4"   # the objects as JSON
-    python -m tools.serve --weights best.onnx --export-page runs/page        # the page for any web host, without a server
+    python -m tools.serve --weights best.onnx --export-page runs/page        # a page for any web host
 
 Only this machine is served unless --host says otherwise; there are no passwords: put a proxy that has them, and TLS,
 in front of a server for others. Images that come at the same time go through the network together.
@@ -26,6 +26,7 @@ from tools.serve.page import export_page
 from tools.serve.predictor import Predictor, Thresholds, model_card
 from utils.cli.arguments import tool_parser
 from utils.cli.detect_options import add_network_flags
+from utils.data.config import names_of
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr
@@ -96,7 +97,7 @@ def main(opt: ServeOptions) -> None:
     LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     weights = find_weights(opt.weights)
     if opt.export_page:
-        model = load_backend(weights, "cpu", data=opt.data)
+        model = load_backend(weights, "cpu", names=names_of(opt.data))
         folder = export_page(Path(opt.export_page), weights, model, opt.imgsz)
         LOGGER.info(f"Page written to {folder}; any web host can serve it, or: python -m http.server -d {folder}")
         return
@@ -112,7 +113,7 @@ def main(opt: ServeOptions) -> None:
 def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
     """The loaded network and all around it; what waits at the end is finished."""
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, select_device(opt.device), data=opt.data, **how), opt.half)
+    model = ready(load_backend(weights, select_device(opt.device), names=names_of(opt.data), **how), opt.half)
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)

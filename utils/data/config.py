@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -227,3 +227,8 @@ def _sources(value: object, roots: Sequence[Path], what: str) -> tuple[Path, ...
         places = [root / os.path.expanduser(name) for root in roots] + [roots[0] / name.removeprefix("../")]
         sources.append(next((place for place in places if place.exists()), places[0]))
     return tuple(sources)
+
+
+def names_of(file: str | Path) -> Callable[[], Sequence[str]]:
+    """Return a function that reads the class names of a data yaml, which need not exist before it is called."""
+    return lambda: DataConfig.from_yaml(file).names

@@ -1,8 +1,8 @@
 """Images and labels of a data set: found, paired, checked and remembered.
 
 Mistakes are named by file and line. The user's images and labels are never changed. The rows of a label file are read
-in utils/data/label_files.py, what a scan found is kept by utils/data/label_cache.py; decoding for training, augmentation and
-batches are utils/datasets.py's.
+in utils/data/label_files.py, what a scan found is kept by utils/data/label_cache.py; decoding for training,
+augmentation and batches are utils/datasets.py's.
 
 Shapes: n objects of an image, k points of a polygon.
 """

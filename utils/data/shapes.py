@@ -1,8 +1,8 @@
 """A data set of drawn shapes, made on this machine alone: no download, the same pictures for the same seed.
 
 It is meant for trying things out, for tests of the whole chain and for comparisons under equal conditions. The pictures
-themselves are drawn in utils/data/shape_scenes.py. `python -m tools.shapes --help` makes the set by hand; data/shapes.yaml
-makes it where it is missing.
+themselves are drawn in utils/data/shape_scenes.py. `python -m tools.shapes --help` makes the set by hand;
+data/shapes.yaml makes it where it is missing.
 """
 
 import json

@@ -30,7 +30,8 @@ EXAMPLE_BATCHES = 3
 class EvalPlots:
     """An observer of `evaluate` that draws the first batches, and when all is done curves and confusion matrix.
 
-    It also gathers what utils/report/page.py tells beside: `examples`, the best and worst images, and `labels`, their maps.
+    It also gathers what utils/report/page.py tells beside: `examples`, the best and worst images, and `labels`, their
+    maps.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:

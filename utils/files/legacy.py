@@ -29,7 +29,7 @@ StandIn = tuple[object, str]  # what stands in, and the full name that it stands
 
 
 class LegacyContent(NamedTuple):
-    """What a YOLOv5 file holds, under the names of `utils.files.checkpoint.Checkpoint`; the weights as the file has them."""
+    """Content of a YOLOv5 file, under the names of `utils.files.checkpoint.Checkpoint`; weights as stored."""
 
     yaml: dict
     names: tuple[str, ...]

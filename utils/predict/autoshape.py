@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from models.profiling import profile_layers
 from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
 from utils.files.images import read_image
@@ -22,7 +21,7 @@ from utils.ops.nms import load_nms, non_max_suppression
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
-from utils.torch_utils import largest_stride, time_sync
+from utils.torch_utils import largest_stride, profile_layers, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray
 FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB, uint8), or a list of them"

@@ -1,4 +1,4 @@
-"""What val.py, detect.py and tools.serve do alike: limits, the network made ready to run, images to it and boxes back."""
+"""What val.py, detect.py and tools.serve share: limits, a network ready to run, images to it and boxes back."""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -144,7 +144,10 @@ def main(folders: list[str]) -> None:
             if name in found:
                 forms.setdefault(" | ".join(found[name]), []).append(version)
         members[name] = {form: " ".join(versions) for form, versions in forms.items()}
-    source = "tensorrt-cu12-bindings of PyPI, read by tests/models/data/tensorrt_api.py; `a, b=` is a call of a and, if given, b"
+    source = (
+        "tensorrt-cu12-bindings of PyPI, read by tests/models/data/tensorrt_api.py; "
+        "`a, b=` is a call of a and, if given, b"
+    )
     content = {"source": source, "versions": list(seen), "members": members}
     content["taken"] = {call: " ".join(version for version, _, taken in looks if call in taken) for call in CALLS}
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

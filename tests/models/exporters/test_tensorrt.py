@@ -1,4 +1,4 @@
-"""export.py --include engine by tests/models/tensorrt_standin.py, which is not TensorRT but stands in its place; --trtexec."""
+"""export.py --include engine by tests/models/tensorrt_standin.py, which is not TensorRT but in its place; --trtexec."""
 
 import json
 import logging

@@ -24,7 +24,7 @@ from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.general import ROOT
 
 onnx = pytest.importorskip("onnx")
-SOURCES = [ROOT / "models" / name for name in ("export_tensorrt.py", "backend_tensorrt.py")]
+SOURCES = [ROOT / "models" / name for name in ("exporters/tensorrt.py", "runtimes/tensorrt.py")]
 CLASSES = {  # what a variable of this name is, in those files
     **{"trt": "", "builder": "Builder", "config": "IBuilderConfig", "parser": "OnnxParser", "problem": "ParserError"},
     **{"profile": "IOptimizationProfile", "cache": "ITimingCache", "runtime": "Runtime", "engine": "ICudaEngine"},

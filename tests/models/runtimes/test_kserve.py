@@ -20,6 +20,7 @@ from models.runtimes import kserve as backend_remote
 from models.runtimes.kserve import ModelServer, RemoteRuntime, read_outputs
 from models.runtimes.load import load_backend
 from tests.models.runtimes.kserve import serving
+from utils.data.config import names_of
 from utils.files.addresses import ModelAddress
 from utils.files.images import write_image
 from utils.files.weights import find_weights
@@ -88,11 +89,11 @@ def test_a_server_without_names_takes_those_of_data(files, caplog):
     with serving(files["fixed"], config=False) as server:
         with pytest.raises(ValueError, match=r"/net: brings no class names; name the data yaml .* --data"):
             load_backend(server.url)
-        model = load_backend(server.url, data="data/bccd.yaml")
+        model = load_backend(server.url, names=names_of("data/bccd.yaml"))
         assert model.names == ["RBC", "WBC", "Platelets"]
         assert model(images(1))[0].shape[2] == 8
         with pytest.raises(ValueError, match=r"where \(1, boxes, 15\) is wanted"):
-            load_backend(server.url, data=SHAPES_YAML)(images(1))
+            load_backend(server.url, names=names_of(SHAPES_YAML))(images(1))
     assert "those of --data are used" in caplog.text
 
 

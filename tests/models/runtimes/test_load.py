@@ -17,6 +17,7 @@ from models.runtimes.base import from_nms
 from models.runtimes.load import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, load_backend
 from models.runtimes.metadata import AXES
 from models.runtimes.onnx_header import read_onnx_header
+from utils.data.config import names_of
 from utils.ops.nms import non_max_suppression
 
 FILES = {"pt": "a.pt", "torchscript": "a.torchscript", "onnx": "a.onnx", "openvino": "a_openvino_model"}
@@ -82,7 +83,7 @@ def test_opencv_takes_a_fixed_file(folder, network):
 
 
 def test_names_and_settings_stay_with_the_file(folder):
-    model = load_backend(folder / "a.onnx", data="data/bccd.yaml")  # brings its own names
+    model = load_backend(folder / "a.onnx", names=names_of("data/bccd.yaml"))  # brings its own names
     assert model.names == ["ant", "bee", "cat"]
     assert model.metadata.dynamic == AXES
     assert model.half().metadata.imgsz == (64, 96)
@@ -137,7 +138,7 @@ def test_a_file_without_names_takes_those_of_data(tmp_path, caplog):
     path = foreign(tmp_path / "x.onnx")
     with pytest.raises(ValueError, match=r"x\.onnx: brings no class names; name the data yaml .* --data"):
         load_backend(path)
-    model = load_backend(path, data="data/bccd.yaml")
+    model = load_backend(path, names=names_of("data/bccd.yaml"))
     assert model.names == ["RBC", "WBC", "Platelets"]
     assert "those of --data are used" in caplog.text
     assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 4, 8)
@@ -146,12 +147,12 @@ def test_a_file_without_names_takes_those_of_data(tmp_path, caplog):
 def test_names_that_do_not_fit(tmp_path):
     path = foreign(tmp_path / "x.onnx", outputs=(1, 4, 85))
     with pytest.raises(ValueError, match=r"gives \(1, 4, 85\) where \(1, boxes, 8\) is wanted"):
-        load_backend(path, data="data/bccd.yaml")(torch.rand(1, 3, 64, 64))
+        load_backend(path, names=names_of("data/bccd.yaml"))(torch.rand(1, 3, 64, 64))
 
 
 def test_a_file_that_gives_other_images_than_it_takes(tmp_path):
     with pytest.raises(ValueError, match=r"gives \(1, 4, 8\) where \(3, boxes, 8\) is wanted"):
-        load_backend(foreign(tmp_path / "x.onnx"), data="data/bccd.yaml")(torch.rand(3, 3, 64, 64))
+        load_backend(foreign(tmp_path / "x.onnx"), names=names_of("data/bccd.yaml"))(torch.rand(3, 3, 64, 64))
 
 
 @pytest.mark.parametrize("dnn", [False, True])
@@ -205,7 +206,7 @@ def test_names_of_the_newer_line(tmp_path):
 @pytest.mark.parametrize("inputs", [(1, 1, 64, 64), (1, 3), (1, 3, 64, "width")])
 def test_a_file_that_takes_no_images(tmp_path, inputs):
     with pytest.raises(ValueError, match=r"x\.onnx: takes .*; wanted is a detector of images"):
-        load_backend(foreign(tmp_path / "x.onnx", inputs=inputs), data="data/bccd.yaml")
+        load_backend(foreign(tmp_path / "x.onnx", inputs=inputs), names=names_of("data/bccd.yaml"))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

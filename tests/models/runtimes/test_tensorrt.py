@@ -1,4 +1,4 @@
-"""The runtime of .engine files, by tests/models/tensorrt_standin.py on the CPU: it is not TensorRT but stands in its place."""
+"""The runtime of .engine files, by tests/models/tensorrt_standin.py on the CPU, which stands in for TensorRT."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ from models.runtimes.metadata import AXES, Metadata
 from models.runtimes.tensorrt import EngineRuntime, check_origin, read_engine, write_engine
 from tests.models.files import check
 from tests.models.tensorrt_standin import StandIn, install
+from utils.data.config import names_of
 
 VERSION = "11.4.0.106"
 
@@ -142,7 +143,7 @@ def test_a_plan_alone_takes_its_names_from_elsewhere(folder, network, trt, data,
     (tmp_path / "a.engine").write_bytes(plan)
     with pytest.raises(ValueError, match=r"a\.engine: brings no class names; name the data yaml"):
         load_backend(tmp_path / "a.engine")
-    foreign = load_backend(tmp_path / "a.engine", data=data)
+    foreign = load_backend(tmp_path / "a.engine", names=names_of(data))
     assert (int(foreign.stride), foreign.fixed_hw) == (64, None)
     export.run(tmp_path / "a.pt", include="engine", trtexec=True, dynamic=True, imgsz=[64, 96])
     model = load_backend(tmp_path / "a.engine")
@@ -189,7 +190,7 @@ def test_a_plan_of_another_version_says_so(folder, tmp_path, monkeypatch, data):
     with pytest.raises(
         ValueError, match=r"TensorRT 10\.16\.1\.11 cannot load it, .*: The engine plan file is not comp"
     ):
-        load_backend(tmp_path / "x.engine", data=data)
+        load_backend(tmp_path / "x.engine", names=names_of(data))
 
 
 def test_a_plan_that_is_cut_off(folder, tmp_path, trt):

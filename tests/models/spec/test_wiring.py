@@ -200,7 +200,7 @@ def graph(content: dict) -> list[str]:
 
 def commanded(text: str) -> dict:
     """What the command in an advice makes."""
-    words = shlex.split(re.search(r"python -m models\.insert (.*?\.yaml .*?--out \S+?\.yaml)", text)[1])
+    words = shlex.split(re.search(r"python -m tools\.insert (.*?\.yaml .*?--out \S+?\.yaml)", text)[1])
     opt = insert_options(words)
     block = parse_block(opt.module)
     places = [Insertion(block, place) for place in opt.after]
@@ -377,7 +377,7 @@ def test_broken_rows_are_no_reason_to_stumble() -> None:
 def test_the_command_is_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advice = check_wiring(build(pasted(shipped(S), [9], [-1, 1, "NAMAttention", [1024, {"gain_out": 2}]])))[-1]
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(re.search(r"models\.insert (.*?); or by hand", advice)[1])
+    words = shlex.split(re.search(r"tools\.insert (.*?); or by hand", advice)[1])
     insert_main(insert_options(words))
     written = read_yaml(tmp_path / words[-1])
     assert written["backbone"][10] == [-1, 1, "NAMAttention", [1024, {"gain_out": 2}]]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tools.ablate import cli as ablate
+from utils.general import ROOT
 
 PLAN = {
     **{"split": "test", "seeds": 2, "baseline": "plain", "bootstrap": 5},
@@ -100,7 +101,7 @@ def test_a_failing_training_is_told_with_its_log(config):
 
 def test_a_mistake_is_one_line(tmp_path):
     command = [sys.executable, "-m", "tools.ablate", "--config", str(tmp_path / "none.yaml")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no such file" in done.stderr

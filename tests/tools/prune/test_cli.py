@@ -180,7 +180,7 @@ def test_refused(options, flags, message, tmp_path):
 
 def test_one_line_on_the_command_line():
     command = [sys.executable, "-m", "tools.prune", "--weights", "none.pt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert "none.pt: no such file" in line

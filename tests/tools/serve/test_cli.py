@@ -26,6 +26,7 @@ from PIL import Image, PngImagePlugin
 import detect
 from tools.serve import cli as serve
 from utils.data.shapes import ShapesSettings, generate
+from utils.general import ROOT
 
 pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
 pytest.importorskip("uvicorn", reason="needs requirements-serve.txt")
@@ -61,7 +62,7 @@ def running(weights, *flags):
     """A server of its own process at a free port: `ask(method, path, body, headers)` gives (status, body)."""
     command = [sys.executable, "-m", "tools.serve", "--weights", str(weights), "--port", "0", "--threads", "1"]
     command += ["--device", "cpu", "--imgsz", "64", *map(str, flags)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     lines = []
     try:
         for line in process.stderr:
@@ -446,7 +447,7 @@ def test_options_that_are_refused(options, message):
 
 def test_a_port_that_is_taken(server, small_weights):
     command = [sys.executable, "-m", "tools.serve", "--weights", str(small_weights), "--port", str(server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
