@@ -36,7 +36,7 @@ from utils.augmentations import (
 from utils.data.config import Hyp
 from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.data.labels import LabelRecord
-from utils.data.sampling import DRAW_QUAD, EpochBatches, Key, OrderedBatches, rectangular_shapes
+from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleKey, rectangular_shapes
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, Ranks
 from utils.ops.boxes import xyxy2xywhn
@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 class RecordTable:
-    """Label records as a few arrays: worker processes share those, while every Python object they touch is copied."""
+    """Keep label records as a few arrays: workers share those, while every Python object they touch is copied."""
 
     def __init__(self, records: Sequence[LabelRecord]) -> None:
         polygons = [points for record in records for points in record.polygons or (None,) * len(record.boxes)]
@@ -81,15 +81,15 @@ class RecordTable:
         self._points = np.concatenate([np.zeros((0, 2), np.float32), *(p for p in polygons if p is not None)])
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.hw)
 
     def labels(self, index: int) -> np.ndarray:
-        """Labels of image `index`, (n, 5) class, cx, cy, w, h in 0..1."""
+        """Return the labels of image `index`, (n, 5) class, cx, cy, w, h in 0..1."""
         return self._boxes[self._starts[index] : self._starts[index + 1]]
 
     def polygons(self, index: int) -> tuple[np.ndarray | None, ...]:
-        """Polygon (k, 2) in 0..1 or None for each label of image `index`; () where it has none."""
+        """Return a polygon (k, 2) in 0..1 or None for each label of image `index`; () where it has none."""
         ends = self._ends[self._starts[index] : self._starts[index + 1] + 1].tolist()
         if ends[0] == ends[-1]:
             return ()
@@ -97,14 +97,14 @@ class RecordTable:
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples at imgsz: with `hyp` augmented ones, `dataset[epoch, index]`, else plain ones, `dataset[index]`.
+    """Make samples at imgsz: plain ones by their index, with `hyp` augmented ones by a SampleKey.
 
-    `dataset[epoch, i, j, k, l]` makes one sample of twice the size of four, see utils/ops/quads.py. An augmented sample
-    of an index beyond the images is another one of image index % N. shapes: (N, 2) height and width of each sample;
-    without it they are square, and only then are mosaics made. mosaic_epochs: from this epoch on there is neither
-    mosaic nor mixup. buffer_bytes: what each process may keep the pictures of augmented samples in. Where `partners`,
-    indices (N,), is set, mosaics and mixup take theirs from it. A file that cannot be read is a ValueError in a plain
-    data set, a gray picture without labels in an augmented one.
+    A key with four indices makes one sample of twice the size, see utils/ops/quads.py. An augmented sample of an index
+    beyond the images is another one of image index % N.
+    shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
+    mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
+    pictures of augmented samples in. Where `partners`, indices (N,), is set, mosaics and mixup take theirs from it.
+    A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
     """
 
     def __init__(
@@ -129,15 +129,20 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.table)
 
-    def __getitem__(self, key: int | Key) -> Sample:
-        """The sample of an index, of an (epoch, index), or of an epoch and four indices."""
-        epoch, index, *others = key if isinstance(key, tuple) else (0, key)
-        if others:
-            return self._quad(epoch, (index, *others))
-        number, index = index, index % len(self)
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        """Make the sample of a key; a plain index is one of epoch 0."""
+        if not isinstance(key, SampleKey):
+            key = SampleKey(0, (key,))
+        if len(key.indices) > 1:
+            return self._quad(key)
+        return self._single(key.epoch, key.indices[0])
+
+    def _single(self, epoch: int, number: int) -> Sample:
+        """Make the sample of one image: augmented with `hyp`, else plain."""
+        index = number % len(self)
         image, labels, shape = self._augmented(epoch, number, self.hyp) if self.hyp else self._plain(index)
         h, w = image.shape[:2]
         targets = torch.zeros(len(labels), 6)
@@ -148,19 +153,21 @@ class DetectionDataset(Dataset[Sample]):
         cv2.split(image, [blue, green, red])  # into the tensor: no other copy is made
         return Sample(pixels, targets, self.store.path(index), shape)
 
-    def _quad(self, epoch: int, indices: Sequence[int]) -> Sample:
-        """The first sample twice as large, or all four side by side, the one as likely as the other."""
-        rng = np.random.default_rng((self.seed, epoch, indices[0], DRAW_QUAD))
-        chosen = indices if rng.random() < 0.5 else indices[:1]
-        samples = [self[epoch, index] for index in chosen]
+    def _quad(self, key: SampleKey) -> Sample:
+        """Make the first sample twice as large, or all four side by side, the one as likely as the other."""
+        rng = np.random.default_rng((self.seed, key.epoch, key.indices[0], DRAW_QUAD))
+        chosen = key.indices if rng.random() < 0.5 else key.indices[:1]
+        samples = [self._single(key.epoch, index) for index in chosen]
         image, targets = join_quad([sample.image for sample in samples], [sample.targets for sample in samples])
         return samples[0]._replace(image=image, targets=targets)
 
     def _out_hw(self, index: int) -> tuple[int, int]:
+        """Return height and width of the sample of image `index`."""
         h, w = (self.imgsz, self.imgsz) if self.shapes is None else self.shapes[index].tolist()
         return h, w
 
     def _source(self, index: int) -> Source:
+        """Return image `index` with its labels; gray and without labels where the file cannot be read."""
         image = self.store.get(index)
         if image is None:
             gray = np.full((*self.store.hw[index], 3), GRAY[0], np.uint8)
@@ -168,7 +175,7 @@ class DetectionDataset(Dataset[Sample]):
         return Source(image, self.table.labels(index), self.table.polygons(index))
 
     def _plain(self, index: int) -> tuple[np.ndarray, np.ndarray, ImageShape]:
-        """Image letterboxed into its shape, labels (n, 5) class, xyxy in its pixels, and the way back."""
+        """Return the image letterboxed into its shape, labels (n, 5) class, xyxy in its pixels, and the way back."""
         source, out_hw = self._source(index), self._out_hw(index)
         placement = letterbox_placement(source.image.shape[:2], out_hw, auto=False, scaleup=False)
         image, _, _ = letterbox(source.image, out_hw, auto=False, scaleup=False)
@@ -178,7 +185,7 @@ class DetectionDataset(Dataset[Sample]):
         return image, labels, ImageShape((native_h, native_w), (ratio, placement.origin))
 
     def _augmented(self, epoch: int, number: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
-        """Augmented image, labels (n, 5) class, xyxy in its pixels; nothing leads back."""
+        """Return the augmented image and labels (n, 5) class, xyxy in its pixels; nothing leads back."""
         rng, index = np.random.default_rng((self.seed, epoch, number)), number % len(self)
         is_closed = self.shapes is not None or (self.mosaic_epochs is not None and epoch >= self.mosaic_epochs)
         if rng.random() < (0.0 if is_closed else hyp.mosaic):
@@ -197,24 +204,31 @@ class DetectionDataset(Dataset[Sample]):
         return image, labels, ImageShape((h, w), None)
 
     def _mosaic(self, index: int, hyp: Hyp, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a warped mosaic of image `index` and three others, and labels (n, 5) class, xyxy in its pixels."""
         chosen = rng.permutation([index, *self._drawn(3, rng)])
         scene = mosaic([self._source(i) for i in chosen.tolist()], self.imgsz, rng)
         scene = copy_paste(scene, hyp.copy_paste, rng)
         return random_perspective(scene, (self.imgsz, self.imgsz), **warp_ranges(hyp), rng=rng)
 
     def _drawn(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Indices of so many images, by chance; where an epoch's images are weighted, so are these."""
+        """Draw the indices of so many images by chance; where an epoch's images are weighted, so are these."""
         drawn = rng.integers(len(self), size=count)
         return (drawn if self.partners is None else self.partners[drawn]).tolist()
 
 
 def warp_ranges(hyp: Hyp) -> dict[str, float]:
-    """What random_perspective wants of the hyper-parameters."""
-    return {name: getattr(hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")}
+    """Return the hyper-parameters that random_perspective takes, by name."""
+    return {
+        "degrees": hyp.degrees,
+        "translate": hyp.translate,
+        "scale": hyp.scale,
+        "shear": hyp.shear,
+        "perspective": hyp.perspective,
+    }
 
 
 def collate_fn(samples: Sequence[Sample]) -> Batch:
-    """The samples as one batch; column 0 of the targets tells which image each belongs to."""
+    """Join the samples into one batch; column 0 of the targets tells which image each belongs to."""
     images, targets, paths, shapes = zip(*samples, strict=True)
     for i, rows in enumerate(targets):
         rows[:, 0] = i
@@ -222,7 +236,7 @@ def collate_fn(samples: Sequence[Sample]) -> Batch:
 
 
 class TrainLoader:
-    """Batches of one epoch after another from workers that live on: while one validates, they prepare the next epoch.
+    """Make batches of one epoch after another; workers live on and prepare the next epoch while one validates.
 
     `epoch(n)` iterates over the batches of epoch n, which may be any; only if it is not the one that follows the last,
     or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once.
@@ -240,11 +254,11 @@ class TrainLoader:
         self._start(batches.start_epoch)
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the batches per epoch."""
         return len(self.batches)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, one below `epochs`."""
+        """Yield the batches of an epoch, one below `epochs`."""
         assert self.batches.epochs is None or epoch < self.batches.epochs
         if epoch != self._next_epoch:
             self._start(epoch)
@@ -255,15 +269,16 @@ class TrainLoader:
         self._next_epoch = epoch + 1 if self.batches.weights is None else None
 
     def set_weights(self, weights: np.ndarray) -> None:
-        """Draws the images of the epochs to come, and their partners in mosaics, by these weights (N,), sum 1."""
+        """Draw the images of the epochs to come, and their partners in mosaics, by these weights (N,), sum 1."""
         self.close()
         self.batches = replace(self.batches, weights=weights)
 
     def close(self) -> None:
-        """Ends the workers; a later `epoch` starts new ones."""
+        """End the workers; a later `epoch` starts new ones."""
         self._next_epoch = self._iterator = None
 
     def _start(self, epoch: int) -> None:
+        """Start workers that begin with an epoch."""
         self.close()
         batches = replace(self.batches, start_epoch=epoch)
         if batches.weights is not None:
@@ -291,7 +306,6 @@ def train_loader(
     workers: int = 8,
     start_epoch: int = 0,
     epochs: int | None = None,
-    augment: bool = True,
     rect: bool = False,
     cache: str | None = None,
     stride: int = 32,
@@ -301,12 +315,12 @@ def train_loader(
     weights: np.ndarray | None = None,
     close_mosaic: int = 0,
 ) -> TrainLoader:
-    """Training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
+    """Make training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
 
     rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py;
-    "val" keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights: how
-    often each image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the last
-    epochs are without mosaic and mixup.
+    "val" keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights (N,):
+    how often each image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the
+    last epochs are without mosaic and mixup.
     """
     assert batch_size % (ranks.size * (QUAD if quad else 1)) == 0
     assert not rect or weights is None, "rectangular batches have a fixed order"
@@ -316,15 +330,27 @@ def train_loader(
         order, shapes = rectangular_shapes(hw, batch_size, imgsz, stride)
     batch_size //= ranks.size
     workers = worker_count(workers, batch_size, ranks.size)
-    options = {
-        "shapes": shapes,
-        "mosaic_epochs": epochs - close_mosaic if close_mosaic and epochs is not None else None,
-        "cache": None if cache == "val" else cache,
-        "buffer_bytes": buffer_share(workers * ranks.size),
-    }
-    dataset = DetectionDataset(records, imgsz, hyp=hyp if augment else None, seed=seed, **options)
+    dataset = DetectionDataset(
+        records,
+        imgsz,
+        hyp=hyp,
+        seed=seed,
+        shapes=shapes,
+        mosaic_epochs=epochs - close_mosaic if close_mosaic and epochs is not None else None,
+        cache=None if cache == "val" else cache,
+        buffer_bytes=buffer_share(workers * ranks.size),
+    )
     batches = EpochBatches(
-        len(records), batch_size, seed, start_epoch, epochs, order, ranks.rank, ranks.size, weights=weights, quad=quad
+        len(records),
+        batch_size,
+        seed=seed,
+        start_epoch=start_epoch,
+        epochs=epochs,
+        fixed_order=order,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        weights=weights,
+        quad=quad,
     )
     return TrainLoader(dataset, batches, workers, pin_memory)
 
@@ -343,7 +369,7 @@ def val_loader(
     pin_memory: bool = False,
     ranks: Ranks = SINGLE,
 ) -> DataLoader:
-    """Batches without augmentation in a fixed order: rectangular ones by aspect, or square ones as the records lie.
+    """Make plain batches in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 
     hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
     cache: see utils/data/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part
@@ -367,11 +393,11 @@ def val_loader(
 
 
 def worker_count(wanted: int, batch_size: int, world_size: int = 1) -> int:
-    """Worker processes: at most as wanted, as samples in a batch, as cores of this rank; none for a batch of one."""
+    """Count the worker processes: at most as wanted, samples in a batch, cores of this rank; 0 for a batch of one."""
     return min(cpu_count() // world_size, batch_size if batch_size > 1 else 0, wanted)
 
 
 def init_worker(worker: int) -> None:
-    """Keeps OpenCV to one thread in a worker process; torch does so by itself."""
+    """Keep OpenCV to one thread in a worker process; torch does so by itself."""
     del worker
     cv2.setNumThreads(0)

@@ -14,6 +14,7 @@ import torch
 from utils.data.config import Hyp
 from utils.data.image_store import ImageStore, available_memory, buffer_share, resized_hw
 from utils.data.labels import LabelRecord
+from utils.data.sampling import SampleKey
 from utils.datasets import (
     Batch,
     DetectionDataset,
@@ -29,9 +30,26 @@ from utils.datasets import (
 from utils.dist import Ranks
 
 HYP = Hyp(
-    **dict.fromkeys(("lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum"), 0.01),
-    **dict.fromkeys(("warmup_bias_lr", "box", "cls", "cls_pw", "obj", "obj_pw", "iou_t", "anchor_t"), 1.0),
-    **dict.fromkeys(("fl_gamma", "degrees", "shear", "perspective", "flipud", "copy_paste"), 0.0),
+    lr0=0.01,
+    lrf=0.01,
+    momentum=0.01,
+    weight_decay=0.01,
+    warmup_epochs=0.01,
+    warmup_momentum=0.01,
+    warmup_bias_lr=1.0,
+    box=1.0,
+    cls=1.0,
+    cls_pw=1.0,
+    obj=1.0,
+    obj_pw=1.0,
+    iou_t=1.0,
+    anchor_t=1.0,
+    fl_gamma=0.0,
+    degrees=0.0,
+    shear=0.0,
+    perspective=0.0,
+    flipud=0.0,
+    copy_paste=0.0,
     hsv_h=0.015,
     hsv_s=0.7,
     hsv_v=0.4,
@@ -100,7 +118,7 @@ def test_a_table_gives_back_its_records(records):
 
 
 def test_a_training_sample(records):
-    sample = DetectionDataset(records, 64, hyp=RICH)[3, 1]
+    sample = DetectionDataset(records, 64, hyp=RICH)[SampleKey(3, (1,))]
     assert isinstance(sample, Sample)
     assert sample.image.shape == (3, 64, 64)
     assert sample.image.dtype == torch.uint8
@@ -112,7 +130,8 @@ def test_a_training_sample(records):
 
 
 def test_no_augmentation_is_the_letterboxed_image(records):
-    still, plain = DetectionDataset(records, 128, hyp=STILL)[0, 0], DetectionDataset(records, 128)[0]
+    still = DetectionDataset(records, 128, hyp=STILL)[SampleKey(0, (0,))]
+    plain = DetectionDataset(records, 128)[0]
     assert torch.equal(still.image, plain.image)
     torch.testing.assert_close(still.targets, plain.targets)
     torch.testing.assert_close(plain.targets, torch.tensor([[0, 0, 0.375, (16 + 36) / 128, 0.25, 24 / 128]]))
@@ -143,21 +162,22 @@ def test_the_way_back_to_native_pixels(records):
 
 def test_samples_depend_on_seed_epoch_and_index_alone(records):
     dataset = DetectionDataset(records, 64, hyp=RICH, seed=1)
-    first = dataset[2, 3]
-    for key in ((0, 1), (5, 2), (2, 4)):
-        assert not torch.equal(dataset[key].image, first.image)
-    again = dataset[2, 3]
+    key = SampleKey(2, (3,))
+    first = dataset[key]
+    for other in (SampleKey(0, (1,)), SampleKey(5, (2,)), SampleKey(2, (4,))):
+        assert not torch.equal(dataset[other].image, first.image)
+    again = dataset[key]
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.targets, again.targets)
-    assert not torch.equal(DetectionDataset(records, 64, hyp=RICH, seed=2)[2, 3].image, first.image)
+    assert not torch.equal(DetectionDataset(records, 64, hyp=RICH, seed=2)[key].image, first.image)
 
 
 def test_mosaic_labels_lie_on_their_boxes(records):
     drawn = records[::2]  # all their labels are red boxes
     dataset = DetectionDataset(drawn, 128, hyp=replace(RICH, copy_paste=0.0, mixup=0.0, hsv_h=0.0))
     hits = []
-    for key in itertools.product(range(12), range(len(drawn))):
-        sample = dataset[key]
+    for epoch, index in itertools.product(range(12), range(len(drawn))):
+        sample = dataset[SampleKey(epoch, (index,))]
         assert ((sample.targets[:, 2:] >= 0) & (sample.targets[:, 2:] <= 1)).all()
         for cx, cy, w, h in sample.targets[:, 2:].tolist():
             if min(w, h) * 128 > 8:
@@ -181,7 +201,7 @@ def test_a_bad_file_is_gray_in_training_and_an_error_in_validation(records, capl
             file.write(b"no image" if harm == "damaged" else cv2.imencode(".png", np.zeros((9, 7, 3), np.uint8))[1])
     with caplog.at_level(logging.WARNING, "yolov5"):
         dataset = DetectionDataset(records[:1], 64, hyp=replace(HYP, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0), cache=cache)
-        samples = [dataset[epoch, 0] for epoch in range(3)]
+        samples = [dataset[SampleKey(epoch, (0,))] for epoch in range(3)]
     assert all((sample.image == 114).all() and len(sample.targets) == 0 for sample in samples)
     assert sum(path in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(ValueError, match=r"图像 é0\.jpg"):
@@ -195,7 +215,9 @@ def test_a_quad_is_one_sample_enlarged_or_four(records):
     dataset = DetectionDataset(records, 64, hyp=RICH, seed=1)
     kinds = set()
     for epoch in range(8):
-        quad, singles = dataset[epoch, 0, 3, 4, 6], [dataset[epoch, i] for i in (0, 3, 4, 6)]
+        key = SampleKey(epoch, (0, 3, 4, 6))
+        quad = dataset[key]
+        singles = [dataset[SampleKey(epoch, (index,))] for index in key.indices]
         assert quad.image.shape == (3, 128, 128)
         assert quad.path == records[0].image
         is_enlarged = torch.equal(quad.targets, singles[0].targets)
@@ -204,7 +226,7 @@ def test_a_quad_is_one_sample_enlarged_or_four(records):
             assert torch.equal(quad.image[:, :64, :64], singles[0].image)
             assert torch.equal(quad.image[:, 64:, 64:], singles[3].image)
             assert len(quad.targets) == sum(len(single.targets) for single in singles)
-        assert same(collate_fn([quad]), collate_fn([dataset[epoch, 0, 3, 4, 6]]))
+        assert same(collate_fn([quad]), collate_fn([dataset[key]]))
     assert kinds == {True, False}
 
 
@@ -241,7 +263,7 @@ def test_weighted_images_alone_are_seen(records, workers):
     loader.set_weights(second)
     assert seen(2) == {records[3].image}
     assert set(loader.dataset.partners) == {3}
-    assert used(loader.dataset, lambda: loader.dataset[2, 3]) == {3}
+    assert used(loader.dataset, lambda: loader.dataset[SampleKey(2, (3,))]) == {3}
     loader.close()
 
 
@@ -267,7 +289,8 @@ def test_the_last_epochs_have_no_mosaics(records, close_mosaic, first_without):
     loader = train_loader(records, 64, 4, hyp, workers=0, epochs=4, close_mosaic=close_mosaic)
     without = DetectionDataset(records, 64, hyp=replace(hyp, mosaic=0.0))
     for epoch in range(4):
-        equal = [torch.equal(loader.dataset[epoch, i].image, without[epoch, i].image) for i in range(len(records))]
+        keys = [SampleKey(epoch, (index,)) for index in range(len(records))]
+        equal = [torch.equal(loader.dataset[key].image, without[key].image) for key in keys]
         assert equal == [epoch >= first_without] * len(records)
 
 
@@ -284,9 +307,9 @@ def test_no_images_is_an_error():
 # Image store ----------------------------------------------------------------------------------------------------------
 
 
-def make_store(records, imgsz=64, **options):
+def make_store(records, imgsz=64, strict=False, **options):
     table = RecordTable(records)
-    return ImageStore(table.paths, table.hw, imgsz, **{"strict": False} | options)
+    return ImageStore(table.paths, table.hw, imgsz, strict=strict, **options)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -459,17 +482,9 @@ def test_rectangular_training(records):
     assert made[0][0].images.shape == (2, 3, 64, 64)
     assert len({b.images.shape[2:] for b in made[0]}) > 1
     assert [b.paths for b in made[0]] == [b.paths for b in made[1]]
-    ranks = [train_loader(records, 64, 4, HYP, rect=True, workers=0, ranks=Ranks(rank, 2)) for rank in (0, 1)]
-    for a, b in zip(*(batches(loader, (0,)) for loader in ranks), strict=True):
+    first, second = (train_loader(records, 64, 4, HYP, rect=True, workers=0, ranks=Ranks(rank, 2)) for rank in (0, 1))
+    for a, b in zip(batches(first, (0,)), batches(second, (0,)), strict=True):
         assert a.images.shape == b.images.shape
-
-
-def test_training_without_augmentation_is_plain(records):
-    batch = batches(train_loader(records, 64, 9, HYP, augment=False, workers=0), (0,))[0]
-    plain = DetectionDataset(records, 64)
-    for image, path in zip(batch.images, batch.paths, strict=True):
-        index = [record.image for record in records].index(path)
-        assert torch.equal(image, plain[index].image)
 
 
 @pytest.mark.parametrize("cache", [None, "ram", "disk"])
@@ -489,10 +504,14 @@ def test_square_validation_keeps_the_order_of_the_records(records):
     assert all(batch.images.shape[2:] == (64, 64) for batch in made)
 
 
-@pytest.mark.parametrize(("workers", "augment", "mib"), [(0, True, 256), (2, True, 128), (2, False, 0)])
-def test_each_worker_keeps_its_share_of_pictures(records, monkeypatch, workers, augment, mib):
+def test_a_plain_data_set_keeps_no_pictures(records):
+    assert DetectionDataset(records, 64).store._capacity == 0
+
+
+@pytest.mark.parametrize(("workers", "mib"), [(0, 256), (2, 128)])
+def test_each_worker_keeps_its_share_of_pictures(records, monkeypatch, workers, mib):
     monkeypatch.setattr("utils.datasets.cpu_count", lambda: 4)
     monkeypatch.setattr(TrainLoader, "_start", lambda self, epoch: None)
-    loader = train_loader(records, 64, 4, HYP, workers=workers, augment=augment)
+    loader = train_loader(records, 64, 4, HYP, workers=workers)
     assert loader.workers == workers
     assert loader.dataset.store._capacity == mib << 20

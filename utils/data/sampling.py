@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,16 +17,21 @@ from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, Ranks
 from utils.ops.quads import QUAD
 
-Key = tuple[int, ...]  # epoch and index of a sample, or epoch and four indices of a quad
-
 # Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
 DRAW_WEIGHTED, DRAW_QUAD, DRAW_SCALE = 1, 2, 3
+
+
+class SampleKey(NamedTuple):
+    """Name a training sample: its epoch and its image index, or four image indices for a quad."""
+
+    epoch: int
+    indices: tuple[int, ...]  # (1,) or (4,), see utils/ops/quads.py
 
 
 def rectangular_shapes(
     hw: np.ndarray, batch_size: int, imgsz: int, stride: int = 32, pad: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order of images by aspect and, per image in its native order, the (h, w) of its batch: (N,), (N, 2).
+    """Order images by aspect and, per image in its native order, find the (h, w) of its batch: (N,), (N, 2).
 
     A batch is as flat, or as narrow, as its least flat or narrow image allows; `pad` adds that many strides.
     """
@@ -41,7 +47,7 @@ def rectangular_shapes(
 
 
 class ImageWeights:
-    """How often each image should be drawn: the more, the more labels it has of rare and of badly found classes."""
+    """Weigh how often each image should be drawn: the more labels of rare and badly found classes, the more often."""
 
     def __init__(self, records: Sequence[LabelRecord], nc: int) -> None:
         self.n, self.nc = len(records), nc
@@ -49,7 +55,7 @@ class ImageWeights:
         self._class = np.concatenate([record.boxes[:, 0] for record in records]).astype(np.int64)  # (T,)
 
     def __call__(self, maps: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-        """Weights (N,) that sum up to 1, for the mAP (nc,) of each class in 0..1; without them all classes count 0.
+        """Return weights (N,) that sum up to 1, for the mAP (nc,) of each class in 0..1; without them all count 0.
 
         A label weighs (1 - mAP)^2 / (labels of its class); an image without labels has the weight 0.
         """
@@ -62,7 +68,7 @@ class ImageWeights:
 
 
 def numbered_repeats(indices: np.ndarray) -> np.ndarray:
-    """The indices (N,), each below N, with N added to what comes for the second time, 2N for the third, and so on."""
+    """Add N to those of the indices (N,), each below N, that come for the second time, 2N for the third, and so on."""
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     repeats = np.empty_like(indices)
@@ -72,7 +78,7 @@ def numbered_repeats(indices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class OrderedBatches:
-    """Batches of indices in a fixed order: the part of them that is one process's, which begins with number `first`."""
+    """Yield one process's part of the batches of indices in a fixed order."""
 
     order: np.ndarray  # (N,)
     batch_size: int
@@ -80,30 +86,30 @@ class OrderedBatches:
 
     @property
     def share(self) -> range:
-        """The numbers of this process's batches."""
+        """Return the numbers of this process's batches."""
         return self.ranks.share(math.ceil(len(self.order) / self.batch_size))
 
     def batch(self, number: int) -> list[int]:
-        """The indices of a batch by its number, which may be another process's."""
+        """Return the indices of a batch by its number, which may be another process's."""
         return self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Count the batches of this process."""
         return len(self.share)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """One after another."""
+        """Yield the indices of one batch after another."""
         return map(self.batch, self.share)
 
 
 @dataclass(frozen=True, eq=False)
 class EpochBatches:
-    """Batches of (epoch, index) keys, epoch after epoch: one rank's share of n images.
+    """Yield batches of sample keys, epoch after epoch: one rank's share of n images.
 
     Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
     be smaller. With `weights` (n,) an epoch's n images are drawn by them, with repetition; image i is then i, n + i,
-    2n + i, ..., which are samples of it that differ. With `quad` keys are (epoch, four indices), a quarter as many; the
-    last image is taken several times where they do not make a four.
+    2n + i, ..., which are samples of it that differ. With `quad` each key has four indices, and there are a quarter as
+    many; the last image is taken several times where they do not make a four.
     The ranks' batches together are those of one process, but that the last sample is taken again, up to world_size - 1
     times, where it takes that to give all equally many.
     """
@@ -120,7 +126,7 @@ class EpochBatches:
     quad: bool = False
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch over all ranks, (n,)."""
+        """Return the indices of an epoch over all ranks, (n,)."""
         if self.fixed_order is not None:
             return self.fixed_order
         if self.weights is not None:
@@ -129,22 +135,23 @@ class EpochBatches:
         return np.random.default_rng((self.seed, epoch)).permutation(self.n)
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Count the batches per epoch."""
         per_rank = math.ceil(math.ceil(self.n / self.group) / self.world_size)
         return math.ceil(per_rank / (self.batch_size // self.group))
 
     @property
     def group(self) -> int:
-        """Images of a sample."""
+        """Return the number of images of a sample."""
         return QUAD if self.quad else 1
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        """From start_epoch on, until `epochs`."""
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Yield the keys of one batch after another, from start_epoch on until `epochs`."""
+        samples_per_batch = self.batch_size // self.group
         for epoch in itertools.count(self.start_epoch):
             if self.epochs is not None and epoch >= self.epochs:
                 return
             groups = np.pad(self.order(epoch), (0, -self.n % self.group), mode="edge").reshape(-1, self.group)
             even = np.pad(groups, ((0, -len(groups) % self.world_size), (0, 0)), mode="edge")
             share = even[self.rank :: self.world_size].tolist()
-            for start in range(0, len(share), self.batch_size // self.group):
-                yield [(epoch, *indices) for indices in share[start : start + self.batch_size // self.group]]
+            for start in range(0, len(share), samples_per_batch):
+                yield [SampleKey(epoch, tuple(indices)) for indices in share[start : start + samples_per_batch]]

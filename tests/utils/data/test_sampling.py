@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.data.labels import LabelRecord
-from utils.data.sampling import EpochBatches, ImageWeights, numbered_repeats, rectangular_shapes
+from utils.data.sampling import EpochBatches, ImageWeights, SampleKey, numbered_repeats, rectangular_shapes
 
 
 def test_rectangular_shapes_by_hand():
@@ -24,7 +24,7 @@ def test_ranks_share_an_epoch(n, world_size):
     shards = [EpochBatches(n, 2, seed=3, rank=rank, world_size=world_size, epochs=1) for rank in range(world_size)]
     made = [list(shard) for shard in shards]
     assert {len(one) for one in made} == {len(shards[0])}
-    indices = [index for one in made for batch in one for _, index in batch]
+    indices = [key.indices[0] for one in made for batch in one for key in batch]
     assert set(indices) == set(range(n))
     assert len(indices) == n + -n % world_size
 
@@ -44,8 +44,8 @@ def test_ranks_make_the_batches_of_one_process(n, quad):
 
 def test_epochs_have_orders_of_their_own():
     keys = [key for batch in EpochBatches(20, 8, seed=1, start_epoch=4, epochs=7) for key in batch]
-    assert [epoch for epoch, _ in keys] == [4] * 20 + [5] * 20 + [6] * 20
-    orders = [tuple(index for epoch, index in keys if epoch == e) for e in (4, 5, 6)]
+    assert [key.epoch for key in keys] == [4] * 20 + [5] * 20 + [6] * 20
+    orders = [tuple(key.indices[0] for key in keys if key.epoch == epoch) for epoch in (4, 5, 6)]
     assert len(set(orders)) == 3
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert keys == [key for batch in EpochBatches(20, 8, seed=1, start_epoch=4, epochs=7) for key in batch]
@@ -63,13 +63,14 @@ def test_quads_hold_each_image(n, batch_size, sizes, world_size):
         assert [len(batch) for batch in shard] == sizes
         assert len(shard) == len(sizes)
     keys = [key for shard in shards for batch in shard for key in batch]
-    assert all(len(key) == 5 and key[0] == 0 for key in keys)
-    assert {index for key in keys for index in key[1:]} == set(range(n * world_size))
+    assert all(len(key.indices) == 4 and key.epoch == 0 for key in keys)
+    assert {index for key in keys for index in key.indices} == set(range(n * world_size))
 
 
 def test_quads_follow_the_order():
-    plain, quads = (EpochBatches(8, 8, seed=2, epochs=1, quad=quad) for quad in (False, True))
-    assert [index for key in next(iter(quads)) for index in key[1:]] == [index for _, index in next(iter(plain))]
+    plain = next(iter(EpochBatches(8, 8, seed=2, epochs=1)))
+    quads = next(iter(EpochBatches(8, 8, seed=2, epochs=1, quad=True)))
+    assert [index for key in quads for index in key.indices] == [key.indices[0] for key in plain]
 
 
 # Image weights --------------------------------------------------------------------------------------------------------
@@ -117,4 +118,4 @@ def test_repeats_are_told_apart():
 
 def test_a_fixed_order_stays():
     batches = EpochBatches(3, 2, epochs=1, fixed_order=np.array([2, 0, 1]))
-    assert list(batches) == [[(0, 2), (0, 0)], [(0, 1)]]
+    assert list(batches) == [[SampleKey(0, (2,)), SampleKey(0, (0,))], [SampleKey(0, (1,))]]
