@@ -29,6 +29,7 @@ from utils.cli.detect_options import add_network_flags
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr
+from utils.ops.boxes import PAD_VALUE
 from utils.predict.inference import ready, warm_up
 from utils.torch_utils import select_device
 
@@ -116,7 +117,7 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
-    gray = np.full((*predictor.imgsz, 3), 114, np.uint8)
+    gray = np.full((*predictor.imgsz, 3), PAD_VALUE, np.uint8)
     predictor([predictor.prepare(gray, Thresholds())])  # the first is slow, and must not be the first to show an error
     predictor.metrics = metrics  # which begin with the first request
     card = model_card(weights, model, predictor.imgsz)
