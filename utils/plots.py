@@ -27,8 +27,26 @@ class Colors:
     """Twenty colours to tell classes apart, told from each other and from most pictures; classes beyond cycle."""
 
     HEX = (
-        *("FF3B47", "00A6ED", "FFB000", "22B573", "8F5BE8", "FF6FB5", "2F5BEA", "9BCF1A", "00B8A9", "FF7A1A"),
-        *("C2186B", "7A4B2A", "FFE04B", "5D6BC4", "35E0A1", "D573FF", "7E8F16", "5FD7F2", "A63A3A", "7B8CA3"),
+        "FF3B47",
+        "00A6ED",
+        "FFB000",
+        "22B573",
+        "8F5BE8",
+        "FF6FB5",
+        "2F5BEA",
+        "9BCF1A",
+        "00B8A9",
+        "FF7A1A",
+        "C2186B",
+        "7A4B2A",
+        "FFE04B",
+        "5D6BC4",
+        "35E0A1",
+        "D573FF",
+        "7E8F16",
+        "5FD7F2",
+        "A63A3A",
+        "7B8CA3",
     )
 
     def __init__(self) -> None:

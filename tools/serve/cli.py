@@ -112,8 +112,16 @@ def main(opt: ServeOptions) -> None:
 @contextmanager
 def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
     """The loaded network and all around it; what waits at the end is finished."""
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, select_device(opt.device), data=opt.data, **how), opt.half)
+    backend = load_backend(
+        weights,
+        select_device(opt.device),
+        data=opt.data,
+        dnn=opt.dnn,
+        threads=opt.threads,
+        precision=opt.precision,
+        hint=opt.hint,
+    )
+    model = ready(backend, opt.half)
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
