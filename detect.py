@@ -46,7 +46,7 @@ from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder, save_features
 from utils.predict.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.predict.outputs import ResultWriter, output_stem
-from utils.predict.report import Tally, enumerate_counts, joined_results, report
+from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
 from utils.torch_utils import largest_stride, select_device, time_sync
@@ -80,19 +80,17 @@ def main(opt: DetectOptions) -> Path:
             with shared_folder(opt, ranks) as folder:
                 tables = ["csv"] * opt.save_csv + ["json"] * opt.save_json
                 with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
-                    tally = detect(opt, model, source, writer)
-                    total = joined_results(ranks, tally, source, writer)
+                    stats = detect(opt, model, source, writer)
+                    total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
             report(total, writer)
             for path in weights if opt.update else ():
                 strip_optimizer(path)
     if ranks.is_main:
-        check_any_was_read(total["tried"], total["skipped"], total["last_error"])
-        if source.is_list and total["skipped"]:
-            raise ValueError(
-                f"{plural(total['skipped'], 'file')} of the list could not be read, see the warnings above"
-            )
-    if total["is_interrupted"] and not source.is_live:
+        check_any_was_read(total.tried, total.skipped, total.last_error)
+        if source.is_list and total.skipped:
+            raise ValueError(f"{plural(total.skipped, 'file')} of the list could not be read, see the warnings above")
+    if total.is_interrupted and not source.is_live:
         raise SystemExit(130)  # as shells have it; a stream has no other end than Ctrl-C
     return folder
 
@@ -122,39 +120,39 @@ def shared_folder(opt: DetectOptions, ranks: Ranks) -> Iterator[Path]:
 
 
 @torch.inference_mode()
-def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> Tally:
+def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
     imgsz = input_size(model, opt.imgsz)
     opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
-    tally = Tally()
+    stats = DetectStats()
     with Background() as background:
         try:
             for frames in source:
-                items = find(opt, model, frames, tally, recorder, source.is_live)
+                items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
                     counts = Counter(model.names[int(index)] for index in item.detections[:, 5].sort().values)
-                    tally.objects += counts
+                    stats.objects += counts
                     LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
                     drawn = draw(opt, frame, item.detections, writer.names) if opt.view_img else None
                     background.submit(partial(save, opt, frame, item, writer, source, drawn))
                     if drawn is not None and not show(frame.name, drawn):
-                        return tally
+                        return stats
         except KeyboardInterrupt:
             LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
-            tally.is_interrupted = True
+            stats.is_interrupted = True
         finally:
             if recorder is not None:
                 recorder.close()
-    return tally
+    return stats
 
 
 def find(
     opt: DetectOptions,
     model: nn.Module,
     frames: Sequence[Frame],
-    tally: Tally,
+    stats: DetectStats,
     recorder: FeatureRecorder | None,
     is_live: bool,
 ) -> list[Found]:
@@ -177,7 +175,7 @@ def find(
         times.append(time_sync(device))
         boxes = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
         times.append(time_sync(device))
-        tally.add(images.shape, np.diff(times))
+        stats.add(images.shape, np.diff(times))
         maps = recorder.take() if recorder is not None else [{}] * len(indices)
         net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
         for i, rows, layers in zip(indices, boxes, maps, strict=True):

@@ -110,8 +110,15 @@ def search(opt: BenchmarkOptions, data: DataConfig, kind: str, seed: int) -> dic
 
     options = replace(
         train.parse_opt(["--single-cls", "--noval", "--noautoanchor", "--workers", "0", "--cfg", "yolov5n.yaml"]),
-        **{"weights": opt.weights, "data": str(data.file), "optimizer": "AdamW", "cache": "ram", "seed": seed},
-        **{"epochs": opt.epochs, "imgsz": opt.imgsz, "batch_size": opt.batch_size, "given": frozenset({"weights"})},
+        weights=opt.weights,
+        data=str(data.file),
+        optimizer="AdamW",
+        cache="ram",
+        seed=seed,
+        epochs=opt.epochs,
+        imgsz=opt.imgsz,
+        batch_size=opt.batch_size,
+        given=frozenset({"weights"}),
     )
     start = Hyp.from_yaml("hyp.shapes.yaml").to_dict() | START
 

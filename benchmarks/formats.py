@@ -182,9 +182,8 @@ def timed(contenders: Sequence[Contender], images: Sequence[Tensor], rounds: int
 
     One image of each turn is not counted: it wakes the threads.
     """
-    orders = {BASE: list(images)}
     others = [image.contiguous(memory_format=torch.channels_last) for image in images]  # as detect.py makes them
-    orders |= {PYTORCH: others}
+    orders = {BASE: list(images), PYTORCH: others}
     times_ms: list[list[list[float]]] = [[] for _ in contenders]
     rates: list[list[float]] = [[] for _ in contenders]
     for i in range(rounds):

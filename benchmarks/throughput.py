@@ -147,9 +147,17 @@ def link_data(data: DataConfig, folder: Path) -> tuple[Path, int]:
 def our_arguments(opt: BenchmarkOptions, data: Path, run: Path) -> list[str]:
     """train.py's arguments."""
     values = {
-        **{"--weights": "", "--cfg": CFG, "--data": data, "--imgsz": opt.imgsz, "--batch-size": opt.batch_size},
-        **{"--epochs": opt.epochs + 2, "--workers": opt.workers, "--device": opt.device, "--amp": opt.amp},
-        **{"--project": run.parent, "--name": run.name},
+        "--weights": "",
+        "--cfg": CFG,
+        "--data": data,
+        "--imgsz": opt.imgsz,
+        "--batch-size": opt.batch_size,
+        "--epochs": opt.epochs + 2,
+        "--workers": opt.workers,
+        "--device": opt.device,
+        "--amp": opt.amp,
+        "--project": run.parent,
+        "--name": run.name,
     }
     return [str(part) for pair in values.items() for part in pair] + ["--noval", "--nosave"]
 
@@ -162,10 +170,22 @@ def our_command(opt: BenchmarkOptions, data: Path, run: Path) -> list[str]:
 def peer_command(opt: BenchmarkOptions, data: Path, run: Path) -> list[str]:
     """The command that trains the package's model, with what it does beside training switched off."""
     options = {
-        **{"data": str(data), "imgsz": opt.imgsz, "batch": opt.batch_size, "epochs": opt.epochs + 2},
-        **{"workers": opt.workers, "device": opt.device, "amp": opt.amp != "off", "optimizer": "SGD"},
-        **{"project": str(run.parent), "name": run.name, "pretrained": False, "close_mosaic": 0},
-        **{"plots": False, "val": False, "save": False, "verbose": False},
+        "data": str(data),
+        "imgsz": opt.imgsz,
+        "batch": opt.batch_size,
+        "epochs": opt.epochs + 2,
+        "workers": opt.workers,
+        "device": opt.device,
+        "amp": opt.amp != "off",
+        "optimizer": "SGD",
+        "project": str(run.parent),
+        "name": run.name,
+        "pretrained": False,
+        "close_mosaic": 0,
+        "plots": False,
+        "val": False,
+        "save": False,
+        "verbose": False,
     }
     return [opt.peer_python, "-c", PEER, json.dumps(options)]
 

@@ -41,9 +41,8 @@ def split_text(check: SplitCheck, names: Sequence[str]) -> str:
     lines = [f"{check.name}: {plural(len(check.records), 'usable image')}; labels {check.report}"]
     ranges = check.ranges()
     if ranges:
-        lines.append(
-            f"  {'':32}" + "".join(f"{f'{p}%' if p % 100 else ('min', 'max')[p > 0]:>10}" for p in PERCENTILES)
-        )
+        titles = [{0: "min", 100: "max"}.get(p, f"{p}%") for p in PERCENTILES]
+        lines.append(f"  {'':32}" + "".join(f"{title:>10}" for title in titles))
         lines += [f"  {name:32}" + "".join(f"{value:10.4g}" for value in values) for name, values in ranges]
     width = max(map(len, names))
     most = max(int(check.counts.max()), 1)

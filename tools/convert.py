@@ -204,9 +204,7 @@ def write_data_set(
     description = out / "data.yaml"
     taken = [path for job in jobs for path in job[1:3] if os.path.lexists(path)]
     if os.path.lexists(description) or taken:
-        raise FileExistsError(
-            f"{[description, *taken][bool(taken)]} exists and is not written over; choose another --out"
-        )
+        raise FileExistsError(f"{(taken or [description])[0]} exists and is not written over; choose another --out")
     for picture, image, label, text in progress(jobs, desc=f"Writing {out}", delay=0.5):
         image.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
@@ -215,8 +213,8 @@ def write_data_set(
             file.write(text)
     present = {picture.split for picture, _ in texts}
     if content is None:
-        content = {split: f"images/{split}" for split in SPLITS if split in present}
-        content |= {"nc": len(names), "names": list(names)}
+        images = {split: f"images/{split}" for split in SPLITS if split in present}
+        content = {**images, "nc": len(names), "names": list(names)}
     with description.open("x", encoding="utf-8") as file:
         yaml.safe_dump(dict(content), file, allow_unicode=True, sort_keys=False)
     absent = [split for split in ("train", "val") if split not in present and folders is None]

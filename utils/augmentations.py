@@ -16,7 +16,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-GRAY = (114, 114, 114)
+from utils.ops.boxes import PAD_VALUE
+
+GRAY = (PAD_VALUE, PAD_VALUE, PAD_VALUE)
 MIN_SIDE = 2  # pixels below which a warped label is dropped
 MAX_ASPECT = 100
 MIN_AREA_RATIO = 0.1  # of a box's area that must stay in sight
@@ -223,7 +225,7 @@ def random_matrix(
 
 def render(tiles: Sequence[Tile], matrix: np.ndarray, out_hw: tuple[int, int]) -> np.ndarray:
     """The tiles of a canvas seen through `matrix`, (h, w, 3): equal to warping the canvas, were it painted."""
-    image = np.full((*out_hw, 3), GRAY[0], np.uint8)
+    image = np.full((*out_hw, 3), PAD_VALUE, np.uint8)
     for tile in tiles:
         h, w = tile.image.shape[:2]
         m = matrix @ tile.to_canvas

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from utils.files.fonts import load_font
 from utils.files.images import write_image
-from utils.ops.boxes import clip_coords, xywh2xyxy, xyxy2xywh
+from utils.ops.boxes import PAD_VALUE, clip_coords, xywh2xyxy, xyxy2xywh
 
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALL_TILE = 320  # pixels; a smaller image of a grid is enlarged to it, lest its labels cover it
-UNUSED = 114  # the gray that images are padded with
 PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's font at scale 1
 
 
@@ -28,8 +27,26 @@ class Colors:
     """Twenty colours to tell classes apart, told from each other and from most pictures; classes beyond cycle."""
 
     HEX = (
-        *("FF3B47", "00A6ED", "FFB000", "22B573", "8F5BE8", "FF6FB5", "2F5BEA", "9BCF1A", "00B8A9", "FF7A1A"),
-        *("C2186B", "7A4B2A", "FFE04B", "5D6BC4", "35E0A1", "D573FF", "7E8F16", "5FD7F2", "A63A3A", "7B8CA3"),
+        "FF3B47",
+        "00A6ED",
+        "FFB000",
+        "22B573",
+        "8F5BE8",
+        "FF6FB5",
+        "2F5BEA",
+        "9BCF1A",
+        "00B8A9",
+        "FF7A1A",
+        "C2186B",
+        "7A4B2A",
+        "FFE04B",
+        "5D6BC4",
+        "35E0A1",
+        "D573FF",
+        "7E8F16",
+        "5FD7F2",
+        "A63A3A",
+        "7B8CA3",
     )
 
     def __init__(self) -> None:
@@ -196,7 +213,7 @@ def draw_batch(
     scale = min(max_side / (columns * side), max(SMALL_TILE / side, 1.0))
     interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     h, w = max(round(height * scale), 1), max(round(width * scale), 1)
-    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), UNUSED, np.uint8)
+    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), PAD_VALUE, np.uint8)
     for i, image in enumerate(images):
         bgr = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3)
         tile = cv2.resize(bgr, (w, h), interpolation=interpolation)

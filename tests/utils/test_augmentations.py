@@ -29,6 +29,7 @@ from utils.augmentations import (
     transform_labels,
     transform_points,
 )
+from utils.ops.boxes import PAD_VALUE
 
 LETTERBOX = json.loads((Path(__file__).parents[1] / "golden" / "letterbox.json").read_text())
 STILL = {"degrees": 0, "translate": 0, "scale": 0, "shear": 0, "perspective": 0}
@@ -116,7 +117,7 @@ def test_letterbox_of_an_extreme_strip_keeps_a_pixel():
 
 def classic_mosaic(sources, size, rng):
     """The four tiles painted on a canvas of twice the size, and their boxes there; the same draws as `mosaic`."""
-    canvas, labels = np.full((2 * size, 2 * size, 3), GRAY[0], np.uint8), []
+    canvas, labels = np.full((2 * size, 2 * size, 3), PAD_VALUE, np.uint8), []
     x, y = (int(v) for v in rng.uniform(size / 2, 3 * size / 2, 2))
     for i, (image, rows, _) in enumerate(sources):
         h, w = image.shape[:2]
@@ -247,8 +248,8 @@ def test_every_output_pixel_outside_the_tiles_is_gray():
     image = render([tile], np.eye(3), (20, 20))
     assert (image[5:15, 5:15] == 0).all()
     image[5:15, 5:15] = GRAY
-    assert (image == GRAY[0]).all()
-    assert (render([tile], scaling(1, 1, 500, 0), (20, 20)) == GRAY[0]).all()
+    assert (image == PAD_VALUE).all()
+    assert (render([tile], scaling(1, 1, 500, 0), (20, 20)) == PAD_VALUE).all()
 
 
 def test_a_canvas_never_reaches_behind_the_viewer():

@@ -9,6 +9,7 @@ import torch
 
 from utils.files import fonts
 from utils.files.images import read_image
+from utils.ops.boxes import PAD_VALUE
 from utils.plots import Annotator, Colors, colors, crop_box, draw_batch, plot_images, targets_of, text_color
 
 WHITE = np.full((120, 200, 3), 255, np.uint8)
@@ -196,7 +197,7 @@ def test_small_images_are_enlarged(count, hw, max_side, expected):
 
 def test_an_unused_tile_is_gray():
     grid = draw_batch(torch.zeros(3, 3, 320, 320, dtype=torch.uint8), torch.zeros(0, 6), [])
-    assert (grid[320:, 320:] == 114).all()
+    assert (grid[320:, 320:] == PAD_VALUE).all()
 
 
 def test_the_files_name_lies_above_labels():

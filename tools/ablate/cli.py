@@ -295,10 +295,17 @@ def drawn_of(run: Run, draws: int) -> np.ndarray:
 
 def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str, str]:
     """What was run on what: the plan, the data, the code, the machine."""
-    shared = {"configuration": str(plan.file), "data set": plan.data, "rated on": plan.split}
-    shared |= {"weights rated": "of the best epoch on val", "seeds": ", ".join(map(str, plan.seeds))}
-    shared |= {"alpha": f"{plan.alpha:g}", "draws of images": str(plan.bootstrap)}
     environments = {key.removeprefix("env_"): str(value) for key, value in records[0].items() if key[:4] == "env_"}
     options = {f"--{k.replace('_', '-')}": v for k, v in plan.train.values().items() if k in plan.train.given}
-    given = {"options of all": json.dumps({k: v for k, v in options.items() if k != "--data"})}
-    return shared | {"data fingerprint": str(records[0].get("data"))} | given | environments
+    return {
+        "configuration": str(plan.file),
+        "data set": plan.data,
+        "rated on": plan.split,
+        "weights rated": "of the best epoch on val",
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "alpha": f"{plan.alpha:g}",
+        "draws of images": str(plan.bootstrap),
+        "data fingerprint": str(records[0].get("data")),
+        "options of all": json.dumps({k: v for k, v in options.items() if k != "--data"}),
+        **environments,
+    }

@@ -19,10 +19,10 @@ from utils.data.label_files import read_labels
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
 OBJECTS365 = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"
 XVIEW_TYPES = (  # the type_id of each class, in the classes' order; 75 and 82 are in the file, but belong to none
-    *(11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33, 34, 35, 36, 37, 38, 40, 41, 42, 44, 45),
-    *(47, 49, 50, 51, 52, 53, 54, 55, 56, 57, 59, 60, 61, 62, 63, 64, 65, 66, 71, 72, 73, 74, 76, 77, 79, 83, 84, 86),
-    *(89, 91, 93, 94),
-)
+    11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33, 34, 35, 36, 37, 38, 40, 41, 42, 44, 45,
+    47, 49, 50, 51, 52, 53, 54, 55, 56, 57, 59, 60, 61, 62, 63, 64, 65, 66, 71, 72, 73, 74, 76, 77, 79, 83, 84, 86,
+    89, 91, 93, 94,
+)  # fmt: skip
 ARGOVERSE_HW = (1200, 1920)
 VOC_SPLITS = ("train2012", "val2012", "train2007", "val2007", "test2007")
 WHEAT_DOMAINS = {

@@ -142,9 +142,16 @@ def write_files(folder: Path, stats: Sequence[GateStats], trained: EvalResult, f
         "mAP@.5:.95": trained.map,
         "gates": [
             {
-                **{"block": stat.name, "module": stat.module, "channels": len(stat.mean), "rest": stat.rest},
-                **{"mean": float(stat.mean.mean()), "low": float(stat.low.min()), "high": float(stat.high.max())},
-                **{"sd": stat.sd_all, "sd_within": stat.sd_within, "left": float(stat.left.mean())},
+                "block": stat.name,
+                "module": stat.module,
+                "channels": len(stat.mean),
+                "rest": stat.rest,
+                "mean": float(stat.mean.mean()),
+                "low": float(stat.low.min()),
+                "high": float(stat.high.max()),
+                "sd": stat.sd_all,
+                "sd_within": stat.sd_within,
+                "left": float(stat.left.mean()),
                 "alarm": stat.alarm,
             }
             for stat in stats

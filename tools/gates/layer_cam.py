@@ -133,7 +133,9 @@ def cams_of(model: Model, image: Tensor, blocks: Mapping[str, Gated], means: Map
     found = []
     for name, heat in heats.items():
         found.append(Cam(name, TRAINED, heat, score, boxes, correlation(heat, heat)))
-        for state, hook in _others(means, name) if name in blocks else ():
+        if name not in blocks:
+            continue
+        for state, hook in _others(means, name):
             one = {name: blocks[name]}
             with hooked(one, lambda _, hook=hook: hook):
                 other, other_score, other_boxes = look(model, image, one)

@@ -274,11 +274,22 @@ def fine_tune(row: PrunedRow, folder: Path, opt: PruneOptions) -> tuple[Path | N
     place.mkdir(exist_ok=True)
     log = place / f"{row.name}.log"
     values = {
-        **{"weights": row.weights, "data": opt.data, "imgsz": opt.imgsz, "epochs": opt.epochs, "hyp": opt.hyp},
-        **{"batch-size": opt.batch_size, "workers": opt.workers, "seed": opt.seed},
-        **{"project": place.resolve(), "name": row.name},
+        "weights": row.weights,
+        "data": opt.data,
+        "imgsz": opt.imgsz,
+        "epochs": opt.epochs,
+        "hyp": opt.hyp,
+        "batch-size": opt.batch_size,
+        "workers": opt.workers,
+        "seed": opt.seed,
+        "project": place.resolve(),
+        "name": row.name,
     }
-    switches = [*(["--device", opt.device] if opt.device else []), *(["--noplots"] if opt.noplots else [])]
+    switches: list[str] = []
+    if opt.device:
+        switches += ["--device", opt.device]
+    if opt.noplots:
+        switches.append("--noplots")
     LOGGER.info(f"{row.name}: fine-tuning for {plural(opt.epochs, 'epoch')}; log in {log}")
     flags = [part for key, value in values.items() for part in (f"--{key}", str(value))]
     ended = run_logged([*TRAINER, *flags, *switches, "--exist-ok"], log)

@@ -106,8 +106,8 @@ def plot(rows: Sequence[PrunedRow], path: Path) -> None:
                 axes.plot([x, x], [row.map_before, row.map_after], color=FAINT, linewidth=0.8, zorder=1)
                 axes.scatter(x, row.map_before, s=30, facecolor="white", edgecolor=FAINT, zorder=2)
             axes.scatter(x, y, s=30, color=ACCENT if (x, y) in best else INK, zorder=3)
-            label = {"xytext": (5, 5), "textcoords": "offset points", "fontproperties": font_for([row.name], 8)}
-            axes.annotate(row.name, (x, y), **label)
+            font = font_for([row.name], 8)
+            axes.annotate(row.name, (x, y), xytext=(5, 5), textcoords="offset points", fontproperties=font)
         axes.set(xlabel=title, ylabel="mAP@.5:.95")
         axes.margins(0.15)
         axes.legend(frameon=False, loc="lower right")

@@ -73,7 +73,8 @@ def create_app(service: Service, hosts: Sequence[str] = ("*",)) -> App:
     @app.exception_handler(Refused)
     async def refuse(_request: object, error: Refused) -> JSONResponse:
         headers = {"retry-after": "1"} if error.status == 503 else {}
-        headers |= {"connection": "close"} if error.status in {408, 413} else {}  # what still comes is not read
+        if error.status in {408, 413}:
+            headers["connection"] = "close"  # what still comes is not read
         return JSONResponse({"detail": str(error)}, error.status, headers)
 
     add_detection(app, service)
@@ -170,8 +171,7 @@ async def from_form(request: "Request", service: Service) -> list[tuple[str, Cal
     """The images that were uploaded."""
     from starlette.datastructures import UploadFile
 
-    limits = {"max_files": service.limits.images, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
-    form = await request.form(**limits)
+    form = await request.form(max_files=service.limits.images, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     files = [item for _, item in form.multi_items() if isinstance(item, UploadFile)]
     return [(shown_name(item.filename or f"image{i}"), item.file.read) for i, item in enumerate(files)]
 
@@ -220,7 +220,9 @@ def describe(name: str, image_hw: tuple[int, int], rows: Tensor, names: Sequence
     objects = [
         {
             **dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, box), strict=True)),
-            **{"confidence": round(confidence, 5), "class": int(index), "name": names[int(index)]},
+            "confidence": round(confidence, 5),
+            "class": int(index),
+            "name": names[int(index)],
         }
         for box, (confidence, index) in zip(boxes, rows[:, 4:].tolist(), strict=True)
     ]

@@ -30,6 +30,7 @@ from utils.data.config import names_of
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr
+from utils.ops.boxes import PAD_VALUE
 from utils.predict.inference import ready, warm_up
 from utils.torch_utils import select_device
 
@@ -112,12 +113,20 @@ def main(opt: ServeOptions) -> None:
 @contextmanager
 def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
     """The loaded network and all around it; what waits at the end is finished."""
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, select_device(opt.device), names=names_of(opt.data), **how), opt.half)
+    backend = load_backend(
+        weights,
+        select_device(opt.device),
+        names=names_of(opt.data),
+        dnn=opt.dnn,
+        threads=opt.threads,
+        precision=opt.precision,
+        hint=opt.hint,
+    )
+    model = ready(backend, opt.half)
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
-    gray = np.full((*predictor.imgsz, 3), 114, np.uint8)
+    gray = np.full((*predictor.imgsz, 3), PAD_VALUE, np.uint8)
     predictor([predictor.prepare(gray, Thresholds())])  # the first is slow, and must not be the first to show an error
     predictor.metrics = metrics  # which begin with the first request
     card = model_card(weights, model, predictor.imgsz)

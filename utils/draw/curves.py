@@ -32,8 +32,16 @@ DENSITY = ("#FFFFFF", "#BFD4FB", "#2F5BEA", "#141B52")
 
 # Title and column of results.csv, in the order of the 2 x 5 panels.
 RESULT_PANELS = (
-    *("train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall"),
-    *("val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
 )
 
 
@@ -265,7 +273,8 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def tidy(axes: "Axes", grid: bool = False, frame: bool = False) -> None:
     """The look all figures share: no upper and right line, faint grid, small grey numbers."""
-    for side in ("top", "right", *(("left", "bottom") if frame else ())):
+    hidden = ("top", "right", "left", "bottom") if frame else ("top", "right")
+    for side in hidden:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(FAINT)

@@ -99,12 +99,14 @@ def gather_batches(ranks: Ranks, batches: Sequence[EvaluatedBatch], loader: Data
     if ranks.size == 1:
         return
     found = ranks.gather(pack(() if ranks.is_main else batches))
+    if not ranks.is_main:
+        return
     dataset, sampler = loader.dataset, loader.batch_sampler
 
     def load(index: int) -> Tensor:
         return collate_fn([dataset[i] for i in sampler.batch(index)]).images
 
     first = len(sampler)
-    for arrays in found[1:] if ranks.is_main else ():
+    for arrays in found[1:]:
         yield from unpack(arrays, first, load)
         first += len(arrays["sizes"])

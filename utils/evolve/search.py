@@ -44,8 +44,24 @@ OWN_STUDY = "evolve"  # the study's name in the folder's own database
 # What makes trainings comparable: workers and searches that go on must have the same. Files by their names alone, since
 # they may lie elsewhere on other machines.
 COMMON = (
-    *("epochs", "imgsz", "batch_size", "optimizer", "seed", "cos_lr", "label_smoothing", "freeze", "single_cls"),
-    *("rect", "quad", "multi_scale", "image_weights", "close_mosaic", "noautoanchor", "noval", "patience", "insert"),
+    "epochs",
+    "imgsz",
+    "batch_size",
+    "optimizer",
+    "seed",
+    "cos_lr",
+    "label_smoothing",
+    "freeze",
+    "single_cls",
+    "rect",
+    "quad",
+    "multi_scale",
+    "image_weights",
+    "close_mosaic",
+    "noautoanchor",
+    "noval",
+    "patience",
+    "insert",
 )
 COMMON_FILES = ("data", "cfg", "weights")
 
@@ -68,8 +84,11 @@ def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
         raise ImportError("--evolve needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told here
     opt, start = evolve_options(opt), start_values(opt)
-    common = {name: getattr(opt, name) for name in COMMON}
-    common |= {name: Path(getattr(opt, name)).name for name in COMMON_FILES} | {"hyp": start}
+    common = {
+        **{name: getattr(opt, name) for name in COMMON},
+        **{name: Path(getattr(opt, name)).name for name in COMMON_FILES},
+        "hyp": start,
+    }
     with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
         files = EvolveFiles(folder, tuple(start), not opt.noplots)
         url = opt.evolve_storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"

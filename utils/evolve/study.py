@@ -176,7 +176,9 @@ def fail_lost(study: "Study", here: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
-    for trial in running(study) if here else ():
+    if not here:
+        return
+    for trial in running(study):
         machine, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
         if machine == platform.node() and not is_running(int(process)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)

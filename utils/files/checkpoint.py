@@ -237,8 +237,14 @@ def _interpret(content: object) -> Checkpoint:
     if not all(isinstance(part, str | int) for part in mark) or mark != (FORMAT, VERSION):
         raise ValueError(f"a {mark[0]!r:.60} of version {mark[1]!r:.60}; this program reads version {VERSION}")
     kinds = {
-        **{"yaml": dict, "names": list, "state": dict, "epoch": int, "date": str, "origin": str},
-        **{"best_fitness": int | float | None, "training": dict | None},
+        "yaml": dict,
+        "names": list,
+        "state": dict,
+        "epoch": int,
+        "date": str,
+        "origin": str,
+        "best_fitness": int | float | None,
+        "training": dict | None,
     }
     for key, kind in kinds.items():
         if key not in content:
@@ -251,10 +257,16 @@ def _interpret(content: object) -> Checkpoint:
 def _check_yaml(checkpoint: Checkpoint) -> None:
     """ValueError where yaml or names could not be those of a detector."""
     yaml, names = checkpoint.yaml, checkpoint.names
-    for key, kind in {
-        **{"nc": int, "ch": int, "backbone": list, "head": list, "anchors": int | list},
-        **{"depth_multiple": int | float, "width_multiple": int | float},
-    }.items():
+    kinds = {
+        "nc": int,
+        "ch": int,
+        "backbone": list,
+        "head": list,
+        "anchors": int | list,
+        "depth_multiple": int | float,
+        "width_multiple": int | float,
+    }
+    for key, kind in kinds.items():
         if not isinstance(yaml.get(key), kind):
             raise ValueError(f"damaged: {key} of its yaml is {yaml.get(key)!r:.60}")
     if not _is_plain(yaml):

@@ -17,10 +17,19 @@ from utils.general import atomic_write
 from utils.metrics import EvalResult
 
 KEYS = (  # v6.1's columns after `epoch`, by which other tools find them
-    *("train/box_loss", "train/obj_loss", "train/cls_loss"),
-    *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
-    *("val/box_loss", "val/obj_loss", "val/cls_loss"),
-    *("x/lr0", "x/lr1", "x/lr2"),
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
 )
 BEST_KEYS = ("best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")  # beside best/epoch
 METRIC_KEYS = KEYS[3:7]

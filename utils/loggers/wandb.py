@@ -138,9 +138,17 @@ class WandbLogger(Logger):
 def open_run(wandb: ModuleType, project: str, entity: object, folder: Path, run_id: str | None) -> "Run":
     """W&B's run, the one of this id or a new one; what it keeps on this machine lies in the run's folder."""
     settings = wandb.Settings(console="off", save_code=False, quiet=True, finish_timeout=FINISH_TIMEOUT_S)
-    place = {"project": project, "entity": entity, "dir": str(folder), "name": folder.name, "job_type": "Training"}
     try:
-        return wandb.init(**place, id=run_id, resume="allow" if run_id else None, settings=settings)
+        return wandb.init(
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            name=folder.name,
+            job_type="Training",
+            id=run_id,
+            resume="allow" if run_id else None,
+            settings=settings,
+        )
     except wandb.errors.Error as error:
         raise ValueError(
             f"--wandb: {one_line(error)}; log in with `wandb login`, or set WANDB_MODE=offline and call `wandb sync` "

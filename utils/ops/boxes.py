@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PAD_VALUE = 114  # the gray that images are padded with
 Boxes = TypeVar("Boxes", Tensor, np.ndarray)
 RatioPad = tuple[tuple[float, float], tuple[float, float]]  # ((ratio_h, ratio_w), (pad_w, pad_h))
 

@@ -95,8 +95,10 @@ class AutoShape(nn.Module):
             for rows, image in zip(found, images, strict=True)
         ]
         times.append(time_sync(device))
-        for network in (self.model if isinstance(self.model, nn.ModuleList) else [self.model]) if profile else ():
-            profile_layers(network, batch)
+        if profile:
+            networks = self.model if isinstance(self.model, nn.ModuleList) else [self.model]
+            for network in networks:
+                profile_layers(network, batch)
         return Detections(images, native, files, np.diff(times).tolist(), self.names, batch.shape)
 
 

@@ -5,9 +5,7 @@ Legend: B frames of a batch.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +16,11 @@ from utils.predict.sources import FileSource, LiveSource
 
 
 @dataclass
-class Tally:
-    """What was done: frames, seconds for pre-processing, inference and NMS, objects by class, last batch's shape."""
+class DetectStats:
+    """What one process did: frames, objects by class, the last batch's shape.
+
+    seconds: of pre-processing, inference and NMS.
+    """
 
     frames: int = 0
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -28,21 +29,44 @@ class Tally:
     is_interrupted: bool = False
 
     def add(self, shape: tuple[int, ...], seconds: np.ndarray) -> None:
-        """Counts a batch (B, 3, H, W) and its three durations."""
+        """Count a batch (B, 3, H, W) and its three durations."""
         self.frames += shape[0]
         self.seconds += seconds
         self.shape = tuple(shape)
 
 
-def joined_results(ranks: Ranks, tally: Tally, source: FileSource | LiveSource, writer: ResultWriter) -> dict[str, Any]:
-    """What all processes did, as plain values; rank 0 takes over what the others wrote."""
+@dataclass(frozen=True)
+class RunTotals:
+    """What all processes did together.
+
+    seconds: of pre-processing, inference and NMS. shape: of the first batch known, () without one. written: files by
+    kind. tried, skipped: files of the source. last_error: why the latest of them could not be read. summary: lines of
+    the sources.
+    """
+
+    frames: int
+    seconds: np.ndarray
+    shape: tuple[int, ...]
+    is_interrupted: bool
+    objects: Counter[str]
+    written: Counter[str]
+    tried: int
+    skipped: int
+    last_error: str | None
+    summary: list[str]
+
+
+def joined_results(
+    ranks: Ranks, stats: DetectStats, source: FileSource | LiveSource, writer: ResultWriter
+) -> RunTotals:
+    """Sum up what all processes did; rank 0 takes over what the others wrote."""
     writer.close()
     own = {
-        "frames": tally.frames,
-        "seconds": tally.seconds.tolist(),
-        "shape": tally.shape,
-        "is_interrupted": tally.is_interrupted,
-        "objects": tally.objects,
+        "frames": stats.frames,
+        "seconds": stats.seconds.tolist(),
+        "shape": stats.shape,
+        "is_interrupted": stats.is_interrupted,
+        "objects": stats.objects,
         "written": writer.written,
         "tried": source.tried,
         "skipped": source.skipped,
@@ -54,36 +78,36 @@ def joined_results(ranks: Ranks, tally: Tally, source: FileSource | LiveSource, 
     if ranks.is_main:
         for rank, other in enumerate(everyone[1:], 1):
             writer.take_over(rank, other["claims"])
-    return {
-        "frames": sum(part["frames"] for part in everyone),
-        "seconds": np.sum([part["seconds"] for part in everyone], 0),
-        "shape": next((tuple(part["shape"]) for part in everyone if part["frames"]), ()),
-        "is_interrupted": any(part["is_interrupted"] for part in everyone),
-        "objects": sum((Counter(part["objects"]) for part in everyone), Counter()),
-        "written": sum((Counter(part["written"]) for part in everyone), Counter()),
-        "tried": sum(part["tried"] for part in everyone),
-        "skipped": sum(part["skipped"] for part in everyone),
-        "last_error": next((part["last_error"] for part in reversed(everyone) if part["last_error"]), None),
-        "summary": [line for part in everyone for line in part["summary"]],
-    }
+    return RunTotals(
+        frames=sum(part["frames"] for part in everyone),
+        seconds=np.sum([part["seconds"] for part in everyone], 0),
+        shape=next((tuple(part["shape"]) for part in everyone if part["frames"]), ()),
+        is_interrupted=any(part["is_interrupted"] for part in everyone),
+        objects=sum((Counter(part["objects"]) for part in everyone), Counter()),
+        written=sum((Counter(part["written"]) for part in everyone), Counter()),
+        tried=sum(part["tried"] for part in everyone),
+        skipped=sum(part["skipped"] for part in everyone),
+        last_error=next((part["last_error"] for part in reversed(everyone) if part["last_error"]), None),
+        summary=[line for part in everyone for line in part["summary"]],
+    )
 
 
-def report(total: Mapping[str, Any], writer: ResultWriter) -> None:
-    """Prints the speed, what was found and where it is, of all processes; of streams, what was dropped."""
-    for line in total["summary"]:
+def report(total: RunTotals, writer: ResultWriter) -> None:
+    """Print the speed, what was found and where it is, of all processes; of streams, what was dropped."""
+    for line in total.summary:
         LOGGER.info(line)
-    if total["frames"]:
-        pre, inference, nms = total["seconds"] / total["frames"] * 1000
+    if total.frames:
+        pre, inference, nms = total.seconds / total.frames * 1000
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
-        LOGGER.info(f"Speed: {speeds} per image at shape {total['shape']}")
-    found = enumerate_counts(Counter(dict(total["objects"].most_common()))) or "no objects"
-    unread = f", {plural(total['skipped'], 'unreadable file')} skipped" if total["skipped"] else ""
-    LOGGER.info(f"{plural(total['frames'], 'image')}: {found}{unread}")
-    written = total["written"] + Counter({f"{kind} file": 1 for kind in writer.tables.tables})
+        LOGGER.info(f"Speed: {speeds} per image at shape {total.shape}")
+    found = enumerate_counts(Counter(dict(total.objects.most_common()))) or "no objects"
+    unread = f", {plural(total.skipped, 'unreadable file')} skipped" if total.skipped else ""
+    LOGGER.info(f"{plural(total.frames, 'image')}: {found}{unread}")
+    written = total.written + Counter({f"{kind} file": 1 for kind in writer.tables.tables})
     if written:
         LOGGER.info(f"Results saved to {colorstr('bold', str(writer.folder))}: {enumerate_counts(written)}")
 
 
 def enumerate_counts(counts: Counter[str]) -> str:
-    """`4 persons, 1 bus`."""
+    """Return counts as text: `4 persons, 1 bus`."""
     return ", ".join(plural(count, name) for name, count in counts.items())

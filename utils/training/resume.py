@@ -22,8 +22,18 @@ KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the ru
 
 # What the trainer and its run write into a checkpoint's `training`, and of which type each part is.
 TRAINING_PARTS = {
-    **{"model": dict, "optimizer": dict, "scaler": dict, "rng": dict, "stopper": dict, "opt": dict, "hyp": dict},
-    **{"amp": str, "updates": int, "skipped": int, "data": dict, "changes": list},
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "rng": dict,
+    "stopper": dict,
+    "opt": dict,
+    "hyp": dict,
+    "amp": str,
+    "updates": int,
+    "skipped": int,
+    "data": dict,
+    "changes": list,
 }
 
 
