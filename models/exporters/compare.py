@@ -17,6 +17,7 @@ from torch import Tensor
 from models.exporters.onnx import ExportModel
 from models.runtimes.load import Runtime
 from models.runtimes.metadata import Metadata
+from utils.ops.iou import box_iou
 
 GRAINS = (8, 32, 1)  # pixels of the patches that the test images are made of: coarse, coarser, noise
 TIMED_RUNS = 5
@@ -115,18 +116,21 @@ def differences(
 ) -> tuple[float, float]:
     """The largest difference in boxes, in pixels, and in scores."""
     if model.nms is not None:
-        return nms_differences(wanted, found, limits)
+        return nms_differences(wanted, found, limits, model.nms.iou_thres)
     if model.raw:
         probabilities = [(a.sigmoid(), b.sigmoid()) for a, b in zip(wanted, found, strict=True)]
         return 0.0, max(farthest(a, b) for a, b in probabilities)
     return farthest(wanted[0][..., :4], found[0][..., :4]), farthest(wanted[0][..., 4:], found[0][..., 4:])
 
 
-def nms_differences(wanted: Sequence[Tensor], found: Sequence[Tensor], limits: Limits) -> tuple[float, float]:
+def nms_differences(
+    wanted: Sequence[Tensor], found: Sequence[Tensor], limits: Limits, iou_thres: float = 0.45
+) -> tuple[float, float]:
     """Those between detections and the nearest of their class on the other side, whatever their order.
 
     Either is num (B, 1), boxes (B, K, 4), scores (B, K), classes (B, K). ValueError where one has no partner that is
-    not as sure as another without, or too many have none.
+    not as sure as another without, or too many have none. Which of two equally sure detections is kept is chance; a
+    detection that overlaps the one kept on the other side by more than `iou_thres` is then missing there.
     """
     box = score = 0.0
     total = alone = lost = 0
@@ -141,7 +145,10 @@ def nms_differences(wanted: Sequence[Tensor], found: Sequence[Tensor], limits: L
         a, b = ~is_pair.any(1), ~is_pair.any(0)  # (n,), (m,) without a partner
         is_tie = (gaps[..., 4] <= limits.scores) & a[:, None] & b
         alone += int(a.sum()) + int(b.sum())
-        lost += int((a & ~is_tie.any(1)).sum()) + int((b & ~is_tie.any(0)).sum())
+        tied_a, tied_b = is_tie.any(1), is_tie.any(0)
+        overlaps = box_iou(ours[:, :4], theirs[:, :4]) > iou_thres  # (n, m)
+        lost += int((a & ~tied_a & ~(overlaps & tied_b).any(1)).sum())
+        lost += int((b & ~tied_b & ~(overlaps & tied_a[:, None]).any(0)).sum())
         if is_pair.any():
             box, score = max(box, float(gaps[is_pair][:, :4].max())), max(score, float(gaps[is_pair][:, 4].max()))
     if lost or alone > UNMATCHED * total:

@@ -19,20 +19,20 @@ from utils.files.images import read_image
 from utils.general import ROOT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FETCH = "cd static && npm ci --ignore-scripts && npm run vendor"
+FETCH = "cd tools/serve/static && npm ci --ignore-scripts && npm run vendor"
 
 
 @pytest.fixture
 def use_page(tmp_path):
-    """Uses the page at an address as tests/page.mjs does; what it showed, and the screenshot."""
+    """Uses the page at an address as tests/tools/serve/page.mjs does; what it showed, and the screenshot."""
     if BROWSER is None or shutil.which("node") is None:
         pytest.skip("needs chromium or google-chrome, and node, on the PATH")
-    if not (ROOT / "static" / "node_modules" / "playwright-core").is_dir():
+    if not (ROOT / "tools" / "serve" / "static" / "node_modules" / "playwright-core").is_dir():
         pytest.skip(f"needs playwright-core: {FETCH}")
 
     def call(url, picture):
         shot = tmp_path / "shot.png"
-        command = ["node", str(ROOT / "tests" / "page.mjs"), BROWSER, url, str(picture), str(shot)]
+        command = ["node", str(ROOT / "tests" / "tools" / "serve" / "page.mjs"), BROWSER, url, str(picture), str(shot)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), read_image(shot)
@@ -89,7 +89,7 @@ def plain_host(folder):
 
 @pytest.mark.parametrize("options", [{"dynamic": True}, {"nms": True, "topk_all": 300, "conf_thres": 0.01}])
 def test_the_page_without_a_server(use_page, shared, picture, tmp_path, options):
-    if not (ROOT / "static" / "vendor" / "ort.wasm.min.mjs").is_file():
+    if not (ROOT / "tools" / "serve" / "static" / "vendor" / "ort.wasm.min.mjs").is_file():
         pytest.skip(f"needs onnxruntime-web: {FETCH}")
     weights = tmp_path / "best.pt"
     weights.write_bytes((shared / "weights" / "yolov5n-bccd.pt").read_bytes())

@@ -3,7 +3,7 @@
 
 import { createRequire } from "node:module";
 
-const { chromium } = createRequire(new URL("../static/package.json", import.meta.url))("playwright-core");
+const { chromium } = createRequire(new URL("../../../tools/serve/static/package.json", import.meta.url))("playwright-core");
 const [executablePath, url, picture, screenshot] = process.argv.slice(2);
 const args = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 const browser = await chromium.launch({ executablePath, args: [...args, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"] });
