@@ -28,8 +28,8 @@ from models.experimental import attempt_load
 from models.yolo import Model
 from utils.autoanchor import check_anchors
 from utils.autobatch import auto_batch
-from utils.cli.arguments import AUTO_BATCH, check_shares, normalized
-from utils.cli.train_options import CHANGEABLE, LOCATING, TrainOptions, parse_opt
+from utils.cli.arguments import normalized
+from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, LOCATING, TrainOptions, parse_opt
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import LabelRecord, load_split
 from utils.data.sampling import ImageWeights
@@ -112,7 +112,7 @@ def main(opt: TrainOptions) -> Path:
             opt, checkpoint = resumed(opt)
         opt.check()
         parse_insertions(opt.insert)  # what is wrong in it is said at once
-        check_shares(opt.values(), ranks.size)
+        opt.check_shares(ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.values()))
         LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))

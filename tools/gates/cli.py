@@ -39,7 +39,7 @@ from tools.gates.gates import (
     hooked,
 )
 from tools.gates.layer_cam import log_means, write_cams
-from utils.cli.arguments import add_weights, read_weights, tool_parser
+from utils.cli.arguments import add_run_folder, add_weights, read_weights, tool_parser
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
@@ -234,9 +234,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
-    parser.add_argument("--project", default=str(ROOT / "runs" / "inspect"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument("--exist-ok", action="store_true", help="write into an existing project/name")
+    add_run_folder(parser, ROOT / "runs" / "inspect")
     return Options(**read_weights(parser, arguments, str(DEFAULT_WEIGHTS)))
 
 

@@ -5,14 +5,8 @@ Legend: n detections of an image.
 
 import argparse
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
-
-from utils.ops.quads import QUAD
-
-AUTO_BATCH = -1  # in place of a batch size: the largest that fits
-LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
 
 
 def normalized(
@@ -64,35 +58,15 @@ def read_weights(
     return options | {"weights": (named or [default])[0]}
 
 
-def check_training(options: Mapping[str, Any]) -> None:
-    """ValueError where an option of train.py, by its name, is out of its range, or two exclude each other."""
-    for name, least in LEAST.items():
-        if options[name] < least:
-            raise ValueError(f"--{name.replace('_', '-')} {options[name]}: {least} or more")
-    batch_size = options["batch_size"]
-    if batch_size < 1 and batch_size != AUTO_BATCH:
-        raise ValueError(f"--batch-size {batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
-    if not 0 <= options["label_smoothing"] < 1:
-        raise ValueError(f"--label-smoothing {options['label_smoothing']}: from 0 to below 1")
-    if options["cache"] not in (None, "ram", "disk", "val"):
-        raise ValueError(f"--cache {options['cache']}: ram, disk or val")
-    if options["quad"] and batch_size > 0 and batch_size % QUAD:
-        raise ValueError(f"--quad: a multiple of {QUAD} is needed, not --batch-size {batch_size}")
-    if options["rect"] and options["image_weights"]:
-        raise ValueError("--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out")
+def add_run_folder(parser: argparse.ArgumentParser, project: str | Path) -> None:
+    """Add --project, --name and --exist-ok, which name the folder of a run's results."""
+    parser.add_argument("--project", default=str(project), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
 
 
-def check_shares(options: Mapping[str, Any], processes: int) -> None:
-    """ValueError where a batch of train.py cannot be shared out to so many processes."""
-    if processes == 1:
-        return
-    batch_size, least = options["batch_size"], processes * (QUAD if options["quad"] else 1)
-    if batch_size == AUTO_BATCH:
-        raise ValueError(f"--batch-size {AUTO_BATCH} is for one process; name a size, a multiple of {least}")
-    if batch_size % least:
-        if options["resume"]:
-            raise ValueError(
-                f"--resume: the run's --batch-size {batch_size} is not a multiple of {least}, as {processes} processes "
-                "need it; start another number of them"
-            )
-        raise ValueError(f"--batch-size {batch_size} is shared out to {processes} processes: a multiple of {least}")
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.cli.arguments import add_device, add_run_folder
 from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
 from utils.predict.inference import add_runtime_flags, check_limits
@@ -104,7 +105,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
     )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    add_device(parser)
     add_runtime_flags(parser)
 
 
@@ -145,11 +146,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument(
         "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
     )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
+    add_run_folder(parser, ROOT / "runs" / "detect")
     parser.add_argument(
         "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
     )

@@ -4,12 +4,16 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from utils.cli.arguments import check_training
+from utils.cli.arguments import add_device, add_run_folder
 from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
 from utils.loggers import check_services
 from utils.loggers.wandb import DEFAULT_PROJECT as SERVICE_PROJECT
+from utils.ops.quads import QUAD
 from utils.training.engine import AMP_CHOICES
+
+AUTO_BATCH = -1  # in place of a batch size: the largest that fits
+LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
 
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
@@ -80,7 +84,21 @@ class TrainOptions:
 
     def check(self) -> None:
         """ValueError where a value is out of its range, or two exclude each other."""
-        check_training(self.values())
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: {least} or more")
+        if self.batch_size < 1 and self.batch_size != AUTO_BATCH:
+            raise ValueError(f"--batch-size {self.batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"--label-smoothing {self.label_smoothing}: from 0 to below 1")
+        if self.cache not in (None, "ram", "disk", "val"):
+            raise ValueError(f"--cache {self.cache}: ram, disk or val")
+        if self.quad and self.batch_size > 0 and self.batch_size % QUAD:
+            raise ValueError(f"--quad: a multiple of {QUAD} is needed, not --batch-size {self.batch_size}")
+        if self.rect and self.image_weights:
+            raise ValueError(
+                "--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out"
+            )
         check_services(self.values())
         if not 0 <= self.require_transfer <= 1:
             raise ValueError(f"--require-transfer {self.require_transfer}: a share, from 0 to 1")
@@ -92,6 +110,24 @@ class TrainOptions:
             raise ValueError("--evolve-storage is for a search: add --evolve, or leave it out")
         if self.bucket:
             raise ValueError(f"--bucket {self.bucket}: workers share a search by --evolve-storage URL, not by a bucket")
+
+    def check_shares(self, processes: int) -> None:
+        """Raise ValueError if a batch cannot be shared out to this number of processes."""
+        if processes == 1:
+            return
+        least = processes * (QUAD if self.quad else 1)
+        if self.batch_size == AUTO_BATCH:
+            raise ValueError(f"--batch-size {AUTO_BATCH} is for one process; name a size, a multiple of {least}")
+        if self.batch_size % least == 0:
+            return
+        if self.resume:
+            raise ValueError(
+                f"--resume: the run's --batch-size {self.batch_size} is not a multiple of {least}, as {processes} "
+                "processes need it; start another number of them"
+            )
+        raise ValueError(
+            f"--batch-size {self.batch_size} is shared out to {processes} processes: a multiple of {least}"
+        )
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -138,12 +174,10 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--noval", action="store_true", help="validate after the last epoch only")
     add("--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels")
     add("--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)")
-    add("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    add_device(parser)
     add("--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0")
     add("--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one")
-    add("--project", default=DEFAULT_PROJECT, help="results go to project/name")
-    add("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    add("--exist-ok", action="store_true", help="write into an existing project/name, replacing what is there")
+    add_run_folder(parser, DEFAULT_PROJECT)
     add("--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line")
     add("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
     add("--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never")
@@ -184,8 +218,14 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add(
         "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
     )  # of old launchers; torchrun's is in its variables
-    values = vars(parser.parse_args(arguments))
-    unset = object()
-    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(values, unset) | {"insert": []}))
-    given = frozenset(name for name, value in vars(marked).items() if value is not unset and value != [])
-    return TrainOptions(**values, given=given)
+    return TrainOptions(**vars(parser.parse_args(arguments)), given=_given(parser, arguments))
+
+
+def _given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> frozenset[str]:
+    """Return the names of the options that the command line has, whatever their values.
+
+    The parser's defaults are suppressed for this; it is of no use afterwards.
+    """
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_args(arguments)))

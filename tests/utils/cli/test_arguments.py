@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.runtimes.coreml import MANIFEST
-from utils.cli.arguments import check_shares, check_training, normalized
+from utils.cli.arguments import normalized
 from utils.data.label_files import label_rows
 from utils.files.names import UniqueNames, run_folder, safe_name
 from utils.files.weights import find_weights, initial_weights, newest
@@ -38,51 +38,6 @@ def test_an_unknown_option_is_said_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"no option is called {name}; {hint}"):
         normalized({"weights": "a.pt", name: 1}, several={"weights"}, allowed=allowed)
     assert normalized({"data": 1}, allowed=allowed) == {"data": 1}
-
-
-GOOD = {
-    **{"epochs": 1, "batch_size": 8, "imgsz": 64, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0},
-    **{"label_smoothing": 0.0, "cache": None, "quad": False, "rect": False, "image_weights": False},
-}
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"cache": "val"}, {"quad": True}, {"quad": True, "rect": True}, {"close_mosaic": 400}], ids=str
-)
-def test_training_options_that_are_taken(changes):
-    check_training(GOOD | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"close_mosaic": -1}, "--close-mosaic -1: 0 or more"),
-        ({"cache": "foo"}, "--cache foo: ram, disk or val"),
-        ({"label_smoothing": -0.1}, "--label-smoothing -0.1: from 0"),
-        ({"quad": True, "batch_size": 6}, "--quad: a multiple of 4 is needed, not --batch-size 6"),
-        ({"rect": True, "image_weights": True}, "leave one of them out"),
-    ],
-    ids=str,
-)
-def test_training_options_that_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        check_training(GOOD | changes)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 5}, "--batch-size 5 is shared out to 2 processes: a multiple of 2"),
-        ({"batch_size": 12, "quad": True}, "a multiple of 8"),
-        ({"batch_size": -1}, "--batch-size -1 is for one process"),
-        ({"batch_size": 5, "resume": "last.pt"}, "--resume: the run's --batch-size 5 is not a multiple of 2"),
-    ],
-)
-def test_batches_that_cannot_be_shared_out(options, message):
-    options = {"quad": False, "resume": False, **options}
-    check_shares(options, 1)
-    with pytest.raises(ValueError, match=message):
-        check_shares(options, 2)
 
 
 def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):
