@@ -1,8 +1,8 @@
 """Structured pruning: ranks a network's channels, chooses those to go, and makes the narrower network's checkpoint.
 
-Channels that are tied (models/pruning/channels.py) go together and are counted once. What is left of NAM's channels is gated
-as before: its weights w_c = |gamma_c| / sum |gamma| would grow with each gamma that leaves the sum, which `kept_gain`
-undoes.
+Channels that are tied (models/pruning/channels.py) go together and are counted once. What is left of NAM's channels is
+gated as before: its weights w_c = |gamma_c| / sum |gamma| would grow with each gamma that leaves the sum, which
+`kept_gain` undoes.
 
 Sources: ranking by a batch norm's |gamma| is network slimming (Liu et al. 2017, arXiv 1708.06519); by NAM's, whose
 weights are meant to say which channels matter, section 3 of arXiv 2111.12419; by the L1 norm of filters, Li et al.
@@ -236,7 +236,10 @@ def widths(model: Model, channels: ChannelMap, lost: Sequence[np.ndarray]) -> li
 
 
 def record_of(model: Model, gone: dict[Axis, np.ndarray], outputs: list[int]) -> dict:
-    """The record of models/spec/pruned.py: an earlier one with what `gone`, True where a channel went, changes in it."""
+    """Return the record of models/spec/pruned.py: an earlier one with what `gone` changes in it.
+
+    `gone` is True where a channel went.
+    """
     old = model.yaml.get("pruned") or {"outputs": {}, "inputs": {}, "gains": {}}
     record: dict = {key: dict(old[key]) for key in ("outputs", "inputs", "gains")}
     modules = dict(model.named_modules())

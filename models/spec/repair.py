@@ -1,8 +1,8 @@
 """Rows put in by hand while the numbers behind them stayed: which they are, and the command that does it right.
 
-Where the rows without them are those of a shipped yaml, each `from` is compared with what models/edit/insertion.py would
-write, so that numbers of which only some were corrected are found too. Of other yamls, rows are looked for without
-which all numbers are right.
+Where the rows without them are those of a shipped yaml, each `from` is compared with what models/edit/insertion.py
+would write, so that numbers of which only some were corrected are found too. Of other yamls, rows are looked for
+without which all numbers are right.
 """
 
 import functools
