@@ -6,8 +6,9 @@ on reading as they are. Places are told in the numbers of the yaml as it is, how
 
 import copy
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from pathlib import Path
 
 import torch
@@ -126,49 +127,106 @@ def _split(text: str) -> list[str]:
 # Places ---------------------------------------------------------------------------------------------------------------
 
 
-def find_rows(place: str, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
-    """The numbers of the rows that a place means; the first `backbone` rows are the backbone's.
+class PlaceKind(Enum):
+    """What a place names."""
 
-    `strides` gives the rows' strides in pixels; it is called where a level is asked for. ValueError for no such place.
-    """
-    names = {row.name: row.index for row in rows if row.name}
-    if place in names:
-        return [names[place]]
-    if re.fullmatch(r"-?\d+", place):
-        if not 0 <= int(place) < len(rows):
-            raise ValueError(f"place {place}: {rows[0].file} has rows 0 to {len(rows) - 1}")
-        return [int(place)]
-    if match := PICK.fullmatch(place):
-        found = find_rows(match[1], rows, backbone, strides)
-        if not -len(found) <= int(match[2]) < len(found):
-            raise ValueError(f"place {place}: {match[1]} means {len(found)} rows; [0] to [{len(found) - 1}] pick one")
-        return [found[int(match[2])]]
-    section, dot, what = place.partition(".")
+    ROW = auto()  # a row by its number
+    LEVEL = auto()  # p3..p6, within a section or not
+    SECTION = auto()  # backbone or head: its last row
+    MODULE = auto()  # rows of a module, within a section or not
+    NAME = auto()  # a row by its own name
+    DETECT = auto()  # the detection head, within a section or not
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place, parsed from its text: its kind, and the fields which that kind has."""
+
+    kind: PlaceKind
+    text: str  # as given, without its picks
+    index: int = 0  # ROW, NAME: the row's number
+    stride: int = 0  # LEVEL: in pixels
+    section: str = ""  # LEVEL, SECTION, MODULE, DETECT: backbone or head; empty for all rows
+    module: str = ""  # MODULE, DETECT: as written
+    picks: tuple[int, ...] = ()  # of `[i]` behind it, in their order: which of the rows found are meant
+
+
+def parse_place(text: str, names: Mapping[str, int]) -> Place:
+    """Parse the text of a place once; `names` gives the numbers of the rows that have names."""
+    if text in names:
+        return Place(PlaceKind.NAME, text, index=names[text])
+    if re.fullmatch(r"-?\d+", text):
+        return Place(PlaceKind.ROW, text, index=int(text))
+    if match := PICK.fullmatch(text):
+        place = parse_place(match[1], names)
+        return replace(place, picks=(*place.picks, int(match[2])))
+    section, dot, rest = text.partition(".")
     if section not in SECTIONS:
-        section, what = "", place
-    within = {"backbone": rows[:backbone], "head": rows[backbone:-1], "": rows}[section]
-    if section and not dot:
-        found = [row.index for row in within][-1:]
-    elif level := LEVEL.fullmatch(what):
-        found = _of_stride(2 ** int(level[1]), within, rows[-1], section, strides())
-    else:
-        found = [
-            row.index for row in within if row.content[2] == what or row.content[2].lower() == what.lower() == "detect"
-        ]
-    if not found:
-        modules = ", ".join(dict.fromkeys(row.content[2] for row in within))
-        raise ValueError(f"place {place}: {rows[0].file} has no such row; there are {modules}. A place is {PLACES}")
+        section, rest = "", text
+    elif not dot:
+        return Place(PlaceKind.SECTION, text, section=section)
+    if match := LEVEL.fullmatch(rest):
+        return Place(PlaceKind.LEVEL, text, section=section, stride=2 ** int(match[1]))
+    kind = PlaceKind.DETECT if rest.lower() == HEAD.lower() else PlaceKind.MODULE
+    return Place(kind, text, section=section, module=rest)
+
+
+def match_place(place: Place, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
+    """Return the numbers of the rows that a place means; the first `backbone` rows are the backbone's.
+
+    `strides` gives the rows' strides in pixels; it is called where a level is asked for. Raise ValueError where no
+    row matches.
+    """
+    found = _match_unpicked(place, rows, backbone, strides)
+    text = place.text
+    for pick in place.picks:
+        picked_text = f"{text}[{pick}]"
+        if not -len(found) <= pick < len(found):
+            raise ValueError(f"place {picked_text}: {text} means {len(found)} rows; [0] to [{len(found) - 1}] pick one")
+        found = [found[pick]]
+        text = picked_text
     return found
 
 
-def _of_stride(wanted: int, within: Sequence[Row], detect: Row, section: str, strides: list[float]) -> list[int]:
-    """The section's last row of a stride; without one that which Detect reads."""
-    if section:
-        return [row.index for row in within if strides[row.index] == wanted][-1:]
-    found = [source for source in dict.fromkeys(detect.sources) if source >= 0 and strides[source] == wanted]
+def _match_unpicked(place: Place, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
+    """Return the numbers of the rows that a place means before its picks."""
+    if place.kind is PlaceKind.NAME:
+        return [place.index]
+    if place.kind is PlaceKind.ROW:
+        if not 0 <= place.index < len(rows):
+            raise ValueError(f"place {place.text}: {rows[0].file} has rows 0 to {len(rows) - 1}")
+        return [place.index]
+    section_rows = {"backbone": rows[:backbone], "head": rows[backbone:-1], "": rows}[place.section]
+    if place.kind is PlaceKind.SECTION:
+        found = [row.index for row in section_rows[-1:]]
+    elif place.kind is PlaceKind.LEVEL:
+        found = _match_level(place, section_rows, rows[-1], strides())
+    else:
+        found = [row.index for row in section_rows if _is_of_module(row, place)]
+    if not found:
+        modules = ", ".join(dict.fromkeys(row.content[2] for row in section_rows))
+        raise ValueError(
+            f"place {place.text}: {rows[0].file} has no such row; there are {modules}. A place is {PLACES}"
+        )
+    return found
+
+
+def _is_of_module(row: Row, place: Place) -> bool:
+    """Return whether a row's module is the place's; Detect alone may be written in any case."""
+    module = row.content[2]
+    if place.kind is PlaceKind.DETECT:
+        return module.lower() == HEAD.lower()
+    return module == place.module
+
+
+def _match_level(place: Place, section_rows: Sequence[Row], detect: Row, strides: list[float]) -> list[int]:
+    """Return the section's last row of the place's stride; without a section the row which Detect reads."""
+    if place.section:
+        return [row.index for row in section_rows if strides[row.index] == place.stride][-1:]
+    found = [source for source in dict.fromkeys(detect.sources) if source >= 0 and strides[source] == place.stride]
     if len(found) != 1:
         read = ", ".join(f"row {source} of stride {strides[source]:g}" for source in detect.sources)
-        raise ValueError(f"{detect.file}: {HEAD} reads {read}; {len(found)} of them have stride {wanted}")
+        raise ValueError(f"{detect.file}: {HEAD} reads {read}; {len(found)} of them have stride {place.stride}")
     return found
 
 
@@ -216,9 +274,10 @@ def insert(content: dict, insertions: Sequence[Insertion], file: str = "model ya
         return known
 
     backbone = len(content["backbone"])
+    names = {row.name: row.index for row in rows if row.name}
     steps: list[tuple[int, Insertion]] = []
     for insertion in insertions:
-        for index in find_rows(insertion.place, rows, backbone, strides):
+        for index in match_place(parse_place(insertion.place, names), rows, backbone, strides):
             for other, before in steps:
                 if (other, before.block, before.is_before) == (index, insertion.block, insertion.is_before):
                     where = " and ".join(dict.fromkeys((before.place, insertion.place)))
@@ -250,7 +309,7 @@ def with_insertions(cfg: str | Path | dict, texts: Sequence[str], file: str = ""
 def _graph(content: dict, rows: Sequence[Row]) -> list[Node]:
     nodes: list[Node] = []
     for row, written in zip(rows, [*content["backbone"], *content["head"]], strict=True):
-        section = SECTIONS[row.index >= len(content["backbone"])]
+        section = "backbone" if row.index < len(content["backbone"]) else "head"
         items = written[0] if isinstance(written[0], list) else [written[0]]
         sources = [nodes[source] if source != IMAGE else None for source in row.sources]
         nodes.append(Node(section, row.index, written, list(items), sources, row.name))

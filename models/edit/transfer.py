@@ -6,7 +6,7 @@ put in, taken out or replaced leaves all others with their weights.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from models.yolo import Model
 from utils.files.checkpoint import Checkpoint
 from utils.general import LOGGER
 
-# What each is worth in an alignment. The arguments, which are widths before scaling, tell a layer's place best: with
+# The score of each in an alignment. The arguments, which are widths before scaling, tell a layer's place best: with
 # them a narrower network's stride 8 is not taken for a wider one's stride 4, though all shapes are the same.
 SAME_MODULE, SAME_ARGS, SAME_SHAPES, SAME_INPUTS = 100, 300, 300, 200
 SAME_PART = {"C3NAM": "C3"}  # a module whose layers hold those of another by the same names
@@ -36,6 +36,10 @@ class Layer:
     args: list
     sources: tuple[int, ...]
     tensors: dict[str, Tensor]
+
+    def full_name(self, name: str) -> str:
+        """Return the name in the state dict of one of its tensors."""
+        return f"model.{self.index}.{name}"
 
 
 @dataclass(frozen=True)
@@ -108,32 +112,24 @@ class TransferReport:
 
 
 @torch.no_grad()
-def transfer_weights(source: Checkpoint, model: Model, exclude: Sequence[str] = ()) -> TransferReport:
-    """Copies into the model each tensor of the checkpoint that its layer has in the same shape; what became of all.
+def transfer_weights(checkpoint: Checkpoint, model: Model, exclude: Sequence[str] = ()) -> TransferReport:
+    """Copy into the model each tensor of the checkpoint that its layer has in the same shape; report on all of them.
 
     Parts of a layer, such as a convolution or a norm, are copied whole or not at all. A tensor with one of `exclude`
     among the words of its name (`anchors` in model.24.anchors) stays as the model has it.
     """
-    there = read_layers(source.yaml, source.state)
-    here = read_layers(model.yaml, model.state_dict())
-    pairs = align(there, here)
-    levels = match_levels(there, here, pairs)
-    classes = (source.yaml["nc"], model.yaml["nc"])
-    report = TransferReport()
-    for layer in there:
-        rename = (lambda name: level_name(name, levels)) if layer is there[-1] else str
-        _transfer_layer(layer, here[pairs[layer.index]] if layer.index in pairs else None, rename, exclude, report)
-    if classes[0] != classes[1]:
-        report.refused = [_with_classes(entry, there[-1].index, classes) for entry in report.refused]
-    counterparts = {entry.target for entry in report.matched + report.refused}
-    pairs_back = {t: s for s, t in pairs.items()}
-    for layer in here:
-        names = {name: f"model.{layer.index}.{name}" for name in layer.tensors}
-        layers = (pairs_back.get(layer.index), layer.index)
-        report.new += [Entry("", name, layers, layer.module) for name in names.values() if name not in counterparts]
-    known = {f"model.{layer.index}.{name}" for layer in there for name in layer.tensors}
-    strangers = [name for name in source.state if name not in known]
-    report.refused += [Entry(name, "", (None, None), "-", "belongs to no row of its yaml") for name in strangers]
+    source = read_layers(checkpoint.yaml, checkpoint.state)
+    target = read_layers(model.yaml, model.state_dict())
+    pairs = align(source, target)
+    names = match_names(source, target, pairs)
+    reasons = find_refused(source, target, pairs, names, exclude)
+    copy_tensors(source, target, names, reasons)
+    classes = (checkpoint.yaml["nc"], model.yaml["nc"])
+    report = make_report(source, target, pairs, names, reasons, classes)
+    known = tensors_by_name(source)
+    for name in checkpoint.state:
+        if name not in known:
+            report.refused.append(Entry(name, "", (None, None), "-", "belongs to no row of its yaml"))
     return report
 
 
@@ -149,36 +145,98 @@ def read_layers(yaml: dict, state: dict[str, Tensor]) -> list[Layer]:
     ]
 
 
-def _transfer_layer(
-    layer: Layer,
-    counterpart: Layer | None,
-    rename: Callable[[str], str],
+def tensors_by_name(layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return the tensors of all layers by their full names, as in a state dict."""
+    return {layer.full_name(name): value for layer in layers for name, value in layer.tensors.items()}
+
+
+def match_names(source: Sequence[Layer], target: Sequence[Layer], pairs: dict[int, int]) -> dict[str, str]:
+    """Return the full name in the model of each tensor of the checkpoint that has a counterpart there."""
+    levels = match_levels(source, target, pairs)
+    names: dict[str, str] = {}
+    for layer in source:
+        if layer.index not in pairs:
+            continue
+        counterpart = target[pairs[layer.index]]
+        for name in layer.tensors:
+            target_name = level_name(name, levels) if layer is source[-1] else name
+            if target_name in counterpart.tensors:
+                names[layer.full_name(name)] = counterpart.full_name(target_name)
+    return names
+
+
+def find_refused(
+    source: Sequence[Layer],
+    target: Sequence[Layer],
+    pairs: dict[int, int],
+    names: dict[str, str],
     exclude: Sequence[str],
-    report: TransferReport,
+) -> dict[str, str]:
+    """Return why tensors of the checkpoint are not copied, by full name; all others are."""
+    target_tensors = tensors_by_name(target)
+    refused: dict[str, str] = {}
+    for layer in source:
+        if layer.index not in pairs:
+            refused.update((layer.full_name(name), "this model has no such layer") for name in layer.tensors)
+            continue
+        counterparts = {name: target_tensors.get(names.get(layer.full_name(name), "")) for name in layer.tensors}
+        reasons = _find_misfits(layer.tensors, counterparts, target[pairs[layer.index]].tensors)
+        for name, value in layer.tensors.items():
+            is_excluded = not set(name.split(".")).isdisjoint(exclude)
+            if name in reasons:
+                refused[layer.full_name(name)] = reasons[name]
+            elif is_excluded and not torch.equal(value, counterparts[name].to(value)):
+                refused[layer.full_name(name)] = "left as the model has it"
+    return refused
+
+
+def copy_tensors(
+    source: Sequence[Layer], target: Sequence[Layer], names: dict[str, str], refused: Collection[str]
 ) -> None:
-    """Copies one layer's tensors, and enters each into the report."""
-    index = None if counterpart is None else counterpart.index
-    tensors = {} if counterpart is None else counterpart.tensors
-    reasons = _reasons(layer.tensors, {name: tensors.get(rename(name)) for name in layer.tensors}, tensors)
-    for name, value in layer.tensors.items():
-        target = tensors.get(rename(name))
-        reason = "this model has no such layer" if counterpart is None else reasons.get(name, "")
-        is_excluded = not set(name.split(".")).isdisjoint(exclude)
-        if not reason and is_excluded and not torch.equal(value, target.to(value)):
-            reason = "left as the model has it"
-        full_name = "" if target is None else f"model.{index}.{rename(name)}"
-        entry = Entry(f"model.{layer.index}.{name}", full_name, (layer.index, index), layer.module, reason)
-        if reason:
-            report.refused.append(entry)
-        else:
-            target.copy_(value)
-            report.matched.append(entry)
+    """Copy the tensors which have a name in the model and are not refused, in place."""
+    target_tensors = tensors_by_name(target)
+    for name, value in tensors_by_name(source).items():
+        if name not in refused:
+            target_tensors[names[name]].copy_(value)
 
 
-def _reasons(
+def make_report(
+    source: Sequence[Layer],
+    target: Sequence[Layer],
+    pairs: dict[int, int],
+    names: dict[str, str],
+    reasons: dict[str, str],
+    classes: tuple[int, int],
+) -> TransferReport:
+    """Return what became of each layer's tensors; `classes` are the numbers of the checkpoint and of the model."""
+    report = TransferReport()
+    for layer in source:
+        layers = (layer.index, pairs.get(layer.index))
+        for name in map(layer.full_name, layer.tensors):
+            entry = Entry(name, names.get(name, ""), layers, layer.module, reasons.get(name, ""))
+            if not entry.reason:
+                report.matched.append(entry)
+            elif classes[0] != classes[1]:
+                report.refused.append(_with_classes(entry, source[-1].index, classes))
+            else:
+                report.refused.append(entry)
+    counterparts = set(names.values())
+    source_indices = {target_index: source_index for source_index, target_index in pairs.items()}
+    for layer in target:
+        layers = (source_indices.get(layer.index), layer.index)
+        for name in map(layer.full_name, layer.tensors):
+            if name not in counterparts:
+                report.new.append(Entry("", name, layers, layer.module))
+    return report
+
+
+def _find_misfits(
     values: dict[str, Tensor], targets: dict[str, Tensor | None], all_targets: dict[str, Tensor]
 ) -> dict[str, str]:
-    """Why tensors of a layer cannot be copied, by name: a part, such as a norm, is copied whole or not at all."""
+    """Return why tensors of a layer cannot be copied, by name.
+
+    A part of a layer, such as a norm, is copied whole or not at all.
+    """
     reasons: dict[str, str] = {}
     for name, value in values.items():
         target = targets[name]
@@ -187,10 +245,11 @@ def _reasons(
         elif target.shape != value.shape:
             reasons[name] = f"{tuple(value.shape)} in the checkpoint, {tuple(target.shape)} here"
     unfit = {_part(name) for name in reasons}
-    has, wanted = (Counter(map(_part, names)) for names in (values, all_targets))
+    source_counts = Counter(map(_part, values))
+    target_counts = Counter(map(_part, all_targets))
     for name in values:
         part = _part(name)
-        if name not in reasons and (part in unfit or has[part] != wanted[part]):
+        if name not in reasons and (part in unfit or source_counts[part] != target_counts[part]):
             reasons[name] = "other tensors of the same part do not fit"
     return reasons
 
@@ -210,49 +269,73 @@ def _with_classes(entry: Entry, head: int, classes: tuple[int, int]) -> Entry:
 # Alignment ------------------------------------------------------------------------------------------------------------
 
 
-def align(there: Sequence[Layer], here: Sequence[Layer]) -> dict[int, int]:
-    """Which row of the second yaml plays the part of which of the first, in order and of the same module; heads do.
+def align(source: Sequence[Layer], target: Sequence[Layer]) -> dict[int, int]:
+    """Return which row of `target` plays the part of which of `source`, in order and of the same module; heads do.
 
-    Rows are worth more together the more tensors have the same names and shapes, and if what they read corresponds
-    too, by the alignment of the round before.
+    Two rows score higher the more tensors have the same names and shapes, and if what they read corresponds too, by
+    the alignment of the round before.
     """
-    likeness = {(s.index, t.index): _likeness(s, t) for s in there[:-1] for t in here[:-1] if _same_part(s, t)}
-    best, best_worth, pairs = {}, -1, {}
+    similarity = {
+        (a.index, b.index): _similarity(a, b) for a in source[:-1] for b in target[:-1] if _is_same_part(a, b)
+    }
+    best: dict[int, int] = {}
+    best_score = -1
+    pairs: dict[int, int] = {}
     for _ in range(MOST_ROUNDS):
-        inputs = {key: _same_inputs(there[key[0]], here[key[1]], there, here, pairs) for key in likeness}
-        worth = sum(likeness[key] + inputs[key] for key in pairs.items())
-        if pairs and worth <= best_worth:
+        scores = {
+            (a, b): value + _score_inputs(source[a], target[b], source, target, pairs)
+            for (a, b), value in similarity.items()
+        }
+        score = sum(scores[pair] for pair in pairs.items())
+        if pairs and score <= best_score:
             break
-        best, best_worth = pairs, worth if pairs else -1
-        pairs = _longest({key: likeness[key] + inputs[key] for key in likeness}, len(there) - 1, len(here) - 1)
-    return {**best, there[-1].index: here[-1].index}
+        best = pairs
+        best_score = score if pairs else -1
+        pairs = _best_pairs(scores, len(source) - 1, len(target) - 1)
+    return {**best, source[-1].index: target[-1].index}
 
 
-def _same_part(s: Layer, t: Layer) -> bool:
-    """Whether two rows can play the same part."""
-    return SAME_PART.get(s.module, s.module) == SAME_PART.get(t.module, t.module)
+def _is_same_part(source: Layer, target: Layer) -> bool:
+    """Return whether two rows can play the same part."""
+    return SAME_PART.get(source.module, source.module) == SAME_PART.get(target.module, target.module)
 
 
-def _likeness(s: Layer, t: Layer) -> int:
-    """What two rows of the same module are worth together, whatever they read."""
-    shaped = {name: value.shape for name, value in s.tensors.items() if value.ndim}
-    others = {name: value.shape for name, value in t.tensors.items() if value.ndim}
-    same = sum(others.get(name) == shape for name, shape in shaped.items())
-    share = same / max(len(shaped), len(others)) if shaped or others else 1.0
-    return SAME_MODULE + SAME_ARGS * (str(s.args) == str(t.args)) + round(SAME_SHAPES * share)
+def _similarity(source: Layer, target: Layer) -> int:
+    """Return the score of two rows of the same module, whatever they read."""
+    source_shapes = {name: value.shape for name, value in source.tensors.items() if value.ndim}
+    target_shapes = {name: value.shape for name, value in target.tensors.items() if value.ndim}
+    same = sum(target_shapes.get(name) == shape for name, shape in source_shapes.items())
+    share = same / max(len(source_shapes), len(target_shapes)) if source_shapes or target_shapes else 1.0
+    score = SAME_MODULE + round(SAME_SHAPES * share)
+    if str(source.args) == str(target.args):
+        score += SAME_ARGS
+    return score
 
 
-def _same_inputs(s: Layer, t: Layer, there: Sequence[Layer], here: Sequence[Layer], pairs: dict[int, int]) -> int:
-    """What it adds to two rows' worth that they read rows which correspond, one by one."""
-    matched = set(pairs.values())
-    reads = [origin(i, there, pairs.keys()) for i in s.sources]
-    reads_here = [origin(i, here, matched) for i in t.sources]
-    same = sum(_corresponds(a, b, pairs) for a, b in zip(reads, reads_here, strict=False))
-    return round(SAME_INPUTS * same / max(len(reads), len(reads_here)))
+def _score_inputs(
+    source_layer: Layer,
+    target_layer: Layer,
+    source: Sequence[Layer],
+    target: Sequence[Layer],
+    pairs: dict[int, int],
+) -> int:
+    """Return what it adds to two rows' score that they read rows which correspond, one by one."""
+    source_inputs = _origins(source_layer, source, pairs.keys())
+    target_inputs = _origins(target_layer, target, set(pairs.values()))
+    same = sum(_corresponds(a, b, pairs) for a, b in zip(source_inputs, target_inputs, strict=False))
+    return round(SAME_INPUTS * same / max(len(source_inputs), len(target_inputs)))
+
+
+def _origins(layer: Layer, layers: Sequence[Layer], matched: Collection[int]) -> list[int | None]:
+    """Return for each input of a layer the row that `origin` finds."""
+    return [origin(index, layers, matched) for index in layer.sources]
 
 
 def origin(index: int, layers: Sequence[Layer], matched: Collection[int]) -> int | None:
-    """The matched row, or the image, whose output comes in through rows that are not; None where these read several."""
+    """Return the matched row, or the image, whose output comes in through rows that are not matched.
+
+    None where these read several.
+    """
     while index != IMAGE and index not in matched:
         sources = layers[index].sources
         if len(sources) > 1:
@@ -265,40 +348,43 @@ def _corresponds(a: int | None, b: int | None, pairs: dict[int, int]) -> bool:
     return a is not None and b is not None and (a == b == IMAGE or pairs.get(a) == b)
 
 
-def _longest(worth: dict[tuple[int, int], int], rows: int, columns: int) -> dict[int, int]:
-    """The pairs, rising in both numbers, that are worth most together; of equal ones those that come first."""
+def _best_pairs(scores: dict[tuple[int, int], int], rows: int, columns: int) -> dict[int, int]:
+    """Return the pairs, rising in both numbers, of the highest score together; of equal ones those that come first."""
     best = [[0] * (columns + 1) for _ in range(rows + 1)]
-    for s in range(rows):
-        for t in range(columns):
-            paired = best[s][t] + worth[s, t] if (s, t) in worth else -1
-            best[s + 1][t + 1] = max(best[s][t + 1], best[s + 1][t], paired)
+    for row in range(rows):
+        for column in range(columns):
+            paired = best[row][column] + scores[row, column] if (row, column) in scores else -1
+            best[row + 1][column + 1] = max(best[row][column + 1], best[row + 1][column], paired)
     pairs: dict[int, int] = {}
-    s, t = rows, columns
-    while s and t:
-        if best[s][t] == best[s][t - 1]:
-            t -= 1
-        elif best[s][t] == best[s - 1][t]:
-            s -= 1
+    row, column = rows, columns
+    while row and column:
+        if best[row][column] == best[row][column - 1]:
+            column -= 1
+        elif best[row][column] == best[row - 1][column]:
+            row -= 1
         else:
-            s, t = s - 1, t - 1
-            pairs[s] = t
+            row -= 1
+            column -= 1
+            pairs[row] = column
     return pairs
 
 
 # Head -----------------------------------------------------------------------------------------------------------------
 
 
-def match_levels(there: Sequence[Layer], here: Sequence[Layer], pairs: dict[int, int]) -> dict[int, int]:
-    """Which level of the one head is which of the other: those whose inputs come from rows that correspond."""
-    matched = set(pairs.values())
-    reads = [origin(i, there, pairs.keys()) for i in there[-1].sources]
-    reads_here = [origin(i, here, matched) for i in here[-1].sources]
+def match_levels(source: Sequence[Layer], target: Sequence[Layer], pairs: dict[int, int]) -> dict[int, int]:
+    """Return which level of the one head is which of the other: those whose inputs come from rows that correspond."""
+    source_inputs = _origins(source[-1], source, pairs.keys())
+    target_inputs = _origins(target[-1], target, set(pairs.values()))
     levels: dict[int, int] = {}
-    for level, a in enumerate(reads):
-        likely = sorted(range(len(reads_here)), key=lambda other, level=level: other != level)
-        fit = (other for other in likely if other not in levels.values() and _corresponds(a, reads_here[other], pairs))
-        if (found := next(fit, None)) is not None:
-            levels[level] = found
+    for level, source_input in enumerate(source_inputs):
+        # The level of the same number first, where there is one.
+        candidates = [other for other in range(len(target_inputs)) if other == level]
+        candidates += [other for other in range(len(target_inputs)) if other != level]
+        for other in candidates:
+            if other not in levels.values() and _corresponds(source_input, target_inputs[other], pairs):
+                levels[level] = other
+                break
     return levels
 
 

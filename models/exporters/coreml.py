@@ -18,7 +18,7 @@ from models.exporters.coreml_graph import GraphRuntime, MilOperation, UnknownOpe
 from models.exporters.nam_chains import check_gates, summed_layers
 from models.exporters.onnx import ExportModel, quiet
 from models.exporters.torch_files import trace
-from models.runtimes.base import kept_logging, needs, reason
+from models.runtimes.base import preserve_logging, reason, require_package
 from models.runtimes.coreml import COREML_HINT, COREML_INPUT, COREML_OUTPUT, SPEC, WEIGHTS, WEIGHTS_HASH, check_package
 from models.runtimes.metadata import Metadata
 from utils.general import LOGGER
@@ -33,7 +33,7 @@ def write_coreml(model: ExportModel, images: Tensor, metadata: Metadata, folder:
     model is in FP32. The metadata are user-defined ones, which Xcode shows. ValueError where coremltools cannot convert
     it, or NAM is not four operators in it.
     """
-    with needs("coremltools", "export.py --include coreml", COREML_HINT), kept_logging("coremltools"):
+    with require_package("coremltools", "export.py --include coreml", COREML_HINT), preserve_logging("coremltools"):
         import coremltools as ct
     model = copy.deepcopy(model).cpu()
     is_half = metadata.details["precision"] == "fp16"
@@ -44,7 +44,7 @@ def write_coreml(model: ExportModel, images: Tensor, metadata: Metadata, folder:
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / folder.name
         try:
-            with quiet(), kept_logging("coremltools"), contextlib.redirect_stderr(io.StringIO()):
+            with quiet(), preserve_logging("coremltools"), contextlib.redirect_stderr(io.StringIO()):
                 network = ct.convert(
                     program,
                     convert_to="mlprogram",

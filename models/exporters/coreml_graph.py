@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.exporters.nam_chains import Operator
-from models.runtimes.base import Runtime, kept_logging, needs
+from models.runtimes.base import Runtime, preserve_logging, require_package
 from models.runtimes.coreml import COREML_HINT, COREML_INPUT, WEIGHTS, read_package
 
 MilOperation = Any  # coremltools.converters.mil.mil.Operation; the package is optional
@@ -52,7 +52,7 @@ class GraphRuntime(Runtime):
 
 def read_operations(path: Path) -> list[MilOperation]:
     """The operators of a package in their order, as coremltools reads them from the file with their weights."""
-    with needs("coremltools", str(path), COREML_HINT), kept_logging("coremltools"):
+    with require_package("coremltools", str(path), COREML_HINT), preserve_logging("coremltools"):
         from coremltools.converters.mil.frontend.milproto.load import load
     _, spec = read_package(path)
     program = load(spec, spec.specificationVersion, str((path / WEIGHTS).parent))

@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers
-from models.runtimes.base import kept_logging, needs
+from models.runtimes.base import preserve_logging, require_package
 from models.runtimes.load import OPENVINO_PLACE, find_xml, openvino_core
 from models.runtimes.metadata import Metadata
 
 CALIBRATION_IMAGES = 300
 
 
-@kept_logging()
+@preserve_logging()
 def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batches: Iterable[Tensor]) -> None:
     """Replaces the FP32 network in an OpenVINO folder by an INT8 one, and the precision that its metadata states.
 
     batches: images (B, 3, H, W) of 0..255 to fit the scales to, in batches of any length and of the file's own size.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers
-    with needs("nncf", "export.py --int8"):
+    with require_package("nncf", "export.py --int8"):
         import nncf
     nncf.set_log_level(logging.ERROR)
     openvino = import_package("openvino")

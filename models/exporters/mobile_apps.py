@@ -19,7 +19,7 @@ from models.blocks.head import Detect
 from models.exporters.nam_chains import Operator, check_gates, summed_layers
 from models.exporters.onnx import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
 from models.exporters.torch_files import nam_nodes, strip_gain, trace
-from models.runtimes.base import kept_logging, needs, reason
+from models.runtimes.base import preserve_logging, reason, require_package
 from models.runtimes.metadata import Metadata
 from models.runtimes.mobile_apps import EXECUTORCH_HINT, NOISY, TFLITE_HINT
 from models.runtimes.sealed import seal
@@ -65,7 +65,7 @@ def write_executorch(model: ExportModel, images: Tensor, metadata: Metadata, pat
     model is in FP32; of it, and of the images that the file takes, the metadata say the precision. ValueError where
     ExecuTorch cannot lower it, or NAM is not four operators in it.
     """
-    with needs("executorch", "export.py --include executorch", EXECUTORCH_HINT), kept_logging(NOISY):
+    with require_package("executorch", "export.py --include executorch", EXECUTORCH_HINT), preserve_logging(NOISY):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
         from executorch.exir.passes.constant_prop_pass import constant_prop_pass
@@ -75,7 +75,7 @@ def write_executorch(model: ExportModel, images: Tensor, metadata: Metadata, pat
             "executorch: it computes in FP16, but XNNPACK stores the weights in FP32: the file is no smaller"
         )
     try:
-        with quiet(), kept_logging(NOISY), torch.no_grad():
+        with quiet(), preserve_logging(NOISY), torch.no_grad():
             program = trace(model, images.cpu().to(dtype), metadata)
             program = constant_prop_pass(program.run_decompositions({}))  # cells and strides of the head's boxes
             constants = {METADATA_METHOD: metadata.to_json()}
@@ -106,7 +106,7 @@ def write_tflite(model: ExportModel, images: Tensor, metadata: Metadata, path: P
 
     model and images are in FP32. ValueError where LiteRT cannot convert it, or NAM is not four operators in it.
     """
-    with needs("litert-torch", "export.py --include tflite", TFLITE_HINT), kept_logging(NOISY):
+    with require_package("litert-torch", "export.py --include tflite", TFLITE_HINT), preserve_logging(NOISY):
         import litert_torch
     is_half = metadata.details["precision"] == "fp16"
     model, pixels = copy.deepcopy(model).cpu(), images.cpu().float().permute(0, 2, 3, 1).contiguous()
@@ -115,7 +115,7 @@ def write_tflite(model: ExportModel, images: Tensor, metadata: Metadata, path: P
         try:
             with (
                 quiet(),
-                kept_logging(NOISY),
+                preserve_logging(NOISY),
                 torch.no_grad(),
                 contextlib.redirect_stdout(io.StringIO()),
                 as_user_error("a TFLite file"),
@@ -131,7 +131,7 @@ def write_tflite(model: ExportModel, images: Tensor, metadata: Metadata, path: P
 
 def halved(file: Path) -> bytes:
     """The network of a file with its weights in FP16, which the runtime turns back into FP32."""
-    with needs("ai-edge-quantizer", "export.py --include tflite --half", TFLITE_HINT):
+    with require_package("ai-edge-quantizer", "export.py --include tflite --half", TFLITE_HINT):
         from ai_edge_quantizer import qtyping, quantizer
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
     settings = qtyping.OpQuantizationConfig(
@@ -150,7 +150,7 @@ def halved(file: Path) -> bytes:
 
 def tflite_operators(network: bytes) -> list[Operator]:
     """The operators of a TFLite network that export.py has just made; no file of others is read so."""
-    with needs("ai-edge-litert", "export.py --include tflite", TFLITE_HINT):
+    with require_package("ai-edge-litert", "export.py --include tflite", TFLITE_HINT):
         from ai_edge_litert import schema_py_generated as schema
     model = schema.ModelT.InitFromPackedBuf(network, 0)
     (graph,) = model.subgraphs

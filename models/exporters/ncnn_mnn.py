@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.exporters.onnx import ExportModel, OnnxSettings, as_user_error, quiet, write_onnx
-from models.runtimes.base import METADATA_FILE, needs
+from models.runtimes.base import METADATA_FILE, require_package
 from models.runtimes.metadata import Metadata
 from models.runtimes.ncnn_mnn import NCNN_BIN, NCNN_PARAM
 
@@ -23,7 +23,7 @@ def write_ncnn(model: ExportModel, images: Tensor, metadata: Metadata, folder: P
 
     model and images are in FP32 and on the CPU. ValueError where pnnx cannot convert a block.
     """
-    with needs("pnnx", "export.py --include ncnn"):
+    with require_package("pnnx", "export.py --include ncnn"):
         import pnnx
     half = int(metadata.details["precision"] == "fp16")
     shape = ",".join(str(size) for size in (1, *images.shape[1:]))
@@ -53,7 +53,7 @@ def write_mnn(model: ExportModel, images: Tensor, metadata: Metadata, path: Path
 
     model and images are in FP32. ValueError where MNN cannot convert it.
     """
-    with needs("MNN", "export.py --include mnn"):
+    with require_package("MNN", "export.py --include mnn"):
         import _tools as mnn_tools  # not MNN.tools: importing that installs a package and reports to a logging service
     with tempfile.TemporaryDirectory() as scratch:
         onnx, mnn = Path(scratch) / "network.onnx", Path(scratch) / "network.mnn"

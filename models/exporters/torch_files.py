@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.exporters.dynamo import open_dims
 from models.exporters.onnx import NAM_NODES, ExportModel, as_user_error, nam_layers, quiet
-from models.runtimes.base import METADATA_FILE, needs
+from models.runtimes.base import METADATA_FILE, require_package
 from models.runtimes.metadata import Metadata
 from models.runtimes.torch_files import EXTRA_ENTRY, METADATA_KEY, YAML_KEY
 
@@ -72,7 +72,7 @@ def strip_gain(nodes: list[str]) -> list[str]:
 
 def write_safetensors(network: nn.Module, metadata: Metadata, path: Path) -> None:
     """The weights of a network (not fused) with its yaml and metadata as JSON in the header."""
-    with needs("safetensors", "export.py --include safetensors"):
+    with require_package("safetensors", "export.py --include safetensors"):
         from safetensors.torch import save_file
     is_half = metadata.details["precision"] == "fp16"
     state = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.pruning.rules import LabelBook, Labels, tensors_in
+from models.pruning.rules import ChannelTracker, Labels, tensors_in
 from models.yolo import Model
 
 
@@ -79,7 +79,7 @@ def map_channels(model: Model) -> ChannelMap:
     try:
         with torch.no_grad(), trace:
             raw = model(torch.zeros(1, model.yaml["ch"], side, side).to(weight))
-            trace.book.freeze_all(raw, "it is what the network gives")
+            trace.tracker.freeze_all(raw, "it is what the network gives")
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -104,13 +104,13 @@ def channel_axes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 class _Trace(TorchDispatchMode):
-    """Follows labels through a run, in its `book`; `result` says what came out."""
+    """Follows labels through a run, in its `tracker`; `result` says what came out."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         dims = channel_axes(model)
         self.axes: dict[Axis, np.ndarray] = {}
-        self.book = LabelBook()
+        self.tracker = ChannelTracker()
         self.used: set[int] = set()
         self.outputs: list[np.ndarray | None] = [None] * len(model.model)
         tensors = dict((*model.named_parameters(), *model.named_buffers()))
@@ -118,18 +118,18 @@ class _Trace(TorchDispatchMode):
             tensor = tensors[name]
             labels: Labels = [None] * tensor.ndim
             for dim in axes:
-                labels[dim] = self.axes[Axis(name, dim)] = self.book.new(tensor.shape[dim])
-            self.book.give(tensor, labels)
+                labels[dim] = self.axes[Axis(name, dim)] = self.tracker.new(tensor.shape[dim])
+            self.tracker.set(tensor, labels)
 
     def hooks(self, layer: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
         """Hooks that note which row is running and what it gives."""
 
         def enter(module: nn.Module, _inputs: object) -> None:
-            self.book.place = f"row {module.i} {module.type.rpartition('.')[2]}: "
+            self.tracker.place = f"row {module.i} {module.type.rpartition('.')[2]}: "
 
         def leave(module: nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.ndim == 4:
-                labels = self.book.of(output)[1]
+                labels = self.tracker.get(output)[1]
                 self.outputs[module.i] = np.full(output.shape[1], -1) if labels is None else labels
 
         yield layer.register_forward_pre_hook(enter)
@@ -143,11 +143,12 @@ class _Trace(TorchDispatchMode):
         out = func(*args, **kwargs)
         inputs = [*tensors_in(args), *tensors_in(kwargs)]
         for tensor in inputs:
-            for label in self.book.of(tensor):
-                self.used.update(() if label is None else label.tolist())
-        if all(label is None for tensor in inputs for label in self.book.of(tensor)):
+            for label in self.tracker.get(tensor):
+                if label is not None:
+                    self.used.update(label.tolist())
+        if all(label is None for tensor in inputs for label in self.tracker.get(tensor)):
             return out
-        self.book.follow(func, args, kwargs, out)
+        self.tracker.propagate(func, args, kwargs, out)
         return out
 
     def result(self) -> ChannelMap:
@@ -156,13 +157,13 @@ class _Trace(TorchDispatchMode):
         unused = set()
         for axis, labels in self.axes.items():
             for index, label in enumerate(labels.tolist()):
-                root = self.book.root(label)
+                root = self.tracker.root(label)
                 places[root].append((axis, index))
                 if label not in self.used:
                     unused.add(root)
         groups: dict[tuple, list[int]] = defaultdict(list)
         for root, found in places.items():
-            reason = self.book.reasons.get(root, "it is not used" if root in unused else "")
+            reason = self.tracker.reasons.get(root, "it is not used" if root in unused else "")
             if not reason and all(axis.dim == 1 for axis, _ in found):
                 reason = "nothing that is cut gives it"
             groups[tuple(axis for axis, _ in found), reason].append(root)
@@ -177,7 +178,7 @@ class _Trace(TorchDispatchMode):
             found = (
                 None
                 if labels is None
-                else [where.get(self.book.root(x), (-1, -1)) if x >= 0 else (-1, -1) for x in labels]
+                else [where.get(self.tracker.root(x), (-1, -1)) if x >= 0 else (-1, -1) for x in labels]
             )
             outputs.append(None if found is None else tuple(np.array(found).T))
         return ChannelMap(families, outputs)

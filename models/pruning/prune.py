@@ -236,7 +236,10 @@ def widths(model: Model, channels: ChannelMap, lost: Sequence[np.ndarray]) -> li
 
 
 def record_of(model: Model, gone: dict[Axis, np.ndarray], outputs: list[int]) -> dict:
-    """Update the record of models/spec/pruned.py by `gone`, which is True for each channel that went."""
+    """Return the record of models/spec/pruned.py: an earlier one with what `gone` changes in it.
+
+    `gone` is True where a channel went.
+    """
     old = model.yaml.get("pruned") or {"outputs": {}, "inputs": {}, "gains": {}}
     record: dict = {key: dict(old[key]) for key in ("outputs", "inputs", "gains")}
     modules = dict(model.named_modules())

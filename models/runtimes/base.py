@@ -112,8 +112,8 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def needs(package: str, what: str, hint: str = "") -> Iterator[None]:
-    """Says of an import within it that fails how to install the package; ImportError."""
+def require_package(package: str, what: str, hint: str = "") -> Iterator[None]:
+    """Raise ImportError with the command that installs the package where an import within the block fails."""
     try:
         yield
     except ImportError as error:
@@ -127,8 +127,8 @@ def check_setting(kind: str, flag: str, value: str, known: Sequence[str]) -> Non
 
 
 @contextmanager
-def kept_logging(*hushed: str) -> Iterator[None]:
-    """Puts the root logger back as it was, which some packages change for all when they are imported.
+def preserve_logging(*hushed: str) -> Iterator[None]:
+    """Restore the root logger afterwards, which some packages change for all when they are imported.
 
     hushed: loggers of which only errors are shown within it.
     """

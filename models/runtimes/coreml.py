@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Names, Runtime, kept_logging, needs, own_metadata, reason
+from models.runtimes.base import Names, Runtime, own_metadata, preserve_logging, reason, require_package
 from models.runtimes.metadata import Metadata
 
 COREML_INPUT, COREML_OUTPUT = "images", "output"
@@ -32,7 +32,7 @@ class CoreMLRuntime(Runtime):
         check_package(path)
         if sys.platform != "darwin":
             raise ValueError(f"{path}: Core ML runs on a Mac only; use the .onnx file here, or the checkpoint")
-        with needs("coremltools", str(path), COREML_HINT), kept_logging("coremltools"):
+        with require_package("coremltools", str(path), COREML_HINT), preserve_logging("coremltools"):
             import coremltools
         metadata, _ = read_package(path)
         super().__init__(metadata, device)
@@ -61,7 +61,7 @@ def check_package(path: Path) -> None:
 def read_package(path: Path) -> tuple[Metadata, Spec]:
     """What a Core ML package says of itself, and its graph; ValueError where it is damaged. Works on any system."""
     check_package(path)
-    with needs("coremltools", str(path), COREML_HINT), kept_logging("coremltools"):
+    with require_package("coremltools", str(path), COREML_HINT), preserve_logging("coremltools"):
         from coremltools.proto.Model_pb2 import Model
         from google.protobuf.message import DecodeError
     spec = Model()

@@ -21,8 +21,11 @@ from models.runtimes.onnx_header import Shape
 from utils.files.addresses import ModelAddress
 
 TYPES = {  # the protocol's element types: what they are in bytes
-    **{"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"},
-    **{"INT32": "<i4", "INT64": "<i8"},
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+    "INT32": "<i4",
+    "INT64": "<i8",
 }
 BINARY, CONFIG = "binary_tensor_data", "model_configuration"  # extensions, as a server lists them
 LENGTH_OF_JSON = "Inference-Header-Content-Length"  # of what stands before the binary tensors
@@ -215,8 +218,10 @@ def _is_size(value: object) -> bool:
 
 def _ports(value: object) -> list[RemotePort]:
     """The inputs or outputs in a model's metadata; empty where they are not as they should be."""
+    if not isinstance(value, list):
+        return []
     ports = []
-    for port in value if isinstance(value, list) else ():
+    for port in value:
         name, kind, shape = (port.get(key) if isinstance(port, dict) else None for key in ("name", "datatype", "shape"))
         if not isinstance(name, str) or not isinstance(kind, str) or not isinstance(shape, list):
             return []
@@ -227,7 +232,9 @@ def _ports(value: object) -> list[RemotePort]:
 def _texts(model: Mapping[str, Any]) -> dict[str, str]:
     """The parameters of a model's metadata or configuration, which in Triton's are `{"string_value": text}` each."""
     parameters = model.get("parameters")
-    pairs = parameters.items() if isinstance(parameters, dict) else ()
+    if not isinstance(parameters, dict):
+        return {}
+    pairs = parameters.items()
     plain = {key: value.get("string_value") if isinstance(value, dict) else value for key, value in pairs}
     return {key: value for key, value in plain.items() if isinstance(value, str)}
 

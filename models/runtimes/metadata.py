@@ -43,8 +43,12 @@ class Metadata:
     def to_text(self) -> dict[str, str]:
         """All of it as texts by key, JSON where it is more than a text; what an ONNX file stores."""
         values = {
-            **{"names": list(self.names), "nc": self.nc, "stride": self.stride, "batch": self.batch},
-            **{"imgsz": list(self.imgsz), "dynamic": list(self.dynamic)},
+            "names": list(self.names),
+            "nc": self.nc,
+            "stride": self.stride,
+            "batch": self.batch,
+            "imgsz": list(self.imgsz),
+            "dynamic": list(self.dynamic),
         }
         return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()} | self.details
 
@@ -87,7 +91,9 @@ def _shape(texts: Mapping[str, object]) -> tuple[int, ...]:
 
 def _value(text: object) -> object:
     """What a text means, in JSON or as Python writes it; nothing in it is run."""
-    for read in (json.loads, ast.literal_eval) if isinstance(text, str) else ():
+    if not isinstance(text, str):
+        return text
+    for read in (json.loads, ast.literal_eval):
         try:
             return read(text)  # v7.0 writes Python's own form of a mapping
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Names, Runtime, kept_logging, needs, reason
+from models.runtimes.base import Names, Runtime, preserve_logging, reason, require_package
 from models.runtimes.sealed import unseal
 
 PTE_MAGIC, TFLITE_MAGIC = b"ET12", b"TFL3"
@@ -22,7 +22,11 @@ class ExecuTorchRuntime(Runtime):
         del names
         metadata, network = unseal(path, PTE_MAGIC, "an ExecuTorch file")
         super().__init__(metadata, device)
-        with needs("executorch", str(path), EXECUTORCH_HINT), kept_logging(NOISY), warnings.catch_warnings():
+        with (
+            require_package("executorch", str(path), EXECUTORCH_HINT),
+            preserve_logging(NOISY),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # it calls itself experimental
             from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
             from executorch.runtime import Runtime as ExecuTorch
@@ -47,7 +51,7 @@ class TfliteRuntime(Runtime):
         del names
         metadata, network = unseal(path, TFLITE_MAGIC, "a TFLite file")
         super().__init__(metadata, device)
-        with needs("ai-edge-litert", str(path), TFLITE_HINT):
+        with require_package("ai-edge-litert", str(path), TFLITE_HINT):
             from ai_edge_litert.interpreter import Interpreter
         try:
             self.network = Interpreter(model_content=network, num_threads=threads or torch.get_num_threads())

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import METADATA_FILE, Names, Runtime, needs, own_metadata
+from models.runtimes.base import METADATA_FILE, Names, Runtime, own_metadata, require_package
 
 NCNN_PARAM, NCNN_BIN = "model.ncnn.param", "model.ncnn.bin"  # the names that pnnx gives them
 NCNN_INPUT, NCNN_OUTPUT = "in0", "out0"
@@ -36,7 +36,7 @@ class NcnnRuntime(Runtime):
             raise ValueError(f"{folder / METADATA_FILE}: is damaged: {error}") from error
         super().__init__(own_metadata(folder, content), device)
         check_ncnn_size(folder, self.metadata.details.get("bin_bytes"))
-        with needs("ncnn", str(folder)):
+        with require_package("ncnn", str(folder)):
             import ncnn
         self.matrix, self.network = ncnn.Mat, ncnn.Net()
         options = self.network.opt
@@ -80,7 +80,7 @@ class MnnRuntime(Runtime):
         self, path: Path, device: torch.device, names: Names, threads: int = 0, precision: str = "fp32"
     ) -> None:
         del names
-        with needs("MNN", str(path)):
+        with require_package("MNN", str(path)):
             import MNN
         self.expr = MNN.expr
         word = "low" if precision == "auto" else "high"

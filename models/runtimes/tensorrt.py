@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Names, Runtime, describe, needs
+from models.runtimes.base import Names, Runtime, describe, require_package
 from models.runtimes.metadata import Metadata
 from models.runtimes.onnx_header import Shape, read_onnx_header
 from utils.general import LOGGER
@@ -25,8 +25,14 @@ ONNX_SUFFIX = "_tensorrt.onnx"  # after the stem of the weights: the ONNX file f
 INSTALL = ", or give --trtexec for the command that builds it elsewhere"
 PLUGIN_OUTPUTS = ("num_dets", "boxes", "scores", "classes")  # of an engine with NMS inside, in the order of NMS_OUTPUTS
 TORCH_TYPES = {  # by the names of TensorRT's DataType
-    **{"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32},
-    **{"INT64": torch.int64, "INT8": torch.int8, "UINT8": torch.uint8, "BOOL": torch.bool},
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "INT8": torch.int8,
+    "UINT8": torch.uint8,
+    "BOOL": torch.bool,
 }
 Logger = Any  # a tensorrt.ILogger; the package is optional
 Engine = Any  # tensorrt.ICudaEngine
@@ -35,7 +41,7 @@ Plan = bytes | memoryview  # anything with the bytes of a plan
 
 def import_tensorrt(what: str, hint: str = "") -> ModuleType:
     """The package; ImportError with the command that installs it."""
-    with needs("tensorrt", what, hint):
+    with require_package("tensorrt", what, hint):
         import tensorrt as trt
     return trt
 

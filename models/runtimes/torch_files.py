@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.experimental import network_of
-from models.runtimes.base import METADATA_FILE, Names, Runtime, needs, own_metadata
+from models.runtimes.base import METADATA_FILE, Names, Runtime, own_metadata, require_package
 from models.runtimes.metadata import Metadata
 from utils.files.checkpoint import Checkpoint
 from utils.general import LOGGER
@@ -117,7 +117,7 @@ class SafetensorsRuntime(Runtime):
 
     def __init__(self, path: Path, device: torch.device, names: Names, threads: int = 0) -> None:
         del names
-        with needs("safetensors", str(path)):
+        with require_package("safetensors", str(path)):
             from safetensors import SafetensorError, safe_open
         try:
             with safe_open(str(path), framework="pt") as file:

@@ -68,10 +68,15 @@ def narrow_layer(layer: nn.Module, index: int, record: dict | None) -> None:
         modules[name].gain = record["gains"][name]
 
 
-def note_channels(layers: Sequence[nn.Module], record: dict | None) -> None:
-    """Gives each row's layer as `c2` the channels out that the record has for it; a run of the network checks them."""
-    for layer, channels in zip(layers, record["channels"], strict=True) if record else ():
+def set_output_channels(layers: Sequence[nn.Module], record: dict | None) -> None:
+    """Set `c2` of each row's layer to the output channels in the record; a run of the network checks them."""
+    if not record:
+        return
+    for layer, channels in zip(layers, record["channels"], strict=True):
         layer.c2 = channels
+
+
+note_channels = set_output_channels  # the earlier name, as models/yolo.py imports it
 
 
 def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | None) -> None:
