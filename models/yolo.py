@@ -55,7 +55,7 @@ from models.common import (
     GhostBottleneck,
     GhostConv,
 )
-from models.spec.pruned import check_pruned, narrow_layer, note_channels
+from models.spec.pruned import check_pruned, narrow_layer, set_output_channels
 from models.spec.repair import advise
 from models.spec.rows import (
     PREVIOUS,
@@ -349,7 +349,7 @@ def parse_model(
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
         log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{shown_arguments(args, named):<30}")
         layers.append(layer)
-    note_channels(layers, pruned)
+    set_output_channels(layers, pruned)
     return nn.Sequential(*layers), [i for i, (_, kept, _) in enumerate(plan_reads(rows)) if kept]
 
 

@@ -76,9 +76,6 @@ def set_output_channels(layers: Sequence[nn.Module], record: dict | None) -> Non
         layer.c2 = channels
 
 
-note_channels = set_output_channels  # the earlier name, as models/yolo.py imports it
-
-
 def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | None) -> None:
     """Leaves a module its first channels, in and out, in place; None leaves all. ValueError for more than there are."""
     if isinstance(module, nn.BatchNorm2d):
