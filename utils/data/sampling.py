@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.data.labels import LabelRecord
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.ops.quads import QUAD
 
 Key = tuple[int, ...]  # epoch and index of a sample, or epoch and four indices of a quad
@@ -76,7 +76,7 @@ class OrderedBatches:
 
     order: np.ndarray  # (N,)
     batch_size: int
-    ranks: Ranks = SINGLE
+    ranks: DistEnv = SINGLE
 
     @property
     def share(self) -> range:
