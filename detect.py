@@ -35,7 +35,7 @@ from utils.augmentations import letterbox, letterbox_placement
 from utils.cli.arguments import normalized
 from utils.cli.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
 from utils.data.config import names_of
-from utils.dist import Ranks, joined
+from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
 from utils.files.names import run_folder
@@ -70,7 +70,7 @@ def main(opt: DetectOptions) -> Path:
     ValueError at the end, when all else is written, where a file of a list could not be read.
     """
     opt.check()
-    with joined() as ranks:
+    with process_group() as ranks:
         LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
         window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
@@ -95,7 +95,7 @@ def main(opt: DetectOptions) -> Path:
     return folder
 
 
-def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: Ranks) -> nn.Module:
+def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -> nn.Module:
     """The network on its device, ready to run."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
     how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
@@ -109,7 +109,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: Ranks) -> 
 
 
 @contextmanager
-def shared_folder(opt: DetectOptions, ranks: Ranks) -> Iterator[Path]:
+def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
     """The run's folder, which rank 0 makes and all write into."""
     if not ranks.is_main:
         yield Path(str(ranks.broadcast(None)))

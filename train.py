@@ -34,7 +34,7 @@ from utils.data.config import DataConfig, Hyp
 from utils.data.labels import LabelRecord, load_split
 from utils.data.sampling import ImageWeights
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
-from utils.dist import SINGLE, Ranks, joined
+from utils.dist import SINGLE, DistEnv, process_group
 from utils.draw.curves import plot_results
 from utils.evaluation.evaluate import Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
@@ -64,7 +64,7 @@ from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_de
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, resumed_options
-from utils.training.run_files import RunFiles, telling_how_to_go_on
+from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
 DEFAULT_CFG = "yolov5s.yaml"  # what the default weights are of
@@ -106,7 +106,7 @@ class Training:
 
 def main(opt: TrainOptions) -> Path:
     """Trains as the options say; the folder of the run."""
-    with joined() as ranks:
+    with process_group() as ranks:
         checkpoint = None
         if opt.resume and opt.evolve is None:
             opt, checkpoint = resumed(opt)
@@ -119,7 +119,7 @@ def main(opt: TrainOptions) -> Path:
         return train(opt, checkpoint, ranks) if opt.evolve is None else evolve(opt)
 
 
-def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks = SINGLE) -> Path:
+def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: DistEnv = SINGLE) -> Path:
     """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch."""
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
@@ -127,7 +127,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
     loggers = open_loggers(run, parts.start_epoch, model, parts.imgsz, names, parts.splits, ranks.is_main)
     began = time.time()
-    with loggers as logger, closing(parts.batches), telling_how_to_go_on(run):
+    with loggers as logger, closing(parts.batches), log_resume_hint(run):
         for epoch in range(parts.start_epoch, opt.epochs):
             losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names)
             result = parts.validate(epoch, logger.observer(epoch))
@@ -136,7 +136,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: Ranks 
             if ranks.is_main and (stops or epoch + 1 == opt.epochs or not opt.nosave):
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, parts.maps, is_best)
-                logger.log_checkpoint(epoch, run.kept(epoch), is_best)
+                logger.log_checkpoint(epoch, run.epoch_checkpoint(epoch), is_best)
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
@@ -183,7 +183,7 @@ def build_training(
     data: DataConfig,
     hyp: Hyp,
     checkpoint: Checkpoint | None = None,
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
 ) -> Training:
     """The parts of a training, in the state of the checkpoint that it goes on from, if any."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
@@ -274,7 +274,7 @@ def build_loaders(
     imgsz: int,
     model: Model,
     start_epoch: int,
-    ranks: Ranks,
+    ranks: DistEnv,
     *,
     weights: np.ndarray | None,
 ) -> tuple[TrainLoader, DataLoader]:
@@ -289,7 +289,7 @@ def build_loaders(
 
 
 def build_trainer(
-    opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, imgsz: int, ranks: Ranks = SINGLE
+    opt: TrainOptions, hyp: Hyp, model: Model, batch_count: int, imgsz: int, ranks: DistEnv = SINGLE
 ) -> Trainer:
     """The model with its optimizer, schedule, loss and moving average, for epochs of so many batches."""
     optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
@@ -341,7 +341,7 @@ def train_epoch(
 
 
 def finish(
-    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: Ranks
+    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv
 ) -> EvalResult:
     """Strips the checkpoints, validates the best one with plots, and says where everything is; what it found."""
     if ranks.is_main:
@@ -349,7 +349,7 @@ def finish(
     weights = run.final
     LOGGER.info(f"\nvalidating {weights}")
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
-    with ranks.sent(weights) as file:
+    with ranks.broadcast_file(weights) as file:
         model = attempt_load(file, device).to(memory_format=torch.channels_last)
     result = evaluate(model, val_batches, names, device=device, by_size=True, on_batch=plots, ranks=ranks)
     if not ranks.is_main:

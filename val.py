@@ -21,7 +21,7 @@ from utils.cli.val_options import ValOptions, parse_opt
 from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
-from utils.dist import SINGLE, Ranks, joined
+from utils.dist import SINGLE, DistEnv, process_group
 from utils.evaluation.coco import CocoRating, find_annotations
 from utils.evaluation.evaluate import EvaluatedBatch, Observer, check_names, evaluate, log_sizes, log_speed, log_table
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
@@ -45,7 +45,7 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
-    with joined() as ranks:
+    with process_group() as ranks:
         device = select_device(opt.device, ranks.local_rank, ranks.size)
         if opt.task in SPLITS:
             return rate(opt, data, weights, device, ranks)
@@ -55,7 +55,7 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
 
 
 def rate(
-    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: Ranks = SINGLE
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: DistEnv = SINGLE
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = load_model(opt, weights, device)
@@ -146,7 +146,7 @@ def run_model(
     records: Sequence[LabelRecord],
     names: Sequence[str],
     observers: Sequence[Observer],
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
 ) -> EvalResult:
     """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
     stride = largest_stride(model)

@@ -38,7 +38,7 @@ from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_c
 from utils.data.labels import LabelRecord
 from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleKey, rectangular_shapes
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.ops.boxes import xyxy2xywhn
 from utils.ops.quads import QUAD, join_quad
 
@@ -309,7 +309,7 @@ def train_loader(
     rect: bool = False,
     cache: str | None = None,
     stride: int = 32,
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
     pin_memory: bool = False,
     quad: bool = False,
     weights: np.ndarray | None = None,
@@ -367,7 +367,7 @@ def val_loader(
     hw: tuple[int, int] | None = None,
     cache: str | None = None,
     pin_memory: bool = False,
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
 ) -> DataLoader:
     """Make plain batches in a fixed order: rectangular ones by aspect, or square ones as the records lie.
 

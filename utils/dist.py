@@ -28,7 +28,7 @@ LOST = ("Connection closed", "Connection reset", "connection was closed", "Broke
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistEnv:
     """One of `size` processes. Its methods, but for `share`, must be called by all of them in the same order."""
 
     rank: int = 0
@@ -59,7 +59,7 @@ class Ranks:
             self.wait()
 
     @contextmanager
-    def sent(self, path: Path | None) -> Iterator[Path]:
+    def broadcast_file(self, path: Path | None) -> Iterator[Path]:
         """A file of rank 0, of the path that it gives, for all: on other machines too, while the block runs."""
         if self.size == 1:
             assert path is not None
@@ -113,10 +113,10 @@ class Ranks:
         return [part[:size].numpy() for part, size in zip(found, sizes, strict=True)]
 
 
-SINGLE = Ranks()
+SINGLE = DistEnv()
 
 
-def find_ranks() -> Ranks:
+def find_ranks() -> DistEnv:
     """Which of how many processes this is, as torchrun says; ValueError where its variables are incomplete."""
     if "WORLD_SIZE" not in os.environ:
         return SINGLE
@@ -129,11 +129,11 @@ def find_ranks() -> Ranks:
         rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
     except ValueError as error:
         raise ValueError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them: {error}") from error
-    return Ranks(rank, size, local_rank)
+    return DistEnv(rank, size, local_rank)
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[DistEnv]:
     """The processes as a group, while the block runs. Only rank 0 tells what it does, the others what goes wrong.
 
     ConnectionError where another process has gone.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.data.config import Hyp
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.ops.iou import bbox_iou
 
 Bce = Callable[[Tensor, Tensor], Tensor]
@@ -100,7 +100,7 @@ def build_targets(
     sizes: Sequence[tuple[int, int]],
     anchor_t: float,
     pad: bool = False,
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
 ) -> Matches:
     """The matches of targets (T, 6), image, class, cxcywh 0..1, with anchors (L, A, 2) on maps of sizes (W, H).
 
@@ -169,7 +169,7 @@ class ComputeLoss:
         hyp: Hyp,
         label_smoothing: float = 0.0,
         autobalance: bool = False,
-        ranks: Ranks = SINGLE,
+        ranks: DistEnv = SINGLE,
     ) -> None:
         balance = BALANCE.get(head.nl, BALANCE_OTHERWISE)[: head.nl]
         if len(balance) < head.nl:

@@ -27,7 +27,7 @@ from utils.datasets import (
     val_loader,
     worker_count,
 )
-from utils.dist import Ranks
+from utils.dist import DistEnv
 
 HYP = Hyp(
     lr0=0.01,
@@ -482,7 +482,7 @@ def test_rectangular_training(records):
     assert made[0][0].images.shape == (2, 3, 64, 64)
     assert len({b.images.shape[2:] for b in made[0]}) > 1
     assert [b.paths for b in made[0]] == [b.paths for b in made[1]]
-    first, second = (train_loader(records, 64, 4, HYP, rect=True, workers=0, ranks=Ranks(rank, 2)) for rank in (0, 1))
+    first, second = (train_loader(records, 64, 4, HYP, rect=True, workers=0, ranks=DistEnv(rank, 2)) for rank in (0, 1))
     for a, b in zip(batches(first, (0,)), batches(second, (0,)), strict=True):
         assert a.images.shape == b.images.shape
 

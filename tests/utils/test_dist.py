@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.dist import SINGLE, VARIABLES, Ranks, find_ranks, joined
+from utils.dist import SINGLE, VARIABLES, DistEnv, find_ranks, process_group
 from utils.general import ROOT
 
 SCRIPT = """
@@ -16,12 +16,12 @@ import json, sys
 from pathlib import Path
 import numpy as np, torch
 sys.path.insert(0, sys.argv[1])
-from utils.dist import joined
+from utils.dist import process_group
 from utils.general import LOGGER, set_logging
 
 set_logging()
 folder = Path(sys.argv[2])
-with joined() as ranks:
+with process_group() as ranks:
     found = {"rank": ranks.rank, "size": ranks.size, "level": LOGGER.getEffectiveLevel()}
     found["told"] = ranks.broadcast({"name": "é", "n": [1, None]} if ranks.is_main else "ignored")
     found["sum"] = ranks.sum_(torch.tensor([1.0, ranks.rank])).tolist()
@@ -34,7 +34,7 @@ with joined() as ranks:
     with ranks.main_first():
         found["seen"] = (folder / "made").exists()
         (folder / "made").touch()
-    with ranks.sent(folder / "content" if ranks.is_main else None) as file:
+    with ranks.broadcast_file(folder / "content" if ranks.is_main else None) as file:
         found["content"] = file.read_text()
         found["is_copy"] = file != folder / "content"
     (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
@@ -81,7 +81,7 @@ def test_only_rank_0_tells_what_it_does(told):
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 12, 13])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_shares_follow_each_other(n, size):
-    shares = [Ranks(rank, size).share(n) for rank in range(size)]
+    shares = [DistEnv(rank, size).share(n) for rank in range(size)]
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -89,12 +89,12 @@ def test_shares_follow_each_other(n, size):
 def test_one_process_is_by_itself(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    with joined() as ranks:
+    with process_group() as ranks:
         assert ranks == SINGLE
         assert ranks.is_main
         assert ranks.broadcast("x") == "x"
         assert ranks.gather({"a": np.arange(2)})[0]["a"].tolist() == [0, 1]
-        with ranks.main_first(), ranks.sent(Path("a.pt")) as path:
+        with ranks.main_first(), ranks.broadcast_file(Path("a.pt")) as path:
             assert path == Path("a.pt")
 
 

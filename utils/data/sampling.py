@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.labels import LabelRecord
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.ops.quads import QUAD
 
 # Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
@@ -82,7 +82,7 @@ class OrderedBatches:
 
     order: np.ndarray  # (N,)
     batch_size: int
-    ranks: Ranks = SINGLE
+    ranks: DistEnv = SINGLE
 
     @property
     def share(self) -> range:

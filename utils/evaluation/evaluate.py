@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
 from utils.general import LOGGER, progress
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
@@ -52,7 +52,7 @@ def evaluate(
     compute_loss: Criterion | None = None,
     on_batch: Observer | None = None,
     show_progress: bool = True,
-    ranks: Ranks = SINGLE,
+    ranks: DistEnv = SINGLE,
 ) -> EvalResult:
     """Precision, recall, AP, speed and, with compute_loss, losses of a model on all batches of a loader.
 
@@ -198,7 +198,7 @@ class Tally:
         self.seconds += watch.seconds()
         return evaluated
 
-    def merge(self, ranks: Ranks) -> None:
+    def merge(self, ranks: DistEnv) -> None:
         """Adds up what the processes have counted, in their order."""
         if ranks.size == 1:
             return

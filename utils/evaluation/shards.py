@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils.datasets import Batch, ImageShape, collate_fn
-from utils.dist import Ranks
+from utils.dist import DistEnv
 
 Arrays = dict[str, np.ndarray]
 
@@ -94,7 +94,7 @@ def split(rows: np.ndarray, counts: np.ndarray) -> tuple[Tensor, ...]:
     return torch.from_numpy(rows).split(counts.tolist())
 
 
-def gather_batches(ranks: Ranks, batches: Sequence[EvaluatedBatch], loader: DataLoader) -> Iterator[EvaluatedBatch]:
+def gather_batches(ranks: DistEnv, batches: Sequence[EvaluatedBatch], loader: DataLoader) -> Iterator[EvaluatedBatch]:
     """In rank 0 the batches that the others have evaluated, in their order; elsewhere nothing."""
     if ranks.size == 1:
         return

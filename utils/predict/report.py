@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.dist import Ranks
+from utils.dist import DistEnv
 from utils.general import LOGGER, colorstr, one_line, plural
 from utils.predict.outputs import ResultWriter
 from utils.predict.sources import FileSource, LiveSource
@@ -57,7 +57,7 @@ class RunTotals:
 
 
 def joined_results(
-    ranks: Ranks, stats: DetectStats, source: FileSource | LiveSource, writer: ResultWriter
+    ranks: DistEnv, stats: DetectStats, source: FileSource | LiveSource, writer: ResultWriter
 ) -> RunTotals:
     """Sum up what all processes did; rank 0 takes over what the others wrote."""
     writer.close()

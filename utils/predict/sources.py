@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlunsplit
 import cv2
 import numpy as np
 
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.files.addresses import is_url, split_url, without_credentials
 from utils.files.images import VIDEO_SUFFIXES, decode_image, read_image
 from utils.files.names import UniqueNames, safe_name
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
 
     vid_stride: int = 1
     window: int = 1
-    ranks: Ranks = SINGLE
+    ranks: DistEnv = SINGLE
 
 
 DEFAULT_READING = Reading()

@@ -22,14 +22,14 @@ from torch.optim import Optimizer
 
 from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible
 from utils.torch_utils import ModelEMA
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
 MAX_GRADIENT_NORM = 10.0
-GROUPED_SIZE = 32  # batches between two looks at the device's numbers, each of which makes the host wait
+SYNC_EVERY = 32  # batches between two looks at the device's numbers, each of which makes the host wait
 
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 BatchObserver = Callable[[int, Batch, Tensor | None], None]
@@ -114,7 +114,7 @@ class Trainer:
         resize: Callable[[Tensor, int], Tensor] | None = None,
         loss_factor: float = 1.0,
         penalty: Callable[[], Tensor] | None = None,
-        ranks: Ranks = SINGLE,
+        ranks: DistEnv = SINGLE,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
@@ -162,7 +162,7 @@ class Trainer:
                 steps += 1
                 pending = 0
             if observe is not None:
-                is_free = self.device.type == "cpu" or i % GROUPED_SIZE == 0 or is_last
+                is_free = self.device.type == "cpu" or i % SYNC_EVERY == 0 or is_last
                 observe(i, batch, (total / counted).cpu() if is_free else None)
         self.check_finite(epoch, steps)
         self.share_statistics()

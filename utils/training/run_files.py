@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from utils.data.labels import LabelRecord
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.draw.curves import plot_labels
 from utils.draw.label_maps import write_label_maps
 from utils.files.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
@@ -46,7 +46,7 @@ class RunFiles:
         hyp: dict[str, float],
         data: dict[str, Tensor],
         changes: list[str],
-        ranks: Ranks = SINGLE,
+        ranks: DistEnv = SINGLE,
     ) -> Self:
         """The folder of the run that --resume names, or a new one in project/name; its settings are written.
 
@@ -94,7 +94,7 @@ class RunFiles:
         """The weights that the run has come to: best.pt, or last.pt where no epoch was validated."""
         return self.best if self.best.exists() else self.last
 
-    def kept(self, epoch: int) -> Path | None:
+    def epoch_checkpoint(self, epoch: int) -> Path | None:
         """The epoch<N>.pt of an epoch whose checkpoint is kept, or None."""
         period = self.options["save_period"]
         return self.last.with_name(f"epoch{epoch}.pt") if period > 0 and epoch > 0 and epoch % period == 0 else None
@@ -153,7 +153,7 @@ class RunFiles:
         )
         if is_best:
             save_checkpoint(self.best, replace(checkpoint, training=None))
-        kept = self.kept(epoch)
+        kept = self.epoch_checkpoint(epoch)
         if kept is not None:
             save_checkpoint(kept, checkpoint)
         save_checkpoint(self.last, checkpoint)
@@ -170,7 +170,7 @@ class RunFiles:
 
 
 @contextmanager
-def telling_how_to_go_on(run: RunFiles) -> Iterator[None]:
+def log_resume_hint(run: RunFiles) -> Iterator[None]:
     """Says at Ctrl-C with which command the run can go on."""
     try:
         yield

@@ -9,11 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from utils.dist import Ranks
+from utils.dist import DistEnv
 from utils.general import LOGGER
 
 
-def synchronized(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+def synchronized(model: nn.Module, device: torch.device, ranks: DistEnv) -> nn.Module:
     """The model, its batch norms replaced by those that count the images of all processes; names and weights stay."""
     if ranks.size == 1:
         LOGGER.warning("--sync-bn changes nothing: there is one process; see torchrun")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.dist import SINGLE, Ranks
+from utils.dist import SINGLE, DistEnv
 from utils.general import ROOT
 from utils.training.sync_norm import SyncNorm2d, synchronized
 
@@ -15,10 +15,10 @@ SCRIPT = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from utils.dist import joined
+from utils.dist import process_group
 from utils.training.sync_norm import SyncNorm2d
 
-with joined() as ranks:
+with process_group() as ranks:
     x, norm = torch.load(sys.argv[2] + "/input.pt", weights_only=True), torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)
     norm.weight.data, norm.bias.data = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([0.0, 0.5, 1.0])
     share = x[: 5] if ranks.is_main else x[5:]
@@ -61,7 +61,7 @@ def test_names_weights_and_evaluation_stay():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4, eps=1e-3)), nn.BatchNorm2d(4)).eval()
     before, x = dict(model.state_dict()), torch.randn(2, 3, 4, 4)
     y = model(x)
-    model = synchronized(model, torch.device("cpu"), Ranks(0, 2))
+    model = synchronized(model, torch.device("cpu"), DistEnv(0, 2))
     assert [type(model[1][0]), type(model[2])] == [SyncNorm2d] * 2
     assert (model[1][0].eps, model[2].eps) == (1e-3, 1e-5)
     assert model.state_dict().keys() == before.keys()
@@ -77,4 +77,4 @@ def test_one_process_needs_none(caplog):
 
 def test_a_norm_without_statistics_is_refused():
     with pytest.raises(ValueError, match=r"--sync-bn: on CPUs .* needs weights, statistics and a momentum"):
-        synchronized(nn.Sequential(nn.BatchNorm2d(2, affine=False)), torch.device("cpu"), Ranks(0, 2))
+        synchronized(nn.Sequential(nn.BatchNorm2d(2, affine=False)), torch.device("cpu"), DistEnv(0, 2))
