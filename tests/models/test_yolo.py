@@ -313,7 +313,7 @@ def test_script_defaults() -> None:
 
 def test_script_builds_and_profiles(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     run: Callable = monkeypatch.setattr
-    run("models.profiling.RUNS", 1)
+    run("utils.torch_utils.PROFILE_RUNS", 1)
     with caplog.at_level(logging.INFO, "yolov5"):
         model = main(parse_opt(["--cfg", "yolov5n-NAM.yaml", "--device", "cpu", "--profile"]))
     rows = [line for line in caplog.text.splitlines() if "models.common.Conv" in line]
