@@ -36,7 +36,7 @@ from utils.data.sampling import ImageWeights
 from utils.datasets import Batch, TrainLoader, train_loader, val_loader
 from utils.dist import SINGLE, DistEnv, process_group
 from utils.draw.curves import plot_results
-from utils.evaluation.evaluate import Observer, evaluate, log_speed, log_table
+from utils.evaluation.evaluate import EvalSettings, Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
 from utils.evolve.search import find_hyp
 from utils.files.checkpoint import Checkpoint, load_checkpoint
@@ -92,10 +92,16 @@ class Training:
         """How good the moving average is after an epoch; None where the options leave it out."""
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
-        trainer, criterion = self.trainer, self.trainer.criterion.alone()
-        how = {"device": trainer.device, "amp_dtype": trainer.amp_dtype, "compute_loss": criterion}
+        trainer = self.trainer
         result = evaluate(
-            trainer.ema.ema, self.val_batches, self.data.names, **how, on_batch=observer, ranks=trainer.ranks
+            trainer.ema.ema,
+            self.val_batches,
+            self.data.names,
+            device=trainer.device,
+            settings=EvalSettings(amp_dtype=trainer.amp_dtype),
+            compute_loss=trainer.criterion.alone(),
+            on_batch=observer,
+            ranks=trainer.ranks,
         )
         log_table(result)
         self.maps = result.maps.tolist()
@@ -351,7 +357,8 @@ def finish(
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
     with ranks.broadcast_file(weights) as file:
         model = attempt_load(file, device).to(memory_format=torch.channels_last)
-    result = evaluate(model, val_batches, names, device=device, by_size=True, on_batch=plots, ranks=ranks)
+    settings = EvalSettings(by_size=True)
+    result = evaluate(model, val_batches, names, device=device, settings=settings, on_batch=plots, ranks=ranks)
     if not ranks.is_main:
         return result
     log_table(result, per_class=len(names) > 1)

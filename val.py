@@ -23,7 +23,16 @@ from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.dist import SINGLE, DistEnv, process_group
 from utils.evaluation.coco import CocoRating, find_annotations
-from utils.evaluation.evaluate import EvaluatedBatch, Observer, check_names, evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.evaluate import (
+    EvalSettings,
+    EvaluatedBatch,
+    Observer,
+    check_names,
+    evaluate,
+    log_sizes,
+    log_speed,
+    log_table,
+)
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluation.study import Study
 from utils.files.addresses import shown
@@ -180,14 +189,16 @@ def run_model(
         loader,
         names,
         device=device,
-        conf_thres=opt.conf_thres,
-        iou_thres=opt.iou_thres,
-        max_det=opt.max_det,
-        single_cls=opt.single_cls,
-        augment=opt.augment,
-        hybrid=opt.save_hybrid and opt.task in SPLITS,
-        by_size=opt.task in SPLITS,
-        half=next(model.parameters()).dtype == torch.float16,
+        settings=EvalSettings(
+            conf_thres=opt.conf_thres,
+            iou_thres=opt.iou_thres,
+            max_det=opt.max_det,
+            single_cls=opt.single_cls,
+            augment=opt.augment,
+            hybrid=opt.save_hybrid and opt.task in SPLITS,
+            by_size=opt.task in SPLITS,
+            half=next(model.parameters()).dtype == torch.float16,
+        ),
         on_batch=observe,
         ranks=ranks,
     )

@@ -254,9 +254,10 @@ def test_speed_has_the_limits_of_detection(run, monkeypatch, tmp_path):
     monkeypatch.setattr(val, "evaluate", lambda *args, **named: seen.append(named) or evaluate(*args, **named))
     run(make_data(tmp_path / "set", [[(0, *SQUARE)]]), task="speed", save_hybrid=True)
     (named,) = seen
-    assert (named["conf_thres"], named["iou_thres"], named["half"]) == (0.25, 0.45, False)
-    assert not named["by_size"]
-    assert not named["hybrid"]
+    settings = named["settings"]
+    assert (settings.conf_thres, settings.iou_thres, settings.half) == (0.25, 0.45, False)
+    assert not settings.by_size
+    assert not settings.hybrid
 
 
 def test_study(run, model, tmp_path):

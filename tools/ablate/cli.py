@@ -36,7 +36,7 @@ from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.draw.curves import read_results
-from utils.evaluation.evaluate import EvaluatedBatch, evaluate
+from utils.evaluation.evaluate import EvalSettings, EvaluatedBatch, evaluate
 from utils.files.checkpoint import load_checkpoint
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress
 from utils.metrics import IOU_LEVELS
@@ -185,7 +185,15 @@ def measure(run: Run, plan: Plan, data: DataConfig, beat: Callable[[], object]) 
         beat()
         recorder(evaluated)
 
-    result = evaluate(model, loader, rated.names, device=device, by_size=True, on_batch=observe, show_progress=False)
+    result = evaluate(
+        model,
+        loader,
+        rated.names,
+        device=device,
+        settings=EvalSettings(by_size=True),
+        on_batch=observe,
+        show_progress=False,
+    )
     recorder.result().save(run.folder / "images.npz")
     curve = read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"]
     ap = result.stats.ap

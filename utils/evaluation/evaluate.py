@@ -1,4 +1,4 @@
-"""Runs a model over a labelled data set and says how good it is: in training after each epoch, and in val.py.
+"""Run a model over a labelled data set and say how good it is: in training after each epoch, and in val.py.
 
 Pictures go to the device as bytes, what was found comes back once per batch, and nothing of a batch is kept but whether
 each detection is right, so that memory does not grow with the pictures. Plots and files are the observers' (on_batch).
@@ -28,9 +28,30 @@ from utils.torch_utils import time_sync
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
-
-
 Observer = Callable[[EvaluatedBatch], None]
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Say what `evaluate` lets count as a detection, and how it runs the model.
+
+    conf_thres, iou_thres and max_det per image limit what NMS keeps. single_cls: all classes count as one. augment: is
+    passed on to the model. hybrid: the labels join the detections, with confidence 1. by_size: AP by object size as
+    well. half: images are FP16, as a Module must be already. amp_dtype: what to autocast to.
+    """
+
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    max_det: int = 300
+    single_cls: bool = False
+    augment: bool = False
+    hybrid: bool = False
+    by_size: bool = False
+    half: bool = False
+    amp_dtype: torch.dtype | None = None
+
+
+DEFAULT_SETTINGS = EvalSettings()
 
 
 def evaluate(
@@ -39,75 +60,80 @@ def evaluate(
     names: Sequence[str],
     *,
     device: torch.device,
-    conf_thres: float = 0.001,
-    iou_thres: float = 0.6,
-    max_det: int = 300,
-    single_cls: bool = False,
-    agnostic: bool = False,
-    augment: bool = False,
-    hybrid: bool = False,
-    by_size: bool = False,
-    half: bool = False,
-    amp_dtype: torch.dtype | None = None,
+    settings: EvalSettings = DEFAULT_SETTINGS,
     compute_loss: Criterion | None = None,
     on_batch: Observer | None = None,
     show_progress: bool = True,
     ranks: DistEnv = SINGLE,
 ) -> EvalResult:
-    """Precision, recall, AP, speed and, with compute_loss, losses of a model on all batches of a loader.
+    """Measure precision, recall, AP, speed and, with compute_loss, losses of a model on all batches of a loader.
 
     model: gives (decoded (B, N, 5 + nc), raw maps) for images (B, 3, H, W) in 0..1 on `device`. A Module is put into
-    evaluation mode and left there; with `half` it must be FP16 already. names: the data set's. single_cls: all classes
-    count as one. augment: is passed on to the model. hybrid: the labels join what was found, with confidence 1.
-    by_size: AP by object size as well. amp_dtype: what to autocast to. compute_loss(raw, targets): (loss, its three
-    parts (3,)). on_batch: is called after each batch, in rank 0 alone. ranks: each evaluates its loader's batches and
-    gets the result of all. ValueError where model and data differ in classes.
+    evaluation mode and left there. names: the data set's. compute_loss(raw, targets): (loss, its three parts (3,)).
+    on_batch: is called after each batch, in rank 0 alone. ranks: each evaluates its loader's batches and gets the
+    result of all. ValueError where model and data differ in classes.
     """
     if isinstance(model, nn.Module):
         model.eval()
+    single_cls = settings.single_cls
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
     load_nms(device.type)
-    limits = {"agnostic": agnostic or single_cls, "multi_label": True, "max_det": max_det}
-    tally, kept = Tally(names, SizeTally(IOU_LEVELS) if by_size else None), []
+    accumulator = EvalAccumulator(names, SizeTally(IOU_LEVELS) if settings.by_size else None)
+    kept: list[EvaluatedBatch] = []
     losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
     with torch.no_grad():
         for batch in progress(loader, desc="Evaluating", disable=not (show_progress and ranks.is_main)):
             targets = as_one_class(batch.targets) if single_cls else batch.targets  # (T, 6)
-            known = known_objects(targets, batch.images) if hybrid else ()
+            known = known_objects(targets, batch.images) if settings.hybrid else ()
             watch = Stopwatch(device)
-            images = on_device(batch.images, device, torch.float16 if half else torch.float32)  # (B, 3, H, W)
+            images = on_device(batch.images, device, torch.float16 if settings.half else torch.float32)  # (B, 3, H, W)
             watch.lap()
-            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-                decoded, raw = model(images, augment=True) if augment else model(images)
+            with torch.autocast(device.type, settings.amp_dtype, enabled=settings.amp_dtype is not None):
+                decoded, raw = model(images, augment=True) if settings.augment else model(images)
             watch.lap()
             check_classes(len(names) if single_cls else decoded.shape[2] - 5, len(names))
-            found = non_max_suppression(decoded, conf_thres, iou_thres, labels=known, **limits)
+            found = non_max_suppression(
+                decoded,
+                settings.conf_thres,
+                settings.iou_thres,
+                agnostic=single_cls,
+                multi_label=True,
+                labels=known,
+                max_det=settings.max_det,
+            )
             watch.lap()
             if compute_loss is not None:
                 losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
-            evaluated = tally.add(batch, targets, found, watch, single_cls)
-            if on_batch is not None:
-                on_batch(evaluated) if ranks.is_main else kept.append(without_images(evaluated))
-    tally.merge(ranks)
-    for evaluated in gather_batches(ranks, kept, loader) if on_batch is not None else ():
-        on_batch(evaluated)
-    return tally.result(None if compute_loss is None else ranks.sum_(losses) / max(tally.batches, 1))
+            evaluated = in_native_pixels(accumulator.batches, batch, targets, found, single_cls)
+            accumulator.add(evaluated, watch)
+            if on_batch is None:
+                continue
+            if ranks.is_main:
+                on_batch(evaluated)
+            else:
+                kept.append(without_images(evaluated))
+    accumulator.merge(ranks)
+    if on_batch is not None:
+        for evaluated in gather_batches(ranks, kept, loader):
+            on_batch(evaluated)
+    mean_losses = None if compute_loss is None else ranks.sum_(losses) / max(accumulator.batches, 1)
+    return accumulator.result(mean_losses)
 
 
 def on_device(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Bytes (B, 3, H, W) on the device, in 0..1."""
+    """Move images (B, 3, H, W) of bytes to the device, in 0..1."""
     images = images.to(device, non_blocking=True)
     return images.to(dtype, memory_format=torch.channels_last).div_(255)
 
 
 def as_one_class(targets: Tensor) -> Tensor:
-    """A copy of the targets (T, 6), all of class 0."""
+    """Copy the targets (T, 6), all of class 0."""
     return torch.cat((targets[:, :1], torch.zeros_like(targets[:, 1:2]), targets[:, 2:]), 1)
 
 
 def check_classes(model_nc: int, data_nc: int, or_else: str = "") -> None:
-    """ValueError where the model has another number of classes than the data set; `or_else`: what may be done too."""
+    """Raise ValueError where model and data set differ in their number of classes; `or_else`: what may be done too."""
     if model_nc != data_nc:
         raise ValueError(
             f"the model has {model_nc} classes, the data set {data_nc}: evaluate on the data set (--data) that the "
@@ -116,7 +142,7 @@ def check_classes(model_nc: int, data_nc: int, or_else: str = "") -> None:
 
 
 def check_names(names: Sequence[str], data: DataConfig, or_else: str = "") -> None:
-    """`check_classes` of a model with these names, and a warning where the data set's are others."""
+    """Check the classes of a model with these names, and warn where the data set's are others."""
     check_classes(len(names), data.nc, or_else)
     others = [i for i in range(data.nc) if names[i] != data.names[i]]
     if others:
@@ -128,7 +154,7 @@ def check_names(names: Sequence[str], data: DataConfig, or_else: str = "") -> No
 
 
 class Stopwatch:
-    """The seconds between laps; on a GPU they are those of its own clock, and taking one waits for nothing."""
+    """Take the seconds between laps; on a GPU they are those of its own clock, and taking one waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.is_gpu = device, device.type == "cuda"
@@ -136,7 +162,7 @@ class Stopwatch:
         self.lap()
 
     def lap(self) -> None:
-        """Ends a lap and begins the next."""
+        """End a lap and begin the next."""
         if not self.is_gpu:
             self.marks.append(time_sync(self.device))
             return
@@ -145,16 +171,78 @@ class Stopwatch:
         self.marks.append(event)
 
     def seconds(self) -> np.ndarray:
-        """The duration of each lap; waits until the last one has ended."""
+        """Return the duration of each lap, (laps,), once the last one has ended."""
         if not self.is_gpu:
             return np.diff(self.marks)
         self.marks[-1].synchronize()
         return np.array([begin.elapsed_time(end) / 1000 for begin, end in itertools.pairwise(self.marks)])
 
 
+# Geometry -------------------------------------------------------------------------------------------------------------
+
+
+def in_native_pixels(
+    index: int, batch: Batch, targets: Tensor, found: Sequence[Tensor], single_cls: bool
+) -> EvaluatedBatch:
+    """Bring a batch's detections and labels to the CPU and into the pixels of the image files.
+
+    index: the batch's number. targets: (T, 6) as Batch's. found: B of (n, 6) in the network's pixels; with single_cls
+    all are of class 0.
+    """
+    counts = [len(rows) for rows in found]
+    detections = torch.cat(tuple(found)).cpu()  # (n of all, 6): the results come over at once
+    if single_cls:
+        detections[:, 5] = 0
+    h, w = batch.images.shape[2:]
+    image_of_detection = np.repeat(np.arange(len(counts)), counts)
+    native_boxes = to_native(detections[:, :4], image_of_detection, (h, w), batch.shapes)
+    native = torch.cat((native_boxes, detections[:, 4:]), 1)  # (n of all, 6)
+    targets = targets[targets[:, 0].argsort(stable=True)]
+    image_of_label = targets[:, 0].long()
+    label_boxes = to_native(xywhn2xyxy(targets[:, 2:], w, h), image_of_label.numpy(), (h, w), batch.shapes)
+    labels = torch.cat((targets[:, 1:2], label_boxes), 1)  # (T, 5)
+    label_counts = torch.bincount(image_of_label, minlength=len(counts)).tolist()
+    return EvaluatedBatch(index, batch, detections.split(counts), native.split(counts), labels.split(label_counts))
+
+
+def known_objects(targets: Tensor, images: Tensor) -> list[Tensor]:
+    """Split targets (T, 6) by images (B, 3, H, W) into B of (t, 5), class and xywh in the network's pixels."""
+    h, w = images.shape[2:]
+    scaled = targets[:, 1:] * targets.new_tensor((1, w, h, w, h))
+    return [scaled[targets[:, 0] == i] for i in range(len(images))]
+
+
+def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], shapes: Sequence[ImageShape]) -> Tensor:
+    """Scale boxes (n, 4) from the network's pixels to those of the image files; `image` (n,): the index of each's."""
+    assert all(shape.ratio_pad is not None for shape in shapes), "nothing leads back from augmented images"
+    table = np.array([(*shape.image_hw, *shape.ratio_pad[0], *shape.ratio_pad[1]) for shape in shapes], np.float32)
+    h, w, ratio_h, ratio_w, pad_w, pad_h = table.reshape(-1, 6)[image].T  # (n,) each: all boxes of a batch at once
+    return torch.from_numpy(
+        scale_coords(net_hw, boxes_xyxy.numpy(), (h, w), ((ratio_h, ratio_w), (pad_w, pad_h))).astype(np.float32)
+    )
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def overlaps(evaluated: EvaluatedBatch) -> list[np.ndarray]:
+    """Compute the IoU (t, n) of labels and detections for each of B images, in pixels of the image file."""
+    pairs = zip(evaluated.native, evaluated.labels, strict=True)
+    return [box_iou(known[:, 1:], rows[:, :4]).numpy() for rows, known in pairs]
+
+
+def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Match detections with labels: for each of B images (n, L) bool, from its IoU (t, n)."""
+    images = zip(evaluated.native, evaluated.labels, ious, strict=True)
+    return [match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou) for rows, known, iou in images]
+
+
+# Counting -------------------------------------------------------------------------------------------------------------
+
+
 @dataclass
-class Tally:
-    """What is known after some batches: of each detection whether it is right, of each label its class."""
+class EvalAccumulator:
+    """Add up batches: of each detection whether it is a true positive, of each label its class."""
 
     names: tuple[str, ...]
     sizes: SizeTally | None = None
@@ -162,47 +250,29 @@ class Tally:
     batches: int = 0
     shape: tuple[int, ...] = ()
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    right: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, len(IOU_LEVELS)), bool)])  # (n, L) each
+    true_positives: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, len(IOU_LEVELS)), bool)])  # (n, L)
     scores: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 2), np.float32)])  # (n, 2) confidence, class
     classes: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.float32)])  # (t,) each
 
-    def add(
-        self, batch: Batch, targets: Tensor, found: Sequence[Tensor], watch: Stopwatch, single_cls: bool
-    ) -> EvaluatedBatch:
-        """Counts a batch with targets (T, 6) and what was found in its images, B of (n, 6) in the network's pixels."""
-        counts = [len(rows) for rows in found]
-        detections = torch.cat(tuple(found)).cpu()  # (n of all, 6): the results come over at once
-        if single_cls:
-            detections[:, 5] = 0
-        h, w = batch.images.shape[2:]
-        image = np.repeat(np.arange(len(counts)), counts)
-        native = torch.cat((to_native(detections[:, :4], image, (h, w), batch.shapes), detections[:, 4:]), 1)
-        targets = targets[targets[:, 0].argsort(stable=True)]
-        of_label = targets[:, 0].long()
-        boxes = to_native(xywhn2xyxy(targets[:, 2:], w, h), of_label.numpy(), (h, w), batch.shapes)
-        labels = torch.cat((targets[:, 1:2], boxes), 1)  # (T, 5)
-        label_counts = torch.bincount(of_label, minlength=len(counts)).tolist()
-        evaluated = EvaluatedBatch(
-            self.batches, batch, detections.split(counts), native.split(counts), labels.split(label_counts)
-        )
-        for rows, known in zip(evaluated.native, evaluated.labels, strict=True):
-            iou = box_iou(known[:, 1:], rows[:, :4]).numpy()  # (t, n)
-            self.right.append(match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou))
-            if self.sizes is not None:
+    def add(self, evaluated: EvaluatedBatch, watch: Stopwatch) -> None:
+        """Count a batch, whose three laps the watch has taken."""
+        ious = overlaps(evaluated)
+        self.true_positives += true_positives(evaluated, ious)
+        if self.sizes is not None:
+            for rows, known, iou in zip(evaluated.native, evaluated.labels, ious, strict=True):
                 self.sizes.add(rows.numpy(), known.numpy(), iou)
-        self.scores.append(native[:, 4:].numpy())
-        self.classes.append(targets[:, 1].numpy())
-        self.images += len(counts)
+        self.scores += [rows[:, 4:].numpy() for rows in evaluated.native]
+        self.classes += [known[:, 0].numpy() for known in evaluated.labels]
+        self.images += len(evaluated.native)
         self.batches += 1
-        self.shape = tuple(batch.images.shape)
+        self.shape = tuple(evaluated.batch.images.shape)
         self.seconds += watch.seconds()
-        return evaluated
 
     def merge(self, ranks: DistEnv) -> None:
-        """Adds up what the processes have counted, in their order."""
+        """Add up what the processes have counted, in their order."""
         if ranks.size == 1:
             return
-        lists = {"right": self.right, "scores": self.scores, "classes": self.classes}
+        lists = {"true_positives": self.true_positives, "scores": self.scores, "classes": self.classes}
         if self.sizes is not None:
             lists |= {f"sizes_{name}": parts for name, parts in self.sizes.parts().items()}
         own = {name: np.concatenate(parts) for name, parts in lists.items()}
@@ -216,7 +286,7 @@ class Tally:
         self.shape = shapes[-1] if shapes else ()
 
     def result(self, losses: Tensor | None) -> EvalResult:
-        """The result of all batches, with their mean losses (3,)."""
+        """Return the result of all batches, with their mean losses (3,)."""
         scores, classes = np.concatenate(self.scores), np.concatenate(self.classes).astype(np.int64)
         box, obj, cls = (0.0, 0.0, 0.0) if losses is None else losses.tolist()
         pre, inference, nms = (self.seconds / max(self.images, 1) * 1000).tolist()
@@ -224,7 +294,7 @@ class Tally:
             names=self.names,
             images=self.images,
             counts=np.bincount(classes, minlength=len(self.names)),
-            stats=ap_per_class(np.concatenate(self.right), scores[:, 0], scores[:, 1], classes),
+            stats=ap_per_class(np.concatenate(self.true_positives), scores[:, 0], scores[:, 1], classes),
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,
@@ -232,29 +302,12 @@ class Tally:
         )
 
 
-def known_objects(targets: Tensor, images: Tensor) -> list[Tensor]:
-    """B of (t, 5), class and xywh in the network's pixels: targets (T, 6) in shares of images (B, 3, H, W)."""
-    h, w = images.shape[2:]
-    scaled = targets[:, 1:] * targets.new_tensor((1, w, h, w, h))
-    return [scaled[targets[:, 0] == i] for i in range(len(images))]
-
-
-def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], shapes: Sequence[ImageShape]) -> Tensor:
-    """Boxes (n, 4) of the network's pixels in those of the image files, where `image` (n,) is the index of each's."""
-    assert all(shape.ratio_pad is not None for shape in shapes), "nothing leads back from augmented images"
-    table = np.array([(*shape.image_hw, *shape.ratio_pad[0], *shape.ratio_pad[1]) for shape in shapes], np.float32)
-    h, w, ratio_h, ratio_w, pad_w, pad_h = table.reshape(-1, 6)[image].T  # (n,) each: all boxes of a batch at once
-    return torch.from_numpy(
-        scale_coords(net_hw, boxes_xyxy.numpy(), (h, w), ((ratio_h, ratio_w), (pad_w, pad_h))).astype(np.float32)
-    )
-
-
 # Console --------------------------------------------------------------------------------------------------------------
 
 
 def log_table(result: EvalResult, per_class: bool = False) -> None:
-    """Says in the log what a result holds: a line for all classes, and with per_class one for each that has labels."""
-    LOGGER.info("".join((f"{'Class':>20}", *(f"{title:>11}" for title in TABLE_COLUMNS))))
+    """Log what a result holds: a line for all classes, and with per_class one for each that has labels."""
+    LOGGER.info(f"{'Class':>20}" + "".join(f"{title:>11}" for title in TABLE_COLUMNS))
     means = (result.mp, result.mr, result.map50, result.map)
     LOGGER.info(table_row("all", result.images, int(result.counts.sum()), means))
     if not per_class:
@@ -266,23 +319,23 @@ def log_table(result: EvalResult, per_class: bool = False) -> None:
 
 
 def log_sizes(result: EvalResult) -> None:
-    """Says in the log the AP of small, medium and large objects, parted at 32 x 32 and 96 x 96 pixels."""
+    """Log the AP of small, medium and large objects, parted at 32 x 32 and 96 x 96 pixels."""
     if result.sizes is None:
         return
-    LOGGER.info("".join((f"{'Size':>20}", *(f"{title:>11}" for title in ("Labels", *TABLE_COLUMNS[-2:])))))
+    LOGGER.info(f"{'Size':>20}{'Labels':>11}" + "".join(f"{title:>11}" for title in TABLE_COLUMNS[-2:]))
     sizes = result.sizes
     for name, count, *values in zip(SIZES, sizes.counts.sum(1), sizes.map50, sizes.map, strict=True):
         cells = (f"{value:>11.3g}" if count else f"{'-':>11}" for value in values)
-        LOGGER.info("".join((f"{name:>20}{count:>11}", *cells)))
+        LOGGER.info(f"{name:>20}{count:>11}" + "".join(cells))
 
 
 def table_row(name: str, images: int, labels: int, values: Sequence[float]) -> str:
-    """A row of the table: v6.1's columns, 20 and then 11 characters wide."""
-    return "".join((f"{name:>20}{images:>11}{labels:>11}", *(f"{value:>11.3g}" for value in values)))
+    """Format a row of the table: v6.1's columns, 20 and then 11 characters wide."""
+    return f"{name:>20}{images:>11}{labels:>11}" + "".join(f"{value:>11.3g}" for value in values)
 
 
 def log_speed(result: EvalResult) -> None:
-    """Says in the log how long an image took."""
+    """Log how long an image took."""
     pre, inference, nms = result.speed_ms
     speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
     LOGGER.info(f"Speed: {speeds} per image at shape {result.shape}")

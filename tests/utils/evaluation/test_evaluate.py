@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch, ImageShape
-from utils.evaluation.evaluate import evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.evaluate import EvalSettings, evaluate, log_sizes, log_speed, log_table
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog")
@@ -42,8 +42,17 @@ def row(x=64.0, y=48.0, w=32.0, h=24.0, obj=0.9, classes=(1.0, 0.0)):
 CENTRE = (0.5, 0.5, 0.25, 0.25)  # the box of row(), in shares of the network's image
 
 
-def run(model, *batches, **options):
-    return evaluate(model, batches, options.pop("names", NAMES), device=CPU, show_progress=False, **options)
+def run(model, *batches, names=NAMES, compute_loss=None, on_batch=None, **settings):
+    return evaluate(
+        model,
+        batches,
+        names,
+        device=CPU,
+        settings=EvalSettings(**settings),
+        compute_loss=compute_loss,
+        on_batch=on_batch,
+        show_progress=False,
+    )
 
 
 def test_perfect_model():

@@ -13,7 +13,7 @@ import train
 from tools.report import ReportOptions, main, parse_opt
 from utils.datasets import Batch, ImageShape
 from utils.draw.html_page import write_page
-from utils.evaluation.evaluate import evaluate
+from utils.evaluation.evaluate import EvalSettings, evaluate
 from utils.evaluation.files import EvalPlots
 from utils.report.page import make_page, train_defaults, write_report
 
@@ -49,7 +49,8 @@ def report(folder, names, *batches, model=None, options=None):
     """The page's text of an evaluation; curves as pictures are left out, they have tests of their own."""
     folder.mkdir()
     plots, model, cpu = EvalPlots(folder, names), model or Answer(len(names)), torch.device("cpu")
-    result = evaluate(model, batches, names, device=cpu, by_size=True, on_batch=plots, show_progress=False)
+    settings = EvalSettings(by_size=True)
+    result = evaluate(model, batches, names, device=cpu, settings=settings, on_batch=plots, show_progress=False)
     options = options or {"data": "set.yaml", "imgsz": 96}
     write_report(plots, result, model, {"options": options}, {"options": {"imgsz": 640}})
     text = (folder / "report.html").read_text(encoding="utf-8")
