@@ -19,6 +19,7 @@ import numpy as np
 from utils.data.shape_scenes import NAMES, VERSION, Scene, draw_scene
 from utils.general import LOGGER, progress
 
+MAKER = "utils/shapes.py"  # what sets say that they were made by, wherever this file lies
 STAMP = "shapes.json"  # says what made the folder and with which settings; written last
 SPLITS = ("train", "val", "test")
 
@@ -49,13 +50,11 @@ def generate(root: Path, settings: ShapesSettings | None = None) -> None:
     root = Path(root).resolve()
     present = _read_stamp(root)
     settings = settings or ShapesSettings(**(present["settings"] if present else {}))
-    stamp = {"made by": "utils/data/shapes.py", "version": VERSION, "settings": asdict(settings), "names": list(NAMES)}
+    stamp = {"made by": MAKER, "version": VERSION, "settings": asdict(settings), "names": list(NAMES)}
     if present == stamp:
         return
     if present is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(
-            f"{root} exists and was not made by utils/data/shapes.py: move it away or choose another folder"
-        )
+        raise ValueError(f"{root} exists and was not made by {MAKER}: move it away or choose another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -90,9 +89,7 @@ def _read_stamp(root: Path) -> dict | None:
     """What the generator wrote into the folder; None for a folder that it did not make."""
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
-        ours = (
-            stamp["made by"] == "utils/data/shapes.py" and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
-        )
+        ours = stamp["made by"] == MAKER and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return stamp if ours else None

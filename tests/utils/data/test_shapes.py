@@ -1,6 +1,7 @@
 """The generated data set: the same every time, labels on the drawn pixels, whole or not there at all."""
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 
@@ -224,3 +225,14 @@ def test_command_line(tmp_path, caplog):
     shapes_tool.main(opt)
     assert len(list((tmp_path / "s").rglob("*.jpg"))) == 2
     assert "1 train, 1 val, 0 test" in caplog.text
+
+
+def test_a_set_of_an_earlier_version_is_taken(tmp_path):
+    """The stamp is a file format: it names the generator by the place that it had when the first sets were drawn."""
+    settings = shapes.ShapesSettings(train=1, val=1, test=0)
+    generate(tmp_path / "s", settings)
+    stamp = json.loads((tmp_path / "s" / "shapes.json").read_text())
+    assert stamp["made by"] == "utils/shapes.py"
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.jpg"))
+    generate(tmp_path / "s", settings)
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.jpg")) == before
