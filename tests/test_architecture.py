@@ -81,6 +81,23 @@ LATE_IMPORTS = {
     "uvicorn",
 }  # optional, or slow
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "requests", "socket", "torch.hub"}
+REACHING = {  # all files that reach beyond this process, and why
+    "network": {
+        "benchmarks/serving.py",  # asks the server that the user names
+        "models/runtimes/kserve.py",  # asks the server whose address the user's --weights are
+        "tools/datasets/fetch.py",  # fetches published data sets for --download of tools/convert.py
+        "utils/predict/sources.py",  # fetches the picture that the user's --source names
+    },
+    "os.environ": {
+        "benchmarks/throughput.py",  # hands it on to the program it compares with
+        "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
+        "utils/dist.py",  # torchrun tells its processes who they are
+        "utils/loggers/mlflow.py",  # MLflow tells its makers of its use unless told not to before its import
+        "utils/predict/opencv.py",  # whether there is a display; FFmpeg takes its log level from nowhere else
+    },
+    "sys.path": {"models/yolo.py"},  # so that `python models/yolo.py` works, as tutorials have it
+}
+NETWORK = {"urllib.request", "http.client"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 FORBIDDEN_NAMES = {
     *("os.system", "os.popen", "os.getenv", "yaml.unsafe_load", "yaml.full_load", "yaml.UnsafeLoader"),
@@ -248,6 +265,19 @@ def test_forbidden_names(path):
         if isinstance(node, ast.Global):
             bad.add(f"global {', '.join(node.names)}")
     assert not bad
+
+
+@pytest.mark.parametrize("what", REACHING)
+def test_only_these_files_reach_out(what):
+    if what == "network":
+        found = {name_of(path) for path in FILES if within_any(imports(TREES[path]), NETWORK)}
+    else:
+        found = {
+            name_of(path)
+            for path in FILES
+            if any(isinstance(node, ast.Attribute) and dotted(node) == what for node in ast.walk(TREES[path]))
+        }
+    assert found == REACHING[what]
 
 
 @each_file
