@@ -192,6 +192,3 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
     """Anchors, w, h, w, h, ... in pixels for each level, as a model yaml has them."""
     rows = (", ".join(f"{w:g},{h:g}" for w, h in zip(row[::2], row[1::2], strict=True)) for row in levels)
     return "\n".join(["anchors:", *(f"  - [{row}]" for row in rows)])
-
-
-# Script ---------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
-    GRAY,
     Source,
     augment_hsv,
     copy_paste,
@@ -39,7 +38,7 @@ from utils.data.labels import LabelRecord
 from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleKey, rectangular_shapes
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, DistEnv
-from utils.ops.boxes import xyxy2xywhn
+from utils.ops.boxes import PAD_VALUE, xyxy2xywhn
 from utils.ops.quads import QUAD, join_quad
 
 
@@ -170,7 +169,7 @@ class DetectionDataset(Dataset[Sample]):
         """Return image `index` with its labels; gray and without labels where the file cannot be read."""
         image = self.store.get(index)
         if image is None:
-            gray = np.full((*self.store.hw[index], 3), GRAY[0], np.uint8)
+            gray = np.full((*self.store.hw[index], 3), PAD_VALUE, np.uint8)
             return Source(gray, np.zeros((0, 5), np.float32))
         return Source(image, self.table.labels(index), self.table.polygons(index))
 

@@ -1,6 +1,6 @@
 """What the runtimes of all formats have in common: batches, fixed sizes, and what a file says of itself.
 
-A class for each format derives from `Runtime` (models/backend*.py); models/runtimes/load.py chooses among them.
+A class for each format derives from `Runtime` in this folder; load.py chooses among them.
 
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """

@@ -97,7 +97,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
     """The options of the command line, or of `arguments`."""
     parser = tool_parser(
         "prune",
-        "Take channels out of a trained network and say what it costs and brings.",
+        "Take channels out of a trained network and say what it costs and brings. Layers that cannot be cut safely are "
+        "kept whole, and the log says which and why.",
         "--weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml",
     )
     add_weights(parser, "checkpoint to prune, e.g. runs/train/exp/weights/best.pt")

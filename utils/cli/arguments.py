@@ -1,7 +1,4 @@
-"""What a run takes and writes: options given from Python, weights, its folder, names given once, rows of labels.
-
-Legend: n detections of an image.
-"""
+"""Flags that several commands share, and options given from Python."""
 
 import argparse
 import difflib

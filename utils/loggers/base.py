@@ -1,6 +1,6 @@
 """What every place is told that a training's numbers go to, and when; and what all of these places share.
 
-The places: results.csv (utils/loggers/__init__.py), TensorBoard, W&B and MLflow (utils/log_*.py).
+The places: results.csv (__init__.py in this folder), tensorboard.py, wandb.py and mlflow.py.
 """
 
 from collections.abc import Mapping, Sequence

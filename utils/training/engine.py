@@ -1,7 +1,7 @@
 """One epoch of training, and all that a run needs to go on after it was cut off.
 
-The trainer knows neither files nor options: it gets its parts and gives back numbers. utils/evaluation/evaluate.py
-evaluates.
+The trainer knows neither files nor options: it gets its parts and gives back numbers.
+utils/evaluation/evaluate.py measures how good the network is.
 
 Legend: B images of a batch, H and W of the network's image, T targets of a batch.
 """
