@@ -12,9 +12,8 @@ Legend: B batch, H W an image's height and width, L levels of the head; c1 and c
 import os
 import sys
 
-if not __package__:  # run as a file, for which Python looks beside it, where inspect.py hides the standard library's
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.path.dirname(here), *(folder for folder in sys.path if os.path.abspath(folder) != here)]
+if not __package__:  # run as a file, for which Python looks in models/ and not in the folder above
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import difflib
