@@ -199,6 +199,7 @@ class Model(nn.Module):
 
     @stride.setter
     def stride(self, stride: Tensor) -> None:
+        """Set the head's."""
         self.head.stride = stride
 
     @property

@@ -216,7 +216,7 @@ def test_a_room_stays_small(room):
     ("module", "packages"),
     [
         ("models.attention", {"torch"}),
-        ("models.common", {"torch", "models"}),
+        ("models.common", {"torch", "numpy", "models"}),
         ("utils.ops.boxes", {"torch", "numpy"}),
         ("utils.ops.iou", {"torch", "numpy"}),
     ],

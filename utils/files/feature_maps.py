@@ -7,8 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.files.images import write_image
-
 MAX_CHANNELS, COLUMNS = 32, 8
 MIN_TILE = 48  # pixels: smaller maps are enlarged
 GATE = "_gate"  # ends the name of a gate's map
@@ -18,7 +16,8 @@ def save_features(folder: Path, maps: Mapping[str, np.ndarray]) -> None:
     """Writes <name>.png, the first MAX_CHANNELS channels as a grid, and <name>.npy with all, for each map (C, H, W)."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in maps.items():
-        write_image(folder / f"{name}.png", feature_grid(array, is_joint=name.endswith(GATE)))
+        _, data = cv2.imencode(".png", feature_grid(array, is_joint=name.endswith(GATE)))
+        (folder / f"{name}.png").write_bytes(data.tobytes())
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
