@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.general import ROOT
+from tests.copies import copy_repository, patch
 
 TEXTS = Path(__file__).parent / "recipes"
-COPIED = ("models", "utils", "data", "train.py", "val.py", "detect.py", "export.py", "hubconf.py")
 IMPORTS = (
     "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, Decoupled_Detect,"
     " MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
@@ -130,8 +129,10 @@ RECIPES = {  # name: rows, {row: class that it must be}
     "Swin stage": (behind([-1, 2, "C3STR", [64]]), {9: f"{MINE}.C3STR"}),
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
-        [[-1, 1, "Backbone", [[32, 64, 64]]], *([0, 1, "Pick", [i]] for i in range(3))]
-        + [[3, 1, "SPPF", [64, 5]], [[1, 2, 4], 1, "Detect", ["nc", "anchors"]]],
+        [
+            *([-1, 1, "Backbone", [[32, 64, 64]]], [0, 1, "Pick", [0]], [0, 1, "Pick", [1]], [0, 1, "Pick", [2]]),
+            *([3, 1, "SPPF", [64, 5]], [[1, 2, 4], 1, "Detect", ["nc", "anchors"]]),
+        ],
         {0: f"{MINE}.Backbone", 2: f"{MINE}.Pick"},
     ),
     "rows of torch's blocks": (
@@ -181,24 +182,6 @@ for name, content in json.load(open(sys.argv[1])).items():
         results[name] = {"error": str(error)}
 json.dump({"results": results, "log": log}, open(sys.argv[2], "w"))
 """
-
-
-def copy_repository(folder: Path) -> Path:
-    """A copy of what a reader of a recipe edits."""
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
-def patch(path: Path, old: str, new: str) -> None:
-    """Replace the first place of a text in a file."""
-    text = path.read_text(encoding="utf-8")
-    assert old in text, f"{path.name}: {old}"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def content_of(rows: list) -> dict:
