@@ -65,6 +65,7 @@ LATE_IMPORTS = {
     "pycocotools",
     "scipy.cluster.vq",
     "scipy.special",
+    "scipy.stats",
     "sqlalchemy",
     "supervision",
     "tensorboard",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from tools.ablate.known import read_runs
 from tools.ablate.stats import Paired, compare_paired, holm, mean_sd
@@ -77,6 +76,8 @@ def effects_of(
 
 def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
     """The random-effects mean of one variant's differences on k data sets; ValueError without any."""
+    import scipy.stats
+
     if not pairs:
         raise ValueError("nothing to pool")
     means = np.array([pair.mean for pair in pairs])
@@ -89,7 +90,7 @@ def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
     scale = float(weights.sum() - (weights**2).sum() / weights.sum())
     tau2 = max(0.0, excess / scale) if len(pairs) > 1 else 0.0
     weights = 1 / (variances + tau2)
-    mean, half = float(weights @ means / weights.sum()), float(stats.norm.ppf(0.5 + confidence / 2))
+    mean, half = float(weights @ means / weights.sum()), float(scipy.stats.norm.ppf(0.5 + confidence / 2))
     half /= math.sqrt(weights.sum())
     return PooledEffect(mean, mean - half, mean + half, math.sqrt(tau2))
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 DIFFERENCES = (0.005, 0.01, 0.02)  # of mAP@.5:.95
 POWER = 0.8
@@ -23,11 +22,13 @@ WIDEST = 8.0  # standard deviations, beyond which nothing is left
 
 def power_of(pairs: int, difference: float, sd: float, alpha: float = 0.05) -> float:
     """The chance that a two-sided paired t test finds a true mean difference, of differences with that sd."""
+    import scipy.stats
+
     if pairs < 2:
         return 0.0
-    limit = stats.t.ppf(1 - alpha / 2, pairs - 1)
+    limit = scipy.stats.t.ppf(1 - alpha / 2, pairs - 1)
     shift = abs(difference) / sd * math.sqrt(pairs)
-    return float(stats.nct.sf(limit, pairs - 1, shift) + stats.nct.cdf(-limit, pairs - 1, shift))
+    return float(scipy.stats.nct.sf(limit, pairs - 1, shift) + scipy.stats.nct.cdf(-limit, pairs - 1, shift))
 
 
 def pairs_needed(difference: float, sd: float, alpha: float = 0.05, power: float = POWER) -> int:
@@ -48,7 +49,9 @@ def pairs_needed(difference: float, sd: float, alpha: float = 0.05, power: float
 
 def half_width(pairs: int, sd: float, alpha: float = 0.05) -> float:
     """Half the expected confidence interval of the mean difference."""
-    return float(stats.t.ppf(1 - alpha / 2, pairs - 1)) * sd / math.sqrt(pairs)
+    import scipy.stats
+
+    return float(scipy.stats.t.ppf(1 - alpha / 2, pairs - 1)) * sd / math.sqrt(pairs)
 
 
 # Looks ----------------------------------------------------------------------------------------------------------------
@@ -68,7 +71,9 @@ def spending(share: float, alpha: float) -> float:
 
     Each side spends its half of alpha.
     """
-    return float(4 * stats.norm.sf(stats.norm.ppf(1 - alpha / 4) / math.sqrt(share))) if share > 0 else 0.0
+    import scipy.stats
+
+    return float(4 * scipy.stats.norm.sf(scipy.stats.norm.ppf(1 - alpha / 4) / math.sqrt(share))) if share > 0 else 0.0
 
 
 def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
@@ -77,6 +82,8 @@ def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
     The limits are those of a normal test; as p values they serve the t test too, whose false positives
     `simulate` counts. ValueError where the numbers do not rise, or the first is below 3.
     """
+    import scipy.stats
+
     counts = list(pairs)
     if not counts or counts[0] < 3 or any(b <= a for a, b in itertools.pairwise(counts)):
         raise ValueError(f"looks {counts}: numbers of pairs that rise, from 3 on, as 8 12 16 20")
@@ -91,14 +98,14 @@ def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
         tail = (spent - (looks[-1].spent if looks else 0.0)) / 2
         own = grid * math.sqrt(share)  # sums of a Brownian motion at this time
         if i == 0:
-            passed = stats.norm.pdf(own, scale=math.sqrt(share))
+            passed = scipy.stats.norm.pdf(own, scale=math.sqrt(share))
         else:
             before = counts[i - 1] / counts[-1]
-            kernel = stats.norm.pdf(own[:, None] - sums, scale=math.sqrt(share - before))
+            kernel = scipy.stats.norm.pdf(own[:, None] - sums, scale=math.sqrt(share - before))
             passed = kernel @ density * (sums[1] - sums[0])
         above = (np.flip(np.flip(passed).cumsum()) - passed / 2) * step * math.sqrt(share)  # chance of more than each
         limit = float(np.interp(-tail, -above, own)) / math.sqrt(share)
-        looks.append(Look(count, float(2 * stats.norm.sf(limit)), spent))
+        looks.append(Look(count, float(2 * scipy.stats.norm.sf(limit)), spent))
         inside = np.abs(own) <= limit * math.sqrt(share)
         sums, density = own[inside], passed[inside]
     return tuple(looks)
@@ -106,10 +113,12 @@ def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
 
 def stopped_at(differences: np.ndarray, looks: Sequence[Look]) -> Look | None:
     """The look at which a test of differences (n,), in the order of their seeds, stops; None where none does."""
+    import scipy.stats
+
     for look in looks:
         if len(differences) < look.pairs:
             return None
-        if stats.ttest_1samp(differences[: look.pairs], 0).pvalue <= look.p:
+        if scipy.stats.ttest_1samp(differences[: look.pairs], 0).pvalue <= look.p:
             return look
     return None
 
@@ -118,10 +127,12 @@ def simulate(
     looks: Sequence[Look], difference: float, sd: float, trials: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """The share of ablations that find a difference, and the pairs they take on average, in `trials` made-up ones."""
+    import scipy.stats
+
     values = np.random.default_rng(seed).normal(difference, sd, (trials, looks[-1].pairs))
     is_open, taken = np.ones(trials, bool), np.full(trials, looks[-1].pairs)
     for look in looks:
-        p = stats.ttest_1samp(values[:, : look.pairs], 0, axis=1).pvalue
+        p = scipy.stats.ttest_1samp(values[:, : look.pairs], 0, axis=1).pvalue
         taken[is_open & (p <= look.p)] = look.pairs
         is_open &= p > look.p
     return float(1 - is_open.mean()), float(taken.mean())
