@@ -99,7 +99,7 @@ class Training:
             self.data.names,
             device=trainer.device,
             settings=EvalSettings(amp_dtype=trainer.amp_dtype),
-            compute_loss=trainer.criterion.alone(),
+            compute_loss=trainer.criterion.single_process(),
             on_batch=observer,
             ranks=trainer.ranks,
         )
@@ -301,7 +301,7 @@ def build_trainer(
     optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
     schedule = Schedule(hyp, opt.epochs, batch_count, opt.batch_size, cosine=opt.cos_lr)
     scaled = hyp.scaled(model.head.nl, model.nc, imgsz)
-    criterion = ComputeLoss(model.head, scaled, opt.label_smoothing, ranks=ranks)
+    criterion = ComputeLoss(model, hyp=scaled, label_smoothing=opt.label_smoothing, ranks=ranks)
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
     resize = MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None
     changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1, "ranks": ranks}

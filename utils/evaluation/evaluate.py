@@ -19,6 +19,7 @@ from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
 from utils.general import LOGGER, progress
+from utils.loss import to_device
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.ops.boxes import scale_coords, xywhn2xyxy
 from utils.ops.nms import load_nms, non_max_suppression
@@ -104,7 +105,7 @@ def evaluate(
             )
             watch.lap()
             if compute_loss is not None:
-                losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
+                losses += compute_loss(raw, to_device(targets, device))[1]
             evaluated = in_native_pixels(accumulator.batches, batch, targets, found, single_cls)
             accumulator.add(evaluated, watch)
             if on_batch is None:
