@@ -11,7 +11,6 @@ Legend: B images, L levels, A anchors of a level, T targets, M matches of all le
 cells of a level's map.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -115,17 +114,6 @@ class FocalLoss(nn.Module):
 # Assignment -----------------------------------------------------------------------------------------------------------
 
 
-def to_device(targets: Tensor, device: torch.device) -> Tensor:
-    """Copy targets (T, 6) to a device without waiting for it; the copy's `on_host` is the original.
-
-    `ComputeLoss` matches by `on_host`. Targets without it are fetched from their device, which makes the host wait.
-    """
-    moved = targets.to(device, non_blocking=True)
-    if moved is not targets:
-        moved.on_host = targets
-    return moved
-
-
 def match_targets(targets: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]], anchor_t: float) -> Matches:
     """Match targets (T, 6), image, class, cxcywh 0..1, with anchors (L, A, 2) on maps of sizes (W, H).
 
@@ -198,9 +186,9 @@ class ComputeLoss:
     Args:
         model: a network, or its detection head.
         autobalance: move the weights of the levels' objectness towards equal losses, while gradients are computed.
-        hyp: hyper-parameters; by default those of `model.hyp`. Their gains are taken as they stand, so scale them
-            first (`Hyp.scaled`).
-        label_smoothing: epsilon of the class targets; by default hyp's, if it is a dictionary that has it, or 0.
+        hyp: hyper-parameters; by default `model.hyp`, a dictionary. Gains are taken as they stand, so scale them first
+            (`Hyp.scaled`).
+        label_smoothing: epsilon of the class targets; by default `hyp["label_smoothing"]`, or 0 without that.
         ranks: of several processes each has its part of a batch; the mean of their losses is the loss of the whole.
 
     Raises:
@@ -340,9 +328,3 @@ class ComputeLoss:
         counts = torch.tensor([len(classes) for classes in tcls], device=tcls[0].device)
         totals = self.ranks.sum_(counts.clone())
         return counts * self.ranks.size / totals.clamp(min=1)
-
-    def single_process(self) -> "ComputeLoss":
-        """Return the same loss for this process by itself."""
-        other = copy.copy(self)
-        other.ranks = SINGLE
-        return other

@@ -19,8 +19,8 @@ from utils.loss import (
     match_targets,
     scatter_last,
     smooth_BCE,
-    to_device,
 )
+from utils.torch_utils import to_device
 
 HYP = replace(Hyp.from_yaml(ROOT / "data/hyps/hyp.scratch-low.yaml"), box=0.05, obj=1.0, cls=0.5)
 GOLDEN = np.load(ROOT / "tests/golden/loss.npz")

@@ -29,9 +29,9 @@ from tools.ablate.runs import check_same, work
 from tools.ablate.stats import smallest_p
 from tools.ablate.table import Findings, summary
 from tools.costs import measure_costs
+from train import parse_opt as parse_train
 from utils.cli.arguments import tool_parser
 from utils.cli.train_options import TrainOptions
-from utils.cli.train_options import parse_opt as parse_train
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader

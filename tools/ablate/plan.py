@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from train import parse_opt
 from utils.cli.arguments import normalized
-from utils.cli.train_options import TrainOptions, parse_opt
+from utils.cli.train_options import TrainOptions
 from utils.data.config import SPLITS, Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml

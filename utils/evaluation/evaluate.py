@@ -19,12 +19,11 @@ from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
 from utils.general import LOGGER, progress
-from utils.loss import to_device
 from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
 from utils.ops.boxes import scale_coords, xywhn2xyxy
 from utils.ops.nms import load_nms, non_max_suppression
 from utils.ops.size_ap import SIZES, SizeTally
-from utils.torch_utils import time_sync
+from utils.torch_utils import time_sync, to_device
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]

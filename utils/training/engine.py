@@ -24,8 +24,7 @@ from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible
-from utils.loss import to_device
-from utils.torch_utils import ModelEMA
+from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
