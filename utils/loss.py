@@ -9,11 +9,12 @@ Legend: B images, L levels, A anchors of a level, T targets, M matches, H and W 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.data.config import Hyp
@@ -24,6 +25,7 @@ Bce = Callable[[Tensor, Tensor], Tensor]
 
 BALANCE = {3: (4.0, 1.0, 0.4)}  # weights of the levels' objectness, finest first
 BALANCE_OTHERWISE = (4.0, 1.0, 0.25, 0.06, 0.02)
+GAINS = ("box", "obj", "cls", "obj_pw", "cls_pw", "fl_gamma", "anchor_t")  # of a model's `hyp`
 BALANCED_STRIDE = 16  # the level whose weight autobalance keeps at one
 
 
@@ -144,6 +146,19 @@ def build_targets(
     )
 
 
+def v61_settings(model: nn.Module) -> tuple[Head, SimpleNamespace, float]:
+    """The head of a model, the gains in its dictionary `hyp`, and the label smoothing there, 0 where none is.
+
+    ValueError if a gain is missing.
+    """
+    model = model.module if hasattr(model, "module") else model
+    hyp = getattr(model, "hyp", None) or {}
+    missing = [name for name in GAINS if name not in hyp]
+    if missing:
+        raise ValueError(f"model.hyp has no {', '.join(missing)}; set it to a dictionary of hyper-parameters before")
+    return model.model[-1], SimpleNamespace(**hyp), float(hyp.get("label_smoothing", 0.0))
+
+
 def scatter_last(values: Tensor, places: Tensor, used: Tensor, length: int) -> Tensor:
     """Zeros (length,) with values (M,) at places (M,), the last one where several have the same; only those used."""
     order = torch.arange(1, len(values) + 1, device=values.device)
@@ -165,12 +180,15 @@ class ComputeLoss:
 
     def __init__(
         self,
-        head: Head,
-        hyp: Hyp,
+        head: Head | nn.Module,
+        hyp: Hyp | bool | None = None,
         label_smoothing: float = 0.0,
         autobalance: bool = False,
         ranks: DistEnv = SINGLE,
     ) -> None:
+        if not hasattr(head, "anchors"):  # v6.1's ComputeLoss(model, autobalance=False)
+            autobalance = autobalance or bool(hyp)
+            head, hyp, label_smoothing = v61_settings(head)
         balance = BALANCE.get(head.nl, BALANCE_OTHERWISE)[: head.nl]
         if len(balance) < head.nl:
             raise ValueError(f"the head has {head.nl} detection levels: the loss is made for 1 to {len(balance)}")

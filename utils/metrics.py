@@ -10,6 +10,7 @@ Legend: n detections, t labels, L levels of IoU, C classes that have labels, P p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 
@@ -22,7 +23,7 @@ __all__ = [
     "AveragePrecision",
     "ConfusionMatrix",
     "EvalResult",
-    "ap_per_class",
+    "average_precision",
     "bbox_iou",
     "box_iou",
     "fitness",
@@ -63,7 +64,7 @@ def match_predictions(
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """What `ap_per_class` finds, for the C classes that have labels.
+    """What `average_precision` finds, for the C classes that have labels.
 
     Curves over the confidence have one threshold for all classes; so do precision, recall and f1, which are taken at
     `threshold`, where the mean F1 is highest.
@@ -83,7 +84,7 @@ class AveragePrecision:
     pr_curve: np.ndarray  # (C, P) at the first level
 
 
-def ap_per_class(
+def average_precision(
     tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, smooth: bool = True
 ) -> AveragePrecision:
     """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
@@ -206,3 +207,11 @@ def best_threshold(points: np.ndarray, f1: np.ndarray) -> float | None:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

@@ -8,7 +8,7 @@ from utils.general import ROOT
 from utils.metrics import (
     IOU_LEVELS,
     EvalResult,
-    ap_per_class,
+    average_precision,
     bbox_iou,
     best_threshold,
     box_iou,
@@ -124,7 +124,7 @@ def test_matching_of_nothing(detections, labels):
 
 def test_ap_equals_v61():
     golden = np.load(GOLDEN / "ap.npz")
-    stats = ap_per_class(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
+    stats = average_precision(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
     np.testing.assert_array_equal(stats.classes, golden["classes"])
     for name in ("ap", "precision", "recall", "f1"):
         np.testing.assert_allclose(getattr(stats, name), golden[name], atol=1e-9)
@@ -133,7 +133,7 @@ def test_ap_equals_v61():
 def test_smoothing_moves_the_peak_only():
     golden = np.load(GOLDEN / "ap.npz")
     arguments = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
-    plain, smooth = ap_per_class(*arguments, smooth=False), ap_per_class(*arguments)
+    plain, smooth = average_precision(*arguments, smooth=False), average_precision(*arguments)
     np.testing.assert_array_equal(plain.f1_curve, smooth.f1_curve)
     assert plain.threshold == plain.points[plain.f1_curve.mean(0).argmax()]
     padded = np.pad(smooth.f1_curve.mean(0), 50, mode="edge")
@@ -144,7 +144,7 @@ def test_smoothing_moves_the_peak_only():
 
 def test_perfect_detections():
     classes = np.array([0, 0, 2, 2, 2])
-    stats = ap_per_class(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
+    stats = average_precision(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
     assert stats.classes.tolist() == [0, 2]
     assert stats.counts.tolist() == [2, 3]
     np.testing.assert_allclose(stats.ap, 0.995, atol=1e-9)  # the envelope falls to 0 at the last of 101 recalls
@@ -156,7 +156,10 @@ def test_order_of_detections_makes_no_difference():
     rng = np.random.default_rng(0)
     tp, conf, classes = rng.random((200, 10)) < 0.5, rng.permutation(200) / 200, rng.integers(0, 4, 200)
     labels, order = rng.integers(0, 4, 150), rng.permutation(200)
-    one, other = ap_per_class(tp, conf, classes, labels), ap_per_class(tp[order], conf[order], classes[order], labels)
+    one, other = (
+        average_precision(tp, conf, classes, labels),
+        average_precision(tp[order], conf[order], classes[order], labels),
+    )
     np.testing.assert_array_equal(one.ap, other.ap)
     np.testing.assert_array_equal(one.pr_curve, other.pr_curve)
 
@@ -164,7 +167,7 @@ def test_order_of_detections_makes_no_difference():
 @pytest.mark.parametrize(("detections", "labels"), [(0, 0), (3, 0), (0, 3), (3, 3)])
 def test_nothing_right(detections, labels):
     zeros = np.zeros(detections)
-    stats = ap_per_class(np.zeros((detections, 10), bool), zeros + 0.5, zeros, np.zeros(labels))
+    stats = average_precision(np.zeros((detections, 10), bool), zeros + 0.5, zeros, np.zeros(labels))
     assert stats.counts.tolist() == [labels] * bool(labels)
     assert stats.ap.sum() == stats.f1.sum() == 0
     result = EvalResult(("a",), 1, np.array([labels]), stats, None, (0, 0, 0), ())
@@ -195,7 +198,7 @@ def test_each_class_has_its_own_threshold():
     conf = np.array([0.9, 0.8, 0.7, 0.5, 0.45, 0.4, 0.38, 0.2, 0.15])
     tp = np.repeat((np.array([1, 1, 1, 0, 0, 1, 1, 0, 0]) > 0)[:, None], 10, 1)
     classes = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2])
-    stats = ap_per_class(tp, conf, classes, np.array([0, 0, 0, 2, 2]))
+    stats = average_precision(tp, conf, classes, np.array([0, 0, 0, 2, 2]))
     result = EvalResult(("a", "b", "c"), 1, np.array([3, 0, 2]), stats, None, (0, 0, 0), ())
     thresholds = result.class_thresholds
     assert list(thresholds) == ["a", "b", "c"]

@@ -16,7 +16,7 @@ from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
 from utils.files.images import read_image
 from utils.general import make_divisible
-from utils.ops.boxes import scale_coords
+from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms, non_max_suppression
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
@@ -91,7 +91,7 @@ class AutoShape(nn.Module):
         limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
-            torch.cat((scale_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
+            torch.cat((scaled_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
             for rows, image in zip(found, images, strict=True)
         ]
         times.append(time_sync(device))

@@ -104,7 +104,7 @@ class Detections:
         return [self._drawn(i, labels) for i in range(self.n)]
 
     def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1])
+        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))

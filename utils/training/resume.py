@@ -15,7 +15,7 @@ from utils.data.labels import LabelRecord
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import newest
 from utils.files.yamls import YAML_SUFFIXES
-from utils.general import LOGGER, check_file, plural
+from utils.general import LOGGER, find_file, plural
 from utils.training.fingerprint import describe_changes, fingerprint
 
 KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the run left only weights in it
@@ -92,7 +92,7 @@ def resumed_options(
     named = dict(named)
     check_same_hyp(path, checkpoint.training["hyp"], named.pop("hyp", None), stored.get("hyp"))
     if "data" in named:
-        named["data"] = str(check_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
+        named["data"] = str(find_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
     options = merged_options(path, stored, defaults, named, changeable)
     check_unfinished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
     return options
