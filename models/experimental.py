@@ -60,9 +60,10 @@ def attempt_load(
 ) -> Model | Ensemble:
     """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
 
-    `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU where neither is
-    given; inplace is v6.1's and changes nothing, as this head writes nothing in place. FileNotFoundError or ValueError as `load_checkpoint` has them, and ValueError
-    where weights do not fit their yaml or the members have other numbers of classes.
+    `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
+    given; inplace is v6.1's and changes nothing, as this head writes nothing in place. FileNotFoundError or ValueError
+    as `load_checkpoint` has them, and ValueError where weights do not fit their yaml or the members have other numbers
+    of classes.
     """
     del inplace
     place = device if device is not None else map_location if map_location is not None else "cpu"

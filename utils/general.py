@@ -31,7 +31,6 @@ from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xy
 from utils.ops.nms import non_max_suppression  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
-LOGGER = logging.getLogger("yolov5")
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
@@ -58,22 +57,43 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(f"{prefix}{text}", file=sys.stderr)
 
 
-class FallbackHandler(ConsoleHandler):
-    """Writes as long as nobody has set logging up: `LOGGER.info` of a bare import prints, as v6.1's does."""
+class ProjectLogger(logging.Logger):
+    """Prints from INFO on as long as nobody has set logging up, as v6.1's does: `LOGGER.info` of a bare import is seen.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Pass a record on unless LOGGER has another handler, or the root logger, to which records go as well, one."""
-        return not logging.root.handlers and LOGGER.handlers == [self]
+    Importing it sets neither a handler nor a level; once a program has its own, those alone count.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Whether records of this level go anywhere."""
+        if self.level or self.hasHandlers():
+            return super().isEnabledFor(level)
+        return level >= logging.INFO and level > self.manager.disable and not self.disabled
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Give a record to the handlers that there are, or to the console."""
+        if self.hasHandlers():
+            super().callHandlers(record)
+        else:
+            ConsoleHandler().handle(record)
 
 
-LOGGER.setLevel(logging.INFO)
-LOGGER.addHandler(FallbackHandler())
+def _project_logger(name: str) -> logging.Logger:
+    """The logger of this name, made as a ProjectLogger; loggers of others are of the class that they were."""
+    former = logging.getLoggerClass()
+    logging.setLoggerClass(ProjectLogger)
+    try:
+        return logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(former)
+
+
+LOGGER = _project_logger("yolov5")
 
 
 def set_logging(verbose: bool = True) -> None:
     """Lets LOGGER write to the console, from INFO or from WARNING on; called by the scripts, never at import."""
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not any(type(handler) is ConsoleHandler for handler in LOGGER.handlers):
+    if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
 
 

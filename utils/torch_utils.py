@@ -113,7 +113,8 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def largest_stride(model: nn.Module) -> int:
     """Pixels that the sides of a detector's images are multiples of, 32 at least."""
-    return max(int(model.stride.max()), 32)
+    stride = model.stride
+    return max(int(stride.max() if isinstance(stride, Tensor) else stride), 32)
 
 
 def model_info(model: nn.Module, imgsz: int = 640) -> str:
@@ -191,7 +192,10 @@ class ModelEMA:
         torch._foreach_lerp_(averages, values, weight)
 
     def update_attr(
-        self, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ("process_group", "reducer")
+        self,
+        model: nn.Module,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = ("process_group", "reducer", "training"),
     ) -> None:
         """Give the average the model's attributes: those named, or all that are neither private nor in `exclude`."""
         for name, value in vars(model).items():

@@ -101,6 +101,7 @@ class LoadImagesAndLabels(Dataset[Sample]):
 
     @mosaic.setter
     def mosaic(self, value: bool) -> None:
+        """Stop mosaics, or make them again."""
         self.samples.mosaic_epochs = None if value else 0
 
     @staticmethod
