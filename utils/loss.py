@@ -152,6 +152,7 @@ def v61_settings(model: nn.Module) -> tuple[Head, SimpleNamespace, float]:
     ValueError if a gain is missing.
     """
     model = model.module if hasattr(model, "module") else model
+    model = model.model if hasattr(model, "pt") else model  # a DetectMultiBackend
     hyp = getattr(model, "hyp", None) or {}
     missing = [name for name in GAINS if name not in hyp]
     if missing:

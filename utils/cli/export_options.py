@@ -11,7 +11,7 @@ from utils.predict.inference import check_limits
 FORMATS = {
     **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
     **{"openvino": "_openvino_model", "ncnn": "_ncnn_model", "mnn": ".mnn", "engine": ".engine"},
-    **{"executorch": ".pte", "tflite": ".tflite", "coreml": ".mlpackage"},
+    **{"executorch": ".pte", "tflite": ".tflite", "coreml": ".mlpackage", "v61": "_v61.pt"},
 }  # what a file's name ends on after that of its weights
 FOLDERS = {"openvino", "ncnn", "coreml"}  # those that are a folder
 WITH_RAW = {"torchscript", "onnx", "openvino", "engine"}  # those that --train is for
