@@ -103,7 +103,7 @@ def main(opt: DetectOptions) -> Path:
 
 def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -> nn.Module:
     """The network on its device, ready to run."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
+    device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
     backend = load_backend(
         weights,
         device,
@@ -272,7 +272,7 @@ def save(
 
 def draw(opt: DetectOptions, frame: Frame, detections: Tensor, names: Sequence[str]) -> np.ndarray:
     """A copy of the frame with the boxes of its detections (n, 6) and their labels."""
-    annotator = Annotator(frame.image, line_width=opt.line_thickness)
+    annotator = Annotator(frame.image.copy(), line_width=opt.line_thickness, labels_last=True)
     for *box_xyxy, confidence, index in detections.tolist():
         name = names[int(index)]
         label = "" if opt.hide_labels else name if opt.hide_conf else f"{name} {confidence:.2f}"

@@ -4,6 +4,7 @@
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
     python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
+    python export.py --weights best.pt --include v61      # a pickled network, for converters that were made for v6.1
 
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
@@ -29,6 +30,7 @@ from models.exporters.int8 import CALIBRATION_IMAGES, quantize_openvino
 from models.exporters.onnx import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
+from models.exporters.v61 import V61Runtime
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
 from models.runtimes.metadata import AXES, PROGRAM, Metadata
@@ -142,8 +144,12 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
         if name == "coreml" and sys.platform != "darwin":
             return target, compare_graph(path, job.reference, job.images.device, job.limits)
         device = torch.device("cpu") if name in ON_CPU else job.images.device
-        is_script = name == "torchscript"
-        runtime = TorchScriptRuntime(path, device) if is_script else RUNTIMES[name](path, device, no_names)
+        if name == "torchscript":
+            runtime = TorchScriptRuntime(path, device)
+        elif name == "v61":
+            runtime = V61Runtime(path, device, job.metadata)
+        else:
+            runtime = RUNTIMES[name](path, device, no_names)
         images = [batch.to(job.images.device) for batch in check_images(runtime.metadata, opt.nms)]
         limits = SUMS_FP16_LIMITS if opt.half and name == "executorch" else job.limits
         return target, compare(runtime, job.reference, images, limits)

@@ -27,7 +27,7 @@ from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
 from models.experimental import attempt_load
 from models.yolo import Model
-from utils.autoanchor import check_anchors
+from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
 from utils.cli.arguments import given_names, normalized, read_options
 from utils.cli.resume import resumed_options
@@ -47,9 +47,9 @@ from utils.files.yamls import YAML_SUFFIXES
 from utils.general import (
     LOGGER,
     ROOT,
-    check_file,
     check_img_size,
     colorstr,
+    find_file,
     init_seeds,
     make_divisible,
     plural,
@@ -62,7 +62,7 @@ from utils.loggers.wandb_data import local_data
 from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
 from utils.ops.quads import QUAD
-from utils.plots import plot_images
+from utils.plots import plot_batch
 from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
@@ -230,7 +230,7 @@ def build_training(
     ranks: DistEnv = SINGLE,
 ) -> Training:
     """The parts of a training, in the state of the checkpoint that it goes on from, if any."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
+    device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
     init_seeds(opt.seed, opt.deterministic)
     weights = None if checkpoint else initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
     with ranks.main_first():
@@ -300,7 +300,7 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
     else:
         cfg = source.yaml if source else DEFAULT_CFG
         if opt.cfg:
-            cfg = check_file(opt.cfg, YAML_SUFFIXES)
+            cfg = find_file(opt.cfg, YAML_SUFFIXES)
         if opt.insert:
             cfg = with_insertions(cfg, opt.insert, opt.cfg or opt.weights)
         model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
@@ -328,7 +328,7 @@ def fit_model(opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[Lab
     stride = largest_stride(model)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     if not (opt.resume or opt.noautoanchor):
-        check_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
+        adapt_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
     return imgsz
 
 
@@ -439,7 +439,7 @@ def train_epoch(
     def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
         bar.show(memory_text(trainer.device), batch, losses)
         if run and is_main and run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
-            plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
+            plot_batch(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
 
     return trainer.run_epoch(bar, epoch, len(batches), observe)
 

@@ -56,7 +56,7 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks:
-        device = select_device(opt.device, ranks.local_rank, ranks.size)
+        device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
         if opt.task in SPLITS:
             return rate(opt, data, weights, device, ranks)
         if ranks.size > 1:

@@ -28,6 +28,7 @@ UTILS = (
     {"loggers"},
     {"cli"},
     {"report", "evolve"},
+    {"v61", "callbacks", "dataloaders", "downloads"},  # v6.1's names and the doors to them
 )
 MODELS = (
     {"attention"},
@@ -37,6 +38,7 @@ MODELS = (
     {"experimental", "edit", "pruning"},
     {"runtimes"},
     {"exporters"},
+    {"v61"},
 )
 MOST_ENTRIES = {"utils": 12, "models": 8}  # files beside the folders
 LATE_IMPORTS = {

@@ -25,6 +25,7 @@ from utils.metrics import bbox_iou
 
 BALANCE = {3: (4.0, 1.0, 0.4)}  # weights of the levels' objectness, finest first
 BALANCE_OTHERWISE = (4.0, 1.0, 0.25, 0.06, 0.02)
+SETTINGS = ("box", "obj", "cls", "obj_pw", "cls_pw", "fl_gamma", "anchor_t")  # taken of the hyper-parameters
 BALANCED_STRIDE = 16  # the level whose weight autobalance keeps at one
 
 
@@ -192,7 +193,7 @@ class ComputeLoss:
         ranks: of several processes each has its part of a batch; the mean of their losses is the loss of the whole.
 
     Raises:
-        ValueError: the head has more levels than there are weights for.
+        ValueError: a hyper-parameter is missing, or the head has more levels than there are weights for.
     """
 
     sort_obj_iou = False  # of several matches in a cell the highest IoU is its objectness, not the last one's
@@ -207,9 +208,13 @@ class ComputeLoss:
         ranks: DistEnv = SINGLE,
     ) -> None:
         model = getattr(model, "module", model)  # of DataParallel
+        model = model.model if hasattr(model, "pt") else model  # of a DetectMultiBackend
         head: Head = model.model[-1] if hasattr(model, "model") else model
-        hyp = model.hyp if hyp is None else hyp
+        hyp = getattr(model, "hyp", None) or {} if hyp is None else hyp
         h = hyp.to_dict() if isinstance(hyp, Hyp) else dict(hyp)
+        missing = [name for name in SETTINGS if name not in h]
+        if missing:
+            raise ValueError(f"model.hyp has no {', '.join(missing)}: set it to a dictionary of hyper-parameters")
         balance = BALANCE.get(head.nl, BALANCE_OTHERWISE)[: head.nl]
         if len(balance) < head.nl:
             raise ValueError(f"the head has {head.nl} detection levels: the loss is made for 1 to {len(balance)}")

@@ -14,7 +14,7 @@ from utils.cli.train_options import TrainOptions
 from utils.data.config import SPLITS, Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
-from utils.general import atomic_write, check_file
+from utils.general import atomic_write, find_file
 
 KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
@@ -60,7 +60,7 @@ def load_plan(file: str, folder: Path) -> Plan:
 
     ValueError or FileNotFoundError where it cannot be carried out as it stands.
     """
-    path = check_file(file, YAML_SUFFIXES)
+    path = find_file(file, YAML_SUFFIXES)
     content = read_yaml(path)
     unknown = [str(key) for key in content if key not in KEYS]
     missing = [key for key in ("data", "seeds", "baseline", "variants") if key not in content]
@@ -81,7 +81,7 @@ def load_plan(file: str, folder: Path) -> Plan:
     names = [safe_name(str(name)).replace(" ", "_") for name in variants]
     if len({name.casefold() for name in names}) < len(names):
         raise ValueError(f"{path}: variants: two have the same name in the file system: {', '.join(sorted(names))}")
-    data = str(check_file(str(content["data"]), YAML_SUFFIXES))
+    data = str(find_file(str(content["data"]), YAML_SUFFIXES))
     common = _options(content.get("train", {}), f"{path}: train")
     settings, models = {}, {}
     for name, variant in variants.items():
@@ -126,7 +126,7 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
 
     ValueError where it has no such block.
     """
-    path = check_file(cfg, YAML_SUFFIXES)
+    path = find_file(cfg, YAML_SUFFIXES)
     content = read_yaml(path)
     for old, new in blocks.items():
         rows = [
@@ -148,7 +148,7 @@ def _run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -
     parsed = parse_opt(arguments)
     for file in (parsed.cfg, parsed.hyp, parsed.data, parsed.weights if "weights" in parsed.given else ""):
         if file and (Path(file).is_file() or Path(file).suffix in YAML_SUFFIXES):
-            digest.update(check_file(file).read_bytes())
+            digest.update(find_file(file).read_bytes())
     place = ["--project", str(folder.parent), "--name", folder.name, "--exist-ok"]
     return Run(variant, seed, folder, (*arguments, *place), digest.hexdigest()[:16])
 

@@ -16,6 +16,7 @@ FORMATS = {
     "executorch": ".pte",
     "tflite": ".tflite",
     "coreml": ".mlpackage",
+    "v61": "_v61.pt",
 }  # what a file's name ends on after that of its weights
 FOLDERS = {"openvino", "ncnn", "coreml"}  # those that are a folder
 WITH_RAW = {"torchscript", "onnx", "openvino", "engine"}  # those that --train is for

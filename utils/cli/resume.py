@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils.files.checkpoint import Checkpoint
 from utils.files.yamls import YAML_SUFFIXES
-from utils.general import LOGGER, check_file
+from utils.general import LOGGER, find_file
 from utils.training.resume import check_same_hyp, check_unfinished
 
 
@@ -21,7 +21,7 @@ def resumed_options(
     named = dict(named)
     check_same_hyp(path, checkpoint.training["hyp"], named.pop("hyp", None), stored.get("hyp"))
     if "data" in named:
-        named["data"] = str(check_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
+        named["data"] = str(find_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
     options = merged_options(path, stored, defaults, named, changeable)
     check_unfinished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
     return options

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -276,3 +277,11 @@ class EpochBar:
             self.losses = tuple(f"{value:.4g}" for value in losses.tolist())
         cells = (self.epoch, memory, *self.losses, len(batch.targets), batch.images.shape[-1])
         self.bar.set_description_str(("%10s" * len(BAR_COLUMNS)) % cells, refresh=False)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

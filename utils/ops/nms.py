@@ -27,7 +27,7 @@ MAX_SCORES = 2**24  # computed at once: bounds the memory that a batch of an unt
 
 
 def non_max_suppression(
-    prediction: Tensor,
+    prediction: Tensor | Sequence[Tensor],
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     classes: Sequence[int] | None = None,
@@ -45,6 +45,8 @@ def non_max_suppression(
     confidence 1, for automatic labelling. What is not finite is no object. ValueError for what is out of its range.
     A device without float64 (MPS) leaves it to the CPU, where the result then is.
     """
+    if isinstance(prediction, list | tuple):  # what a network gives in evaluation: decoded boxes, raw maps
+        prediction = prediction[0]
     if prediction.device.type in WITHOUT_FLOAT64:
         prediction = prediction.cpu()
     assert prediction.ndim == 3, f"(B, N, 5 + nc) is wanted, not {tuple(prediction.shape)}"
@@ -56,14 +58,11 @@ def non_max_suppression(
             raise ValueError(f"the {name} threshold is {value}: a share between 0 and 1 is wanted")
     if max_det < 1:
         raise ValueError(f"max_det is {max_det}: 1 or more detections of an image are wanted")
-    unknown = [index for index in classes or () if not 0 <= index < nc]
-    if unknown:
-        raise ValueError(f"class {unknown[0]} is not among the model's, which are 0 to {nc - 1}")
 
     wanted = None
     if classes is not None:
         wanted = torch.zeros(nc, dtype=torch.bool)
-        wanted[list(classes)] = True
+        wanted[[int(index) for index in classes if 0 <= index < nc]] = True  # others find nothing, as in v6.1
         wanted = wanted.to(prediction.device)
     group = max(MAX_SCORES // max(count * nc, 1), 1)
     found: list[Tensor] = []

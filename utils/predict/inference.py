@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.general import LOGGER, check_img_size
-from utils.ops.boxes import scale_coords
+from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
 from utils.torch_utils import largest_stride
 
@@ -72,5 +72,5 @@ def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.d
 def to_native(detections: Tensor, net_hw: Sequence[int], image_hw: tuple[int, int]) -> Tensor:
     """The detections (n, 6) in whole pixels of the image, on the CPU, least sure first so that they are drawn below."""
     detections = detections.cpu().flip(0)
-    boxes_xyxy = scale_coords(tuple(net_hw), detections[:, :4], image_hw).round()
+    boxes_xyxy = scaled_coords(tuple(net_hw), detections[:, :4], image_hw).round()
     return torch.cat((boxes_xyxy, detections[:, 4:]), 1)
