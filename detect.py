@@ -41,8 +41,7 @@ from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, plural, run_script
-from utils.ops.nms import non_max_suppression
+from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder, save_features
 from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up

@@ -8,7 +8,6 @@ import pytest
 import utils.general
 import utils.metrics
 import utils.ops.boxes
-import utils.ops.nms
 
 NAMES = {
     "utils.general": (
@@ -46,7 +45,6 @@ def test_import_path(module, name):
 @pytest.mark.parametrize(
     ("name", "home"),
     [
-        ("non_max_suppression", utils.ops.nms),
         ("box_iou", utils.metrics),
         ("fitness", utils.metrics),
         *((name, utils.ops.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy", "xyxy2xywh")),
