@@ -34,16 +34,16 @@ from tools.ablate.runs import check_same, work
 from tools.ablate.stats import smallest_p
 from tools.ablate.table import Findings, summary
 from tools.costs import measure_costs
+from train import parse_opt as parse_train
 from utils.cli.arguments import tool_parser
 from utils.cli.train_options import TrainOptions
-from utils.cli.train_options import parse_opt as parse_train
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.draw.curves import read_results
 from utils.evaluation.evaluate import EvalSettings, EvaluatedBatch, evaluate
 from utils.files.checkpoint import load_checkpoint
-from utils.general import LOGGER, ROOT, atomic_write, check_file, check_img_size, colorstr, plural, progress
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, find_file, plural, progress
 from utils.metrics import IOU_LEVELS
 from utils.ops.size_ap import SIZES
 from utils.report.facts import environment
@@ -143,7 +143,7 @@ def show_runs(files: Sequence[str], baseline: str, figure: str) -> Path:
 
     ValueError or FileNotFoundError names the file that is wrong.
     """
-    effects = read_effects([check_file(file, (".csv",)) for file in files], baseline)
+    effects = read_effects([find_file(file, (".csv",)) for file in files], baseline)
     LOGGER.info(tables_of(effects))
     if not figure:
         return Path(files[-1])

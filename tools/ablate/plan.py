@@ -10,12 +10,13 @@ from pathlib import Path
 import yaml
 
 from tools.ablate.power import Look, plan_looks
+from train import parse_opt
 from utils.cli.arguments import normalized
-from utils.cli.train_options import TrainOptions, parse_opt
+from utils.cli.train_options import TrainOptions
 from utils.data.config import SPLITS, Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
-from utils.general import ROOT, atomic_write, check_file
+from utils.general import ROOT, atomic_write, find_file
 
 KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap", "known", "looks")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
@@ -66,7 +67,7 @@ def load_plan(file: str, folder: Path) -> Plan:
 
     ValueError or FileNotFoundError where it cannot be carried out as it stands.
     """
-    path = check_file(file, YAML_SUFFIXES)
+    path = find_file(file, YAML_SUFFIXES)
     content = read_yaml(path)
     unknown = [str(key) for key in content if key not in KEYS]
     missing = [key for key in ("data", "seeds", "baseline", "variants") if key not in content]
@@ -87,7 +88,7 @@ def load_plan(file: str, folder: Path) -> Plan:
     names = [safe_name(str(name)).replace(" ", "_") for name in variants]
     if len({name.casefold() for name in names}) < len(names):
         raise ValueError(f"{path}: variants: two have the same name in the file system: {', '.join(sorted(names))}")
-    data = str(check_file(str(content["data"]), YAML_SUFFIXES))
+    data = str(find_file(str(content["data"]), YAML_SUFFIXES))
     common = _options(content.get("train", {}), f"{path}: train")
     settings, models = {}, {}
     for name, variant in variants.items():
@@ -156,7 +157,7 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
 
     ValueError where it has no such block.
     """
-    path = check_file(cfg, YAML_SUFFIXES)
+    path = find_file(cfg, YAML_SUFFIXES)
     content = read_yaml(path)
     for old, new in blocks.items():
         rows = [
@@ -198,7 +199,7 @@ def _content_of(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         return str(value)
     if name in ("cfg", "hyp", "data"):
-        content = read_yaml(check_file(value, YAML_SUFFIXES))
+        content = read_yaml(find_file(value, YAML_SUFFIXES))
         content.pop("path", None)  # where the images are; what they are is in a record's `data`
         return json.dumps(content, sort_keys=True, default=str)
     if name == "weights" and Path(value).is_file():

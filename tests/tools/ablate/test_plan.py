@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tools.ablate.plan import load_plan, replace_blocks
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
