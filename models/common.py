@@ -14,6 +14,7 @@ kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
 import math
 import warnings  # noqa: F401  this and the two below are for classes that are pasted here, which know them from v6.1
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path  # noqa: F401
 
 import numpy as np  # noqa: F401
@@ -394,3 +395,13 @@ class Classify(nn.Module):
 
 # NAM has a file of its own, and its name here as well; a class of this name that is pasted or imported here stays.
 NAMAttention = globals().get("NAMAttention", attention.NAMAttention)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)

@@ -21,6 +21,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
@@ -105,6 +106,13 @@ def copy_blocks(names: Mapping[str, object], module: str) -> None:
 copy_names(vars(common))
 for blocks in (head, rare, peers, controls):
     copy_blocks(vars(blocks), blocks.__name__)
+
+
+def copy_late_names() -> None:
+    """Copy what has come since: into models/common.py, and a class pasted into models/experimental.py, as in v6.1."""
+    copy_names(vars(common))
+    if "models.experimental" in sys.modules:  # it imports this file
+        copy_blocks(vars(sys.modules["models.experimental"]), "models.experimental")
 
 
 def check_version(current: str = "0.0.0", minimum: str = "0.0.0", **options: object) -> bool:
@@ -337,9 +345,6 @@ class Model(nn.Module):
         return summary
 
 
-DetectionModel = Model  # v7.0's name, which its pickles have
-
-
 # From rows to layers --------------------------------------------------------------------------------------------------
 
 SAME_CHANNELS = (  # ours, not v6.1's: m(c1, ...); the row may state c1, before scaling
@@ -555,6 +560,7 @@ def parse_model(
         The layers, and the numbers of those whose output others than the next one read. Each layer has `i` its row's
         number, `f` what it reads, `type` and `np` its parameters; the whole has `channels`, those of each row's output.
     """
+    copy_late_names()
     anchors, nc, gd, gw = d["anchors"], d["nc"], d["depth_multiple"], d["width_multiple"]
     na = len(anchors[0]) // 2 if isinstance(anchors, list) else anchors  # anchors of a cell
     no = na * (nc + 5)  # outputs of a cell
@@ -684,6 +690,16 @@ def main(opt: Options) -> Model:
                 Model(cfg, verbose=False)
                 LOGGER.info(f"{cfg.relative_to(ROOT)} builds")
     return model
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)
 
 
 if __name__ == "__main__":
