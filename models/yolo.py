@@ -109,8 +109,7 @@ for blocks in (head, rare, peers, controls):
 
 
 def copy_late_names() -> None:
-    """Copy what has come since: into models/common.py, and a class pasted into models/experimental.py, as in v6.1."""
-    copy_names(vars(common))
+    """Copy classes that are pasted into models/experimental.py, which v6.1 brings too."""
     if "models.experimental" in sys.modules:  # it imports this file
         copy_blocks(vars(sys.modules["models.experimental"]), "models.experimental")
 
