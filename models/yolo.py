@@ -243,10 +243,12 @@ class Model(nn.Module):
         if profile:
             profile_layers(self, x)
         y: dict[int, Tensor] = {}  # outputs that are read later on
+        is_pasted = not self.training and not isinstance(self.head, head.Detect)
+        pasted_head = len(self.model) - 1 if is_pasted else None
         for i, (m, (reads, keep, frees)) in enumerate(zip(self.model, self.plan, strict=True)):
             if reads is not None:
                 x = y[reads] if isinstance(reads, int) else [x if j == PREVIOUS else y[j] for j in reads]
-            x = m(x)
+            x = head.in_fp32(m, x) if i == pasted_head else m(x)
             if keep:
                 y[i] = x
             for j in frees:

@@ -146,6 +146,15 @@ def set_anchors(head: nn.Module, anchors: Sequence[Sequence[float]]) -> list[lis
     return pixels.flatten(1).tolist()
 
 
+def in_fp32(head: nn.Module, maps: list[Tensor]) -> object:
+    """Run a head of another class without autocast: beyond 256 pixels the boxes of bf16 have even coordinates only."""
+    kind = maps[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return head(maps)
+    with torch.autocast(kind, enabled=False):
+        return head([level.float() for level in maps])
+
+
 @torch.no_grad()
 def initialize_biases(head: nn.Module, strides: Sequence[float]) -> None:
     """Let scores begin where they will be: 8 objects on an image of 640 pixels, 0.6 / nc for each class.
