@@ -16,8 +16,8 @@ from tests.copies import copy_repository, patch
 
 TEXTS = Path(__file__).parent / "recipes"
 IMPORTS = (
-    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, Decoupled_Detect,"
-    " MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
+    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, DecoupledHead,"
+    " Decoupled_Detect, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
 )
 IN_FRONT = """        if m is SE:
             c1, c2 = ch[f], args[0]
@@ -52,6 +52,14 @@ BEHIND = """        elif m is CBAM:
             args = [ch[f], c2]
         elif m is Pick:
             c2 = ch[f][args[0]]
+"""
+HEAD = """
+class Sub_Detect(Detect):
+    def __init__(self, nc=80, anchors=(), ch=(), inplace=True):
+        super().__init__(nc, anchors, ch, inplace)
+        self.m = nn.ModuleList(DecoupledHead(c, nc, self.na) for c in ch)
+
+
 """
 BASE = [  # widths are doubled, width_multiple is 0.5
     *([-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "C3", [32]], [-1, 1, "Conv", [64, 3, 2]]),
@@ -148,6 +156,10 @@ RECIPES = {  # name: rows, {row: class that it must be}
         behind(detect=[[4, 6, 8], 1, "Decoupled_Detect", ["nc", "anchors"]]),
         {9: f"{MINE}.Decoupled_Detect"},
     ),
+    "subclass of Detect": (
+        behind(detect=[[4, 6, 8], 1, "Sub_Detect", ["nc", "anchors"]]),
+        {9: "models.yolo.Sub_Detect"},
+    ),
     "P2 level": (
         behind(*P2, detect=[[17, 14, 11, 8], 1, "Detect", ["nc", [[4, 5, 8, 10], *ANCHORS]]]),
         {18: "models.blocks.head.Detect"},
@@ -210,6 +222,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     unlisted = "\n\nclass C3B(C3):\n    pass\n"
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
+    patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
     patch(yolo, "        if m in [Conv,", f"{IN_FRONT}if m in [Conv,")
     patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock]:")
     patch(yolo, "C3TR, C3Ghost]:", "C3TR, C3Ghost, C3SE, C3STR]:")
