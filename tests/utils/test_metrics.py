@@ -136,7 +136,7 @@ def test_ap_equals_coco_and_the_rest_v61():
 def test_recalls_that_are_never_reached_count_as_nothing():
     """Ten of a hundred objects are found, all of them rightly: eleven recalls, 0 to 0.1, have a precision of 1."""
     tp, zeros = np.ones((10, 10), bool), np.zeros(10)
-    stats = ap_per_class(tp, np.linspace(0.9, 0.5, 10), zeros, np.zeros(100))
+    stats = average_precision(tp, np.linspace(0.9, 0.5, 10), zeros, np.zeros(100))
     np.testing.assert_allclose(stats.ap, 11 / 101)
     np.testing.assert_allclose(stats.pr_curve.mean(), 0.1, atol=1e-3)
 
@@ -147,7 +147,7 @@ def test_leaving_out_unsure_detections_never_raises_ap():
     aps = []
     for threshold in (0, 0.25, 0.5, 0.75):
         sure = conf >= threshold
-        aps.append(ap_per_class(tp[sure], conf[sure], pred_cls[sure], golden["target_cls"]).ap)
+        aps.append(average_precision(tp[sure], conf[sure], pred_cls[sure], golden["target_cls"]).ap)
     assert all((more >= fewer).all() for more, fewer in itertools.pairwise(aps))
 
 
