@@ -10,7 +10,6 @@ import pytest
 import utils.general
 import utils.metrics
 import utils.ops.boxes
-import utils.ops.nms
 from utils import v61
 from utils.general import ROOT
 
@@ -104,7 +103,6 @@ def test_what_a_user_pastes_is_found_first(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "home"),
     [
-        ("utils.general", "non_max_suppression", utils.ops.nms),
         ("utils.general", "box_iou", utils.metrics),
         ("utils.general", "fitness", utils.metrics),
         *(("utils.general", name, utils.ops.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy")),

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.metrics import box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
+from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
 from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
-from utils.ops.nms import non_max_suppression  # noqa: F401
+from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
@@ -357,6 +357,69 @@ def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> i
     if size != imgsz:
         LOGGER.warning(f"--imgsz {imgsz} must be a multiple of the stride {s}: {size} is used")
     return size
+
+
+# Boxes ----------------------------------------------------------------------------------------------------------------
+
+
+def non_max_suppression(
+    prediction: torch.Tensor | Sequence[torch.Tensor],
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    labels: Sequence[torch.Tensor] = (),
+    max_det: int = 300,
+) -> list[torch.Tensor]:
+    """Choose the detections of a network's predictions. All commands call this function.
+
+    A device without float64 (MPS) leaves it to the CPU, where the result then is.
+
+    Args:
+        prediction: (B, N, 5 + nc) of any float type: xywh in pixels, objectness, class scores; or what a network gives
+            in evaluation, of which it is the first. What is not finite is no object.
+        conf_thres: detections are above this confidence, the product of objectness and class score.
+        iou_thres: a box is dropped if its IoU with a surer one of its class is above this.
+        classes: the class numbers to keep.
+        agnostic: let boxes of different classes suppress each other.
+        multi_label: a box may be an object of several classes, else only of its best.
+        labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join the predictions with
+            confidence 1, for automatic labelling.
+        max_det: most detections of an image.
+
+    Returns:
+        B tensors (n, 6) float32 of xyxy, confidence, class, surest first.
+
+    Raises:
+        ValueError: a threshold or max_det is out of its range.
+    """
+    if isinstance(prediction, list | tuple):
+        prediction = prediction[0]
+    if prediction.device.type in WITHOUT_FLOAT64:
+        prediction = prediction.cpu()
+    assert prediction.ndim == 3, f"(B, N, 5 + nc) is expected, not {tuple(prediction.shape)}"
+    assert prediction.shape[2] > 5, "there are no class scores"
+    assert len(labels) in {0, len(prediction)}, f"labels of {len(labels)} images for a batch of {len(prediction)}"
+    for name, value in (("confidence", conf_thres), ("IoU", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"the {name} threshold is {value}: a share between 0 and 1 is wanted")
+    if max_det < 1:
+        raise ValueError(f"max_det is {max_det}: 1 or more detections of an image are wanted")
+
+    output: list[torch.Tensor] = []
+    for x in candidates(prediction, conf_thres, classes, multi_label, labels):  # (n, 6) of an image, surest first
+        tried, count = x, max(4 * max_det, 1024)
+        i = torch.zeros(0, dtype=torch.int64, device=x.device)
+        while len(x):  # the first few alone, then more: whether a box stays depends on surer ones only
+            tried = x[:count]
+            boxes, scores = boxes_by_class(tried, agnostic)  # (m, 4) xyxy, those of different classes apart, and (m,)
+            i = nms(boxes, scores, iou_thres)  # indices of the boxes that stay: the line to replace for another NMS
+            if len(i) >= max_det or count >= len(x):
+                break
+            count *= 4
+        output.append(tried[i[:max_det]])
+    return output
 
 
 # Names of v6.1 --------------------------------------------------------------------------------------------------------

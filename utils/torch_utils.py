@@ -75,6 +75,17 @@ def _find_device(device: str, local_rank: int, processes: int) -> torch.device:
     return torch.device("cuda", numbers[local_rank])
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device without waiting for it; the copy's `on_host` is the original.
+
+    `ComputeLoss` matches targets on the host, by `on_host`, so that it need not ask the device what it has been given.
+    """
+    moved = tensor.to(device, non_blocking=True)
+    if moved is not tensor:
+        moved.on_host = tensor
+    return moved
+
+
 def time_sync(device: torch.device | None = None) -> float:
     """Seconds of a clock that only runs forward, when all work queued on the device (None: the GPU) is done."""
     kind = device.type if device is not None else "cuda" if torch.cuda.is_available() else "cpu"

@@ -34,18 +34,33 @@ def random_boxes(seed, count):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("xywh", [True, False])
-def test_bbox_iou_equals_v61(kind, xywh):
+@pytest.mark.parametrize("corners", [True, False])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_bbox_iou_equals_v61(kind, corners, layout):
     golden = np.load(GOLDEN / "iou.npz")
     boxes = [torch.from_numpy(golden[name]) for name in ("box1_xywh", "box2_xywh")]
-    boxes = boxes if xywh else [xywh2xyxy(box) for box in boxes]
-    np.testing.assert_allclose(bbox_iou(*boxes, xywh=xywh, **KINDS[kind]), golden[kind], atol=1e-5)
+    box1, box2 = [xywh2xyxy(box) for box in boxes] if corners else boxes
+    box1 = box1.T if layout == "columns" else box1
+    np.testing.assert_allclose(bbox_iou(box1, box2, corners, **KINDS[kind]), golden[kind], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bbox_iou_of_a_box_with_itself_is_one(kind):
     boxes = random_boxes(0, 50)
-    np.testing.assert_allclose(bbox_iou(boxes, boxes, **KINDS[kind]), 1, atol=1e-5)
+    np.testing.assert_allclose(bbox_iou(boxes, boxes, x1y1x2y2=False, **KINDS[kind]), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bbox_iou_of_one_box_with_many(kind):
+    one, many = xywh2xyxy(random_boxes(5, 1)), xywh2xyxy(random_boxes(6, 4))
+    expected = bbox_iou(one.expand(4, 4).T, many, **KINDS[kind])
+    torch.testing.assert_close(bbox_iou(one[0], many, **KINDS[kind]), expected)
+    torch.testing.assert_close(bbox_iou(one, many, **KINDS[kind]), expected)
+
+
+def test_four_boxes_by_four_numbers_are_v61s_columns():
+    box1, box2 = xywh2xyxy(random_boxes(7, 4)), xywh2xyxy(random_boxes(8, 4))
+    torch.testing.assert_close(bbox_iou(box1.T, box2), box_iou(box1, box2).diag())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +68,7 @@ def test_bbox_iou_and_gradient_are_finite_for_boxes_without_area(kind):
     sizes = torch.tensor([[0.0, 0], [0, 5], [5, 0], [1e-30, 1e-30], [5, 5]])
     first, second = sizes.repeat_interleave(len(sizes), 0), sizes.repeat(len(sizes), 1)
     box1 = torch.cat((torch.full_like(first, 3.0), first), 1).requires_grad_()
-    iou = bbox_iou(box1, torch.cat((torch.full_like(second, 3.0), second), 1), **KINDS[kind])
+    iou = bbox_iou(box1, torch.cat((torch.full_like(second, 3.0), second), 1), False, **KINDS[kind])
     iou.sum().backward()
     assert iou.isfinite().all()
     assert box1.grad.isfinite().all()
@@ -64,13 +79,13 @@ def test_ciou_gradient_equals_torchvision():
     corners = xywh2xyxy(random_boxes(1, 100)).requires_grad_()
     others = xywh2xyxy(random_boxes(2, 100))
     (expected,) = torch.autograd.grad(ops.complete_box_iou_loss(corners, others, reduction="sum"), corners)
-    (gradient,) = torch.autograd.grad((1 - bbox_iou(corners, others, xywh=False, CIoU=True)).sum(), corners)
+    (gradient,) = torch.autograd.grad((1 - bbox_iou(corners, others, CIoU=True)).sum(), corners)
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_box_iou_is_bbox_iou_of_all_pairs():
     first, second = random_boxes(3, 7), random_boxes(4, 5)
-    expected = bbox_iou(first[:, None].expand(7, 5, 4), second[None].expand(7, 5, 4))
+    expected = torch.stack([bbox_iou(box, second, x1y1x2y2=False) for box in first])
     np.testing.assert_allclose(box_iou(xywh2xyxy(first), xywh2xyxy(second)), expected, atol=1e-5)
     assert box_iou(torch.zeros(0, 4), torch.zeros(3, 4)).shape == (0, 3)
     assert box_iou(torch.zeros(2, 4), torch.zeros(3, 4)).tolist() == [[0, 0, 0]] * 2

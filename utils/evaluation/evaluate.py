@@ -18,12 +18,12 @@ from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
-from utils.general import LOGGER, progress
+from utils.general import LOGGER, non_max_suppression, progress
 from utils.metrics import IOU_LEVELS, EvalResult, average_precision, box_iou, match_predictions
 from utils.ops.boxes import scaled_coords, xywhn2xyxy
-from utils.ops.nms import load_nms, non_max_suppression
+from utils.ops.nms import load_nms
 from utils.ops.size_ap import SIZES, SizeTally
-from utils.torch_utils import time_sync
+from utils.torch_utils import time_sync, to_device
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
@@ -104,7 +104,7 @@ def evaluate(
             )
             watch.lap()
             if compute_loss is not None:
-                losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
+                losses += compute_loss(raw, to_device(targets, device))[1]
             evaluated = in_native_pixels(accumulator.batches, batch, targets, found, single_cls)
             accumulator.add(evaluated, watch)
             if on_batch is None:

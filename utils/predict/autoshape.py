@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
 from utils.files.images import read_image
-from utils.general import make_divisible
+from utils.general import make_divisible, non_max_suppression
 from utils.ops.boxes import scaled_coords
-from utils.ops.nms import load_nms, non_max_suppression
+from utils.ops.nms import load_nms
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of

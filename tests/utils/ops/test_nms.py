@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.general import ROOT
+from utils.general import ROOT, non_max_suppression
 from utils.ops import nms
-from utils.ops.nms import nms_opencv, non_max_suppression
+from utils.ops.nms import nms_opencv
 
 GOLDEN = np.load(ROOT / "tests" / "golden" / "nms.npz")
 SETTINGS = {
