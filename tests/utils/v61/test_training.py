@@ -106,7 +106,7 @@ def test_loss_of_a_model_with_a_dictionary(tiny):
     model.hyp = {"box": 0.05, "obj": 1.0, "cls": 0.5, "obj_pw": 1.0, "cls_pw": 1.0, "fl_gamma": 0.0, "anchor_t": 4.0}
     raw, targets = model(torch.rand(2, 3, 64, 64)), torch.tensor([[0, 1, 0.5, 0.5, 0.3, 0.3]])
     total, items = ComputeLoss(model)(raw, targets)
-    expected, expected_items = ComputeLoss(model.head, SimpleNamespace(**model.hyp))(raw, targets)
+    expected, expected_items = ComputeLoss(model.head, hyp=model.hyp)(raw, targets)
     assert torch.equal(total, expected)
     assert torch.equal(items, expected_items)
     wrapped = SimpleNamespace(module=model)
