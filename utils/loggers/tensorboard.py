@@ -52,9 +52,11 @@ class TensorBoardLogger(Logger):
         """The graph of a copy of the network in evaluation mode, on the CPU; left out where it cannot be traced."""
         try:
             model = copy.deepcopy(start.model).to("cpu", torch.float32).eval()
+            images = torch.zeros(1, 3, start.imgsz, start.imgsz)
             with quiet(), torch.no_grad():
-                self.writer.add_graph(model, torch.zeros(1, 3, start.imgsz, start.imgsz), use_strict_trace=False)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+                model(images)  # a pasted head may keep its grid from now on: the trace's check runs it twice
+                self.writer.add_graph(model, images, use_strict_trace=False)
+        except Exception as error:  # a user's block can fail in any way, and a check of the trace in one of its own
             LOGGER.debug(f"TensorBoard: no graph, the network cannot be traced: {one_line(error)}")
 
     def on_epoch(self, record: EpochNumbers) -> None:
