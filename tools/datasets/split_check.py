@@ -69,7 +69,8 @@ def check_split(data: DataConfig, split: str, workers: int) -> SplitCheck:
         problems += faults
         if entry.corrupt and not any(entry.corrupt.startswith(fault.partition(": ")[0]) for fault in faults):
             problems.append(f"{image}: {entry.corrupt}")
-        notes += [note for note in entry.problems if " clipped" in note or "confidence" in note]
+        harmless = (" clipped", "confidence", f"{image}: ")
+        notes += [note for note in entry.problems if any(words in note for words in harmless)]
         if not entry.corrupt:
             known = (entry.boxes[:, 0] >= 0) & (entry.boxes[:, 0] < data.nc)  # (n,)
             records.append(LabelRecord(image, entry.hw, entry.boxes[known]))

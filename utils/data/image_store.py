@@ -21,6 +21,7 @@ CACHES = (None, "ram", "disk")
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 256 << 20, 32 << 20  # of all processes together; of one
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".mpo"})
 MEMORY_MARGIN = 1.1
+READING_RULE = 2  # of utils/files/pixels.py; another number makes earlier .npy files void
 
 
 class ImageStore:
@@ -81,7 +82,7 @@ class ImageStore:
         reduce = 1
         if not self.strict and Path(path).suffix.lower() in JPEG_SUFFIXES:
             reduce = next((n for n in (8, 4, 2) if native_hw.max() >= n * self.imgsz), 1)
-        image = read_image(path, reduce)
+        image = read_image(path, reduce, note=_known_by_scan)
         if (abs(np.array(image.shape[:2]) - native_hw / reduce) >= 1).any():
             raise ValueError(
                 f"{path}: is not the {native_hw[1]}x{native_hw[0]} image that was scanned; start anew to scan it again"
@@ -164,11 +165,11 @@ class ImageStore:
     def _from_disk(self, index: int) -> np.ndarray:
         """The picture's .npy file if it was made of the image file as it is now, else the image, then in a new .npy.
 
-        The pixels come after 32 bytes: the image file's mtime and size, the picture's height and width.
+        The pixels come after 40 bytes: the image file's mtime and size, the picture's height and width, READING_RULE.
         """
         source = os.stat(self.path(index))
         h, w = self.hw[index].tolist()
-        header = np.array((source.st_mtime_ns, source.st_size, h, w), np.int64)
+        header = np.array((source.st_mtime_ns, source.st_size, h, w, READING_RULE), np.int64)
         path = self._npy_path(index)
         try:
             stored = np.load(path, allow_pickle=False)
@@ -184,6 +185,11 @@ class ImageStore:
             LOGGER.warning("cache disk: %s; going on without a cache", error)
             self.cache = None
         return image
+
+
+def _known_by_scan(note: str) -> None:
+    """Leave out what the scan of the labels has reported of an image."""
+    del note
 
 
 def resized_hw(hw: np.ndarray, imgsz: int) -> np.ndarray:

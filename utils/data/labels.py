@@ -12,7 +12,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from PIL import Image
 from utils.data.config import DataConfig
 from utils.data.label_cache import Entry, load_cache, save_cache
 from utils.data.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
-from utils.files.images import BROKEN, IMAGE_SUFFIXES, read_image
+from utils.files.images import BROKEN, IMAGE_SUFFIXES, TIFF_STARTS, may_be_deep, read_image
 from utils.general import LOGGER, one_line, plural, progress
 
 MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
@@ -194,11 +194,12 @@ def _read_list(path: Path) -> list[str]:
     return images
 
 
-def check_image(path: str) -> tuple[int, int]:
+def check_image(path: str, note: Callable[[str], object] = LOGGER.warning) -> tuple[int, int]:
     """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
 
-    JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
-    hold are taken for whole. That is twenty times faster.
+    `note` takes a line about pixels whose scale is not certain, see utils/files/pixels.py.
+    JPEG and PNG of 8 bits, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose
+    checksums hold are taken for whole. That is twenty times faster.
     """
     with open(path, "rb") as file:
         if not file.read(1):
@@ -206,6 +207,9 @@ def check_image(path: str) -> tuple[int, int]:
         try:
             image = Image.open(file)
         except Image.UnidentifiedImageError:
+            file.seek(0)
+            if file.read(4) in TIFF_STARTS:  # of colours in floats, which OpenCV knows
+                return read_image(path, note=note).shape[:2]
             raise ValueError("not an image that Pillow can read") from None
         width, height = image.size
         if min(width, height) < MIN_SIDE:
@@ -217,13 +221,15 @@ def check_image(path: str) -> tuple[int, int]:
         elif image.format == "PNG":
             file.seek(0)
             data = file.read()
+            if may_be_deep(data):
+                return read_image(path, note=note).shape[:2]
             image = Image.open(io.BytesIO(data))
             if b"eXIf" in data and "exif" not in image.info:
                 image.load()  # the chunk stands behind the pixels
             else:
                 image.verify()
         else:
-            return read_image(path).shape[:2]
+            return read_image(path, note=note).shape[:2]
     tags = Image.Exif()
     tags.load(image.info.get("exif", b""))  # image.getexif() would read XMP too, which read_image does not heed
     return (width, height) if tags.get(_ORIENTATION, 1) in {5, 6, 7, 8} else (height, width)
@@ -249,8 +255,11 @@ def scan(
         save_cache(cache, images, entries)
     records: list[LabelRecord] = []
     notes: list[str] = []
+    unsure: list[str] = []
     for image, path, entry in zip(images, paths, entries, strict=True):
-        notes += entry.problems
+        of_pixels = [note for note in entry.problems if note.startswith(f"{image}: ")]
+        unsure += of_pixels
+        notes += [note for note in entry.problems if note not in of_pixels]
         if entry.corrupt:
             notes.append(f"{image}: {entry.corrupt}; image and labels left out")
             continue
@@ -261,6 +270,11 @@ def scan(
     found = len(usable) - missing
     empty = found - sum(len(entry.boxes) > 0 for entry in usable)
     notes += layout_notes(images, paths, missing > 0 and not found)
+    if len(unsure) > 1:
+        unsure = [
+            f"{plural(len(unsure), 'image')} with more than 8 bits and a scale that is not certain, e.g. {unsure[0]}"
+        ]
+    notes = unsure + notes
     report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
     LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if known else ""))
     for note in notes[:MAX_NOTES]:
@@ -320,9 +334,12 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
     if old and old.stamp == stamp and old.digest == digest:
         return old
     entry = nothing._replace(stamp=stamp, digest=digest)
+    notes: list[str] = []
     try:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
-        return entry._replace(hw=check_image(image), **labels._asdict())
+        hw = check_image(image, notes.append)
+        problems = (*labels.problems, *notes)
+        return entry._replace(hw=hw, boxes=labels.boxes, polygons=labels.polygons, problems=problems)
     except (*BROKEN, Image.DecompressionBombError) as error:
         return entry._replace(corrupt=one_line(error).removeprefix(f"{image}: "))
 
