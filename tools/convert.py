@@ -260,7 +260,8 @@ def to_coco(opt: ConvertOptions) -> None:
         raise FileExistsError(f"{(taken or paths)[0]} exists or is that of two splits; it is not written over")
     Path(opt.out).mkdir(parents=True, exist_ok=True)
     for split, sources, path in jobs:
-        records, _ = scan(find_images(sources), data.nc, None, desc=split)
+        images = list(dict.fromkeys(find_images(sources)))  # COCO has an image once
+        records, _ = scan(images, data.nc, None, desc=split)
         content = coco_content(records, data)
         with path.open("x", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)

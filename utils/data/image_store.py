@@ -45,6 +45,8 @@ class ImageStore:
             raise ValueError(f"cache {cache!r}: must be 'ram' or 'disk' (or None for no cache)")
         self.paths, self.native_hw, self.hw = paths, hw, resized_hw(hw, imgsz)
         self.imgsz, self.strict, self.cache = imgsz, strict, cache
+        _, firsts, numbers = np.unique(paths, return_index=True, return_inverse=True)
+        self._first = firsts[numbers]  # (N,) index of the same file's first mention: a list may repeat an image
         self._capacity = self._room = buffer_bytes
         self._buffer: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reported: set[int] = set()
@@ -56,6 +58,7 @@ class ImageStore:
 
     def get(self, index: int) -> np.ndarray | None:
         """Picture `index`, read-only (h, w, 3) uint8 BGR; None where it cannot be read and the store is not strict."""
+        index = int(self._first[index])
         if self._pool is not None:
             return self._from_pool(self._pool, index)
         image = self._buffer.get(index)
@@ -112,13 +115,15 @@ class ImageStore:
     # RAM --------------------------------------------------------------------------------------------------------------
 
     def _fill_pool(self) -> None:
-        sizes = self.hw.prod(1, dtype=np.int64) * 3
+        once = np.unique(self._first)
+        sizes = np.zeros(len(self.paths), np.int64)
+        sizes[once] = self.hw[once].prod(1, dtype=np.int64) * 3
         needed, free = int(sizes.sum()), available_memory()
         if free is not None and needed * MEMORY_MARGIN > free:
             LOGGER.warning(
                 "cache ram: %.1f GB needed for %d images and a tenth to spare, %.1f GB free; going on without a cache",
                 needed / 1e9,
-                len(sizes),
+                len(once),
                 free / 1e9,
             )
             return
@@ -135,7 +140,7 @@ class ImageStore:
 
         self._capacity = 0  # the buffer need not hold what the pool holds
         with ThreadPool(min(8, cpu_count())) as threads:
-            for _ in progress(threads.imap_unordered(fill, range(len(sizes))), total=len(sizes), desc="cache ram"):
+            for _ in progress(threads.imap_unordered(fill, once.tolist()), total=len(once), desc="cache ram"):
                 pass
         self._pool, self._starts, self._readable = pool, starts, readable
 
