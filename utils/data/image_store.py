@@ -85,7 +85,7 @@ class ImageStore:
         reduce = 1
         if not self.strict and Path(path).suffix.lower() in JPEG_SUFFIXES:
             reduce = next((n for n in (8, 4, 2) if native_hw.max() >= n * self.imgsz), 1)
-        image = read_image(path, reduce, note=_known_by_scan)
+        image = read_image(path, reduce, note=LOGGER.debug)  # the scan has warned
         if (abs(np.array(image.shape[:2]) - native_hw / reduce) >= 1).any():
             raise ValueError(
                 f"{path}: is not the {native_hw[1]}x{native_hw[0]} image that was scanned; start anew to scan it again"
@@ -190,11 +190,6 @@ class ImageStore:
             LOGGER.warning("cache disk: %s; going on without a cache", error)
             self.cache = None
         return image
-
-
-def _known_by_scan(note: str) -> None:
-    """Leave out what the scan of the labels has reported of an image."""
-    del note
 
 
 def resized_hw(hw: np.ndarray, imgsz: int) -> np.ndarray:
