@@ -22,6 +22,7 @@ ANNOTATIONS = {  # suffix in lower case: what to do about it
 }
 WHOLE_SETS = ("_annotations.", "instances_", ".coco.json", "via_")  # in names of files about all images of a folder
 NO_LABELS = frozenset({"classes.txt", "obj.names", "predefined_classes.txt", "readme.txt", "notes.txt"})
+LABEL_FOLDERS = ("label", "annot", "txt", "xml", "json", "yolo", "voc", "gt")  # words in their names
 MAX_BESIDE = 50  # folders beside `images` that are looked into
 
 
@@ -102,13 +103,18 @@ def _candidates(image_folder: Path, label_folder: Path, names: FolderNames) -> l
     """List where annotations may lie: the folders of labels and images, and those beside them and beside `images`."""
     folders = [label_folder, image_folder]
     parts = image_folder.parts
-    if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        base, below = Path(*parts[:at]), parts[at + 1 :]
-        for name in names(base)[:MAX_BESIDE]:
+    lower = [part.lower() for part in parts]
+    depths = {len(parts) - 1, len(parts) - 2}  # of the part that annotations may have another folder in place of
+    if "images" in lower:
+        depths.add(len(lower) - 1 - lower[::-1].index("images"))
+    first = 1 if image_folder.is_absolute() else 0
+    for depth in sorted(depth for depth in depths if depth >= first):
+        base, below = Path(*parts[:depth]), parts[depth + 1 :]
+        beside = names(base)
+        if lower[depth] != "images":
+            beside = [name for name in beside if any(word in name.lower() for word in LABEL_FOLDERS)]
+        for name in beside[:MAX_BESIDE]:
             folders += [base.joinpath(name, *below), base / name]
-    else:
-        folders += [image_folder.parent / name for name in names(image_folder.parent)[:MAX_BESIDE]]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 USUAL_BITS = (8, 10, 12, 14, 16)
 OVERSHOOT = 0.05  # of the range
 LEAST_BYTE = 16.0  # floats that end between 1 and this are neither 0..1 nor 0..255
-REMEDY = "save it with 8 bits"
+REMEDY = "save it as an 8-bit image"
 
 
 def to_uint8(pixels: np.ndarray) -> tuple[np.ndarray, str]:

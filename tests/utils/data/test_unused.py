@@ -1,5 +1,7 @@
 """Files beside images and labels that are not used: each kind is named with an example and a remedy."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -35,6 +37,8 @@ def notes_of(folder):
         ("images/train/a.png", "Labels/train/a.txt", ("Labels",)),
         ("images/train/a.png", "images/train/a.json", (".json", "convert")),
         ("photos/a.png", "labels/a.txt", ("labels/a.txt", "photos/a.txt")),
+        ("Images/train/a.png", "labels/train/a.txt", ("Images/train/a.txt",)),
+        ("imgs/train/a.png", "imgs_txt/train/a.txt", ("imgs/train/a.txt",)),
         ("images/train/a.png", "images/train/_annotations.coco.json", ("_annotations.coco.json", "tools.convert coco")),
     ],
 )
@@ -44,6 +48,13 @@ def test_annotations_that_are_not_used_are_named(tmp_path, image, file, words):
     named = [note for note in notes_of((tmp_path / image).parent) if str(tmp_path / file) in note]
     assert len(named) == 1
     assert all(word in named[0] for word in words)
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(Path("images/a.png"))
+    text(Path("Labels/a.txt"))
+    assert any("Labels/a.txt" in note for note in notes_of("images"))
 
 
 def test_they_are_counted(tmp_path):
