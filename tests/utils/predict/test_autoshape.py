@@ -178,3 +178,11 @@ def test_an_absent_file_and_a_size_of_nothing(model, rgb):
         model("nowhere.png")
     with pytest.raises(ValueError, match="size 0"):
         model(rgb, size=0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint16])
+def test_numbers_of_other_types_are_bytes(kind):
+    image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
+    found = from_array(image.astype(kind))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image)
