@@ -246,7 +246,7 @@ class EvalResult:
     @property
     def fitness(self) -> float:
         """The number to choose the best epoch by."""
-        return float(fitness((self.mp, self.mr, self.map50, self.map)))
+        return float(fitness(np.array([[self.mp, self.mr, self.map50, self.map]]))[0])
 
     @property
     def maps(self) -> np.ndarray:
