@@ -698,7 +698,7 @@ def main(opt: Options) -> Model:
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
-    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+    if name in {"__path__", "__all__"}:  # an import asks for the one; a star import takes this module's own names
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)
 

@@ -15,7 +15,7 @@ import torch
 from utils.files.images import read_image
 from utils.general import LOGGER, colorstr, one_line
 from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart
-from utils.metrics import EvalResult
+from utils.metrics import EvalResult, distinct_names
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +82,7 @@ class TensorBoardLogger(Logger):
 
 def pr_counts(result: EvalResult) -> dict[str, np.ndarray]:
     """Of each class that has labels (6, P): right, wrong, 0, missed, precision and recall at rising confidences."""
-    stats = result.stats
+    stats, names = result.stats, distinct_names(result.names)
     found = {}
     for row, index in enumerate(stats.classes):
         precision, recall = (curve[row, ::CURVE_STEP] for curve in (stats.precision_curve, stats.recall_curve))  # (P,)
@@ -90,7 +90,7 @@ def pr_counts(result: EvalResult) -> dict[str, np.ndarray]:
         wrong = np.divide(right, precision, out=np.zeros_like(right), where=precision > 0) - right
         missed = stats.counts[row] - right
         counts = np.stack((right, np.maximum(wrong, 0), np.zeros_like(right), missed)).round()
-        found[result.names[index]] = np.concatenate((counts, (precision, recall)))
+        found[names[index]] = np.concatenate((counts, (precision, recall)))
     return found
 
 
