@@ -46,6 +46,7 @@ from utils.torch_utils import largest_stride, select_device
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 OR_AS_ONE = ", or all classes as one (--single-cls)"
 SPEED_LIMITS = {"conf_thres": 0.25, "iou_thres": 0.45}  # those of detect.py
+SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not the one of --task val"
 
 
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
@@ -78,6 +79,9 @@ def rate(
         return run_model(opt, model, device, records, data.names, [], ranks)
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
+    crowded = max((len(record.boxes) for record in records), default=0)
+    if opt.max_det < crowded:
+        LOGGER.warning(f"--max-det {opt.max_det}: an image has {plural(crowded, 'label')}, so AP comes out lower")
 
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
@@ -104,7 +108,8 @@ def rate(
     summary = (
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {plural(result.images, 'image')} of {opt.task}"
     )
-    LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
+    where = f"P and R at confidence {result.threshold:.3f}, where the smoothed mean F1 is highest"
+    LOGGER.info(f"{summary}, {where}; files in {colorstr('bold', str(folder))}")
     return result
 
 
@@ -128,8 +133,8 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         name = study.begin(file.stem) if study else file.stem
         for imgsz in opt.sizes if study else [opt.imgsz]:
             imgsz = max(input_size(model, [imgsz]))
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
-            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
+            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}{'' if study else SPEED_REMARK}")
             result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
             log_table(result, per_class=opt.verbose)
             log_speed(result)

@@ -69,7 +69,8 @@ class ValOptions:
             )
         if self.conf_thres > LOW_CONFIDENCE and self.task != "speed":
             LOGGER.warning(
-                f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
+                f"--conf-thres {self.conf_thres} cuts the curves: what only less sure detections would find counts "
+                f"as missed, so AP comes out lower than with {LOW_CONFIDENCE}"
             )
 
 

@@ -78,7 +78,7 @@ def evaluate(
     single_cls = settings.single_cls
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
     load_nms(device.type)
-    accumulator = EvalAccumulator(names, SizeTally(IOU_LEVELS) if settings.by_size else None)
+    accumulator = EvalAccumulator(names, settings.conf_thres, SizeTally(IOU_LEVELS) if settings.by_size else None)
     kept: list[EvaluatedBatch] = []
     losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
@@ -228,7 +228,8 @@ def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], sh
 def overlaps(evaluated: EvaluatedBatch) -> list[np.ndarray]:
     """Compute the IoU (t, n) of labels and detections for each of B images, in pixels of the image file."""
     pairs = zip(evaluated.native, evaluated.labels, strict=True)
-    return [box_iou(known[:, 1:], rows[:, :4]).numpy() for rows, known in pairs]
+    # In float64 and without an epsilon to speak of, so that an overlap of exactly a level reaches it.
+    return [box_iou(known[:, 1:].double(), rows[:, :4].double(), eps=1e-16).numpy() for rows, known in pairs]
 
 
 def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -245,6 +246,7 @@ class EvalAccumulator:
     """Add up batches: of each detection whether it is a true positive, of each label its class."""
 
     names: tuple[str, ...]
+    conf_thres: float
     sizes: SizeTally | None = None
     images: int = 0
     batches: int = 0
@@ -289,12 +291,13 @@ class EvalAccumulator:
         """Return the result of all batches, with their mean losses (3,)."""
         scores, classes = np.concatenate(self.scores), np.concatenate(self.classes).astype(np.int64)
         box, obj, cls = (0.0, 0.0, 0.0) if losses is None else losses.tolist()
+        right = np.concatenate(self.true_positives)
         pre, inference, nms = (self.seconds / max(self.images, 1) * 1000).tolist()
         return EvalResult(
             names=self.names,
             images=self.images,
             counts=np.bincount(classes, minlength=len(self.names)),
-            stats=ap_per_class(np.concatenate(self.true_positives), scores[:, 0], scores[:, 1], classes),
+            stats=ap_per_class(right, scores[:, 0], scores[:, 1], classes, conf_thres=self.conf_thres),
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,

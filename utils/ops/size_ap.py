@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.ops.iou import match_greedily
+
 SIZES = ("small", "medium", "large")
 AREAS = np.array([(0, 32**2), (32**2, 96**2), (96**2, np.inf)])  # (S, 2) square pixels; both ends belong to a size
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -103,19 +105,12 @@ def claims(
 
     Detections come surest first; iou is (t, n), sized (t, S) says which labels belong to which size.
     """
-    taken, right = np.zeros((2, len(pred_classes), len(AREAS), len(levels)), bool)
-    if not iou.size:
-        return taken, right
     iou = np.where(true_classes[:, None] == pred_classes, iou, -1.0)
-    wanted = sized.T[:, None]  # (S, 1, t)
-    free = np.ones((len(AREAS), len(levels), len(true_classes)), bool)
-    for i in np.flatnonzero(iou.max(0) >= levels.min()):
-        possible = free & (iou[:, i] >= levels[:, None])  # (S, L, t)
-        best = np.where(possible, iou[:, i] + 2 * wanted, -1.0).argmax(2)  # (S, L), any of the size before all others
-        taken[i] = possible.any(2)
-        right[i] = taken[i] & np.take_along_axis(sized.T, best, 1)
-        size, level = taken[i].nonzero()
-        free[size, level, best[size, level]] = False
+    taken, right = np.zeros((2, len(pred_classes), len(AREAS), len(levels)), bool)
+    for size, wanted in enumerate(sized.T):
+        label = match_greedily(iou, levels, wanted)  # (n, L)
+        taken[:, size] = label >= 0
+        right[:, size] = taken[:, size] & np.append(wanted, False)[label]
     return taken, right
 
 
