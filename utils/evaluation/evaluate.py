@@ -243,7 +243,11 @@ def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> lis
 
 @dataclass
 class EvalAccumulator:
-    """Add up batches: of each detection whether it is a true positive, of each label its class."""
+    """Add up batches: of each detection whether it is a true positive, of each label its class.
+
+    In the end detections lie in the order of their images' paths, so that those of one confidence have the same order
+    in batches of any size, and that of pycocotools where image numbers follow the names.
+    """
 
     names: tuple[str, ...]
     conf_thres: float
@@ -252,6 +256,8 @@ class EvalAccumulator:
     batches: int = 0
     shape: tuple[int, ...] = ()
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    paths: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.str_)])  # (B,) of each batch
+    found: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.int64)])  # (B,) detections of each image
     true_positives: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, len(IOU_LEVELS)), bool)])  # (n, L)
     scores: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 2), np.float32)])  # (n, 2) confidence, class
     classes: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.float32)])  # (t,) each
@@ -259,6 +265,8 @@ class EvalAccumulator:
     def add(self, evaluated: EvaluatedBatch, watch: Stopwatch) -> None:
         """Count a batch, whose three laps the watch has taken."""
         ious = overlaps(evaluated)
+        self.paths.append(np.array(evaluated.batch.paths, np.str_))
+        self.found.append(np.array([len(rows) for rows in evaluated.native], np.int64))
         self.true_positives += true_positives(evaluated, ious)
         if self.sizes is not None:
             for rows, known, iou in zip(evaluated.native, evaluated.labels, ious, strict=True):
@@ -275,6 +283,7 @@ class EvalAccumulator:
         if ranks.size == 1:
             return
         lists = {"true_positives": self.true_positives, "scores": self.scores, "classes": self.classes}
+        lists |= {"paths": self.paths, "found": self.found}
         if self.sizes is not None:
             lists |= {f"sizes_{name}": parts for name, parts in self.sizes.parts().items()}
         own = {name: np.concatenate(parts) for name, parts in lists.items()}
@@ -287,11 +296,19 @@ class EvalAccumulator:
         shapes = [tuple(arrays["shape"].tolist()) for arrays in found if len(arrays["shape"])]
         self.shape = shapes[-1] if shapes else ()
 
+    def order_by_path(self) -> np.ndarray:
+        """Return the order (n,) of all detections by their images' paths; those of an image stay as they are."""
+        paths = np.concatenate(self.paths)
+        place = np.empty(len(paths), np.int64)
+        place[paths.argsort(kind="stable")] = np.arange(len(paths))
+        return place.repeat(np.concatenate(self.found)).argsort(kind="stable")
+
     def result(self, losses: Tensor | None) -> EvalResult:
         """Return the result of all batches, with their mean losses (3,)."""
-        scores, classes = np.concatenate(self.scores), np.concatenate(self.classes).astype(np.int64)
+        order = self.order_by_path()
+        scores, right = np.concatenate(self.scores)[order], np.concatenate(self.true_positives)[order]
+        classes = np.concatenate(self.classes).astype(np.int64)
         box, obj, cls = (0.0, 0.0, 0.0) if losses is None else losses.tolist()
-        right = np.concatenate(self.true_positives)
         pre, inference, nms = (self.seconds / max(self.images, 1) * 1000).tolist()
         return EvalResult(
             names=self.names,
@@ -301,7 +318,7 @@ class EvalAccumulator:
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,
-            sizes=None if self.sizes is None else self.sizes.result(len(self.names)),
+            sizes=None if self.sizes is None else self.sizes.result(len(self.names), order),
         )
 
 

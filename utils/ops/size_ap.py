@@ -75,10 +75,11 @@ class SizeTally:
             **{"classes": self.classes, "sized": self.sized},
         }
 
-    def result(self, nc: int) -> SizeAP:
-        """AP of each size and class."""
+    def result(self, nc: int, order: np.ndarray | None = None) -> SizeAP:
+        """AP of each size and class. order (n,): of the detections before they are sorted by confidence."""
         scores, classes, sized = (np.concatenate(parts) for parts in (self.scores, self.classes, self.sized))
-        order = (-scores[:, 0]).argsort(kind="stable")
+        order = np.arange(len(scores)) if order is None else order
+        order = order[(-scores[order, 0]).argsort(kind="stable")]
         predicted, right, counted = (
             values[order] for values in (scores[:, 1], np.concatenate(self.right), np.concatenate(self.counted))
         )
