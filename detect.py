@@ -44,7 +44,7 @@ from utils.general import LOGGER, ROOT, colorstr, plural, run_script
 from utils.ops.nms import non_max_suppression
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder, save_features
-from utils.predict.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.inference import choose_size, fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
@@ -122,8 +122,8 @@ def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
 @torch.inference_mode()
 def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
-    imgsz = input_size(model, opt.imgsz)
-    opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
+    imgsz = choose_size(model, opt.imgsz)
+    opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()

@@ -1,6 +1,6 @@
 """Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
-    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
+    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
     python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
@@ -30,7 +30,7 @@ from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
-from models.runtimes.metadata import AXES, PROGRAM, Metadata
+from models.runtimes.metadata import AXES, PROGRAM, TRAINED_SIZE, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
 from utils.cli.arguments import normalized
 from utils.cli.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
@@ -39,7 +39,8 @@ from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
+from utils.general import LOGGER, atomic_write, colorstr, one_line, run_script
+from utils.predict.inference import choose_size
 from utils.torch_utils import largest_stride, select_device
 
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
@@ -86,7 +87,7 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     """The network of a checkpoint, as it is to be written, and what its files say of themselves."""
     network = attempt_load(weights, device)
     stride = largest_stride(network)
-    height, width = check_img_size((opt.imgsz * 2)[:2], stride)
+    height, width = choose_size(network, opt.imgsz)
     nms = NmsSettings(opt.conf_thres, opt.iou_thres, opt.agnostic_nms, opt.topk_all) if opt.nms else None
     reference = ExportModel(network, opt.train, nms)
     dtype = torch.float16 if opt.half else torch.float32
@@ -102,6 +103,8 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
         "program": PROGRAM,
         "date": datetime.now().isoformat(timespec="seconds"),
     }
+    if network.imgsz is not None:
+        details[TRAINED_SIZE] = str(network.imgsz)
     axes = () if not opt.dynamic else AXES[1:] if opt.nms else AXES
     metadata = Metadata(tuple(network.names), stride, opt.batch_size, (height, width), axes, details)
     generator = torch.Generator().manual_seed(0)

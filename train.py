@@ -199,7 +199,7 @@ def build_training(
         data.prepare()
         splits = {name: load_split(data, name, opt.workers, opt.single_cls) for name in ("train", "val")}
     model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else checkpoint)
-    imgsz = fit_model(opt, hyp, model, splits["train"])
+    model.imgsz = imgsz = fit_model(opt, hyp, model, splits["train"])
     opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, splits["train"], imgsz, device))
     if opt.sync_bn:
         model = synchronized(model, device, ranks)

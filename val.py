@@ -1,6 +1,6 @@
 """Says how good a model is on a labelled data set: precision, recall, AP by class, speed, curves, example pictures.
 
-    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml --imgsz 640
+    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml
     python val.py --weights a.pt b.pt --data shapes.yaml --task study --sizes 320 640
 
 Each IoU level has its own pairs of detections and labels; precision and recall are those at the confidence where the
@@ -39,7 +39,7 @@ from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr, increment_path, plural, run_script
 from utils.metrics import EvalResult
-from utils.predict.inference import fixed_size, input_size, ready, warm_up
+from utils.predict.inference import choose_size, fixed_size, input_size, ready, warm_up
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
@@ -69,6 +69,7 @@ def rate(
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = load_model(opt, weights, device)
+    hw = choose_size(model, opt.imgsz)
     if not opt.single_cls:
         check_names(model.names, data, OR_AS_ONE)
     with ranks.main_first():
@@ -76,7 +77,7 @@ def rate(
         sources = data.split(opt.task)
         records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
     if not ranks.is_main:
-        return run_model(opt, model, device, records, data.names, [], ranks)
+        return run_model(opt, model, device, records, data.names, [], hw, ranks)
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
     crowded = max((len(record.boxes) for record in records), default=0)
@@ -92,7 +93,7 @@ def rate(
         if opt.save_json:
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
-        result = run_model(opt, model, device, records, data.names, observers, ranks)
+        result = run_model(opt, model, device, records, data.names, observers, hw, ranks)
     log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
     if opt.verbose:
         log_sizes(result)
@@ -131,16 +132,16 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         if not opt.single_cls:
             check_names(model.names, data, OR_AS_ONE)
         name = study.begin(file.stem) if study else file.stem
-        for imgsz in opt.sizes if study else [opt.imgsz]:
-            imgsz = max(input_size(model, [imgsz]))
+        shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
+        for hw in shapes:
             limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
-            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}{'' if study else SPEED_REMARK}")
-            result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
+            LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
+            result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
             log_speed(result)
             results.append(result)
             if study:
-                study.add(name, imgsz, result)
+                study.add(name, max(hw), result)
     if study:
         study.finish()
         LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
@@ -160,11 +161,14 @@ def run_model(
     records: Sequence[LabelRecord],
     names: Sequence[str],
     observers: Sequence[Observer],
+    hw: tuple[int, int],
     ranks: DistEnv = SINGLE,
 ) -> EvalResult:
-    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
+    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them.
+
+    hw: height and width of the network's images, of which the longer one counts unless a file takes no others.
+    """
     stride = largest_stride(model)
-    hw = input_size(model, [opt.imgsz])
     if fixed_size(model):
         LOGGER.warning(
             f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "

@@ -42,6 +42,11 @@ class Ensemble(nn.ModuleList):
         """The strides of the member with the largest one."""
         return max((model.stride for model in self), key=lambda stride: float(stride.max()))
 
+    @property
+    def imgsz(self) -> int | None:
+        """The largest size that a member was trained at, None where no file says it."""
+        return max((model.imgsz for model in self if model.imgsz is not None), default=None)
+
 
 def attempt_load(
     weights: str | Path | Sequence[str | Path], device: torch.device | str = "cpu", fuse: bool = True
@@ -79,7 +84,7 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     if model is None:
         raise ValueError(f"{path}: its tensors do not fit its yaml: {misfit}")
     model.load_state_dict(checkpoint.state)
-    model.names = list(checkpoint.names)
+    model.names, model.imgsz = list(checkpoint.names), checkpoint.imgsz
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
 

@@ -112,6 +112,7 @@ class Model(nn.Module):
             raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
+        self.imgsz: int | None = None  # the size that it was trained at, where that is known
         self.head.set_strides(strides)
         self.head.initialize_biases(strides)
         initialize_weights(self)

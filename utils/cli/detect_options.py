@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.cli.arguments import add_device, add_run_folder
 from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
-from utils.predict.inference import add_runtime_flags, check_limits
+from utils.predict.inference import SIZE_DEFAULT, add_runtime_flags, check_limits, check_size
 from utils.predict.opencv import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
@@ -40,7 +40,7 @@ class DetectOptions:
     weights: list[str]
     source: str
     data: str
-    imgsz: list[int]
+    imgsz: list[int] | None
     conf_thres: float
     iou_thres: float
     max_det: int
@@ -76,8 +76,7 @@ class DetectOptions:
         counts = {"--max-det": self.max_det, "--line-thickness": self.line_thickness}
         counts |= {"--batch-size": self.batch_size, "--vid-stride": self.vid_stride}
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if self.threads < 0:
             raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:
@@ -103,7 +102,12 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         help="class names for formats that carry none; a checkpoint carries its own",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w (default: {SIZE_DEFAULT})",
     )
     add_device(parser)
     add_runtime_flags(parser)

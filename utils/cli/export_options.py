@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import ROOT
-from utils.predict.inference import check_limits
+from utils.predict.inference import SIZE_DEFAULT, check_limits, check_size
 
 FORMATS = {
     **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
@@ -35,7 +35,7 @@ class ExportOptions:
 
     data: str
     weights: list[str]
-    imgsz: list[int]
+    imgsz: list[int] | None
     batch_size: int
     device: str
     half: bool
@@ -65,8 +65,7 @@ class ExportOptions:
         """ValueError where a number is out of its range, a format is unknown, or options do not go together."""
         counts = {"--batch-size": self.batch_size, "--topk-all": self.topk_all, "--workspace": self.workspace}
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if self.opset not in OPSETS:
             raise ValueError(f"--opset {self.opset}: from {OPSETS[0]} to {OPSETS[-1]}")
         if self.dynamo and OPSETS[0] < self.opset < DYNAMO_OPSET:
@@ -127,7 +126,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
         help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="image size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"image size in pixels: one, or h w (default: {SIZE_DEFAULT})",
     )
     parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
     parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")

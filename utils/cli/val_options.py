@@ -9,7 +9,7 @@ from utils.data.config import SPLITS
 from utils.evaluation.study import STUDY_SIZES
 from utils.files.weights import DEFAULT_WEIGHTS
 from utils.general import LOGGER, ROOT
-from utils.predict.inference import add_runtime_flags, check_limits
+from utils.predict.inference import SIZE_DEFAULT, add_runtime_flags, check_limits, check_size
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 TASKS = (*SPLITS, "speed", "study")
@@ -22,7 +22,7 @@ class ValOptions:
     data: str
     weights: list[str]
     batch_size: int
-    imgsz: int
+    imgsz: int | None
     conf_thres: float
     iou_thres: float
     max_det: int
@@ -49,8 +49,8 @@ class ValOptions:
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
-        counts = {"--batch-size": self.batch_size, "--imgsz": self.imgsz, "--max-det": self.max_det}
-        check_limits(self.conf_thres, self.iou_thres, counts)
+        check_limits(self.conf_thres, self.iou_thres, {"--batch-size": self.batch_size, "--max-det": self.max_det})
+        check_size(self.imgsz)
         for flag, value in (("--workers", self.workers), ("--threads", self.threads)):
             if value < 0:
                 raise ValueError(f"{flag} {value}: 0 or more")
@@ -86,7 +86,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels (default: {SIZE_DEFAULT})"
+    )
     parser.add_argument("--conf-thres", type=float, default=LOW_CONFIDENCE, help="least confidence of a detection")
     parser.add_argument(
         "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
