@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from models.blocks.sparsity import nam_penalty
 from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
-from models.experimental import attempt_load
+from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import check_anchors
 from utils.autobatch import auto_batch
@@ -89,16 +89,19 @@ class Training:
     maps: list[float] | None  # the classes' mAPs at the latest validation
 
     def validate(self, epoch: int, observer: Observer | None = None) -> EvalResult | None:
-        """How good the moving average is after an epoch; None where the options leave it out."""
+        """How good the moving average is after an epoch; None where the options leave it out.
+
+        It is rated as the checkpoint of this epoch will be, in FP32 and with its weights as they are stored there, so
+        that val.py gives the same numbers. `trainer.amp_dtype` is for training alone.
+        """
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
         trainer = self.trainer
         result = evaluate(
-            trainer.ema.ema,
+            as_stripped(trainer.ema.ema),
             self.val_batches,
             self.data.names,
             device=trainer.device,
-            settings=EvalSettings(amp_dtype=trainer.amp_dtype),
             compute_loss=trainer.criterion.alone(),
             on_batch=observer,
             ranks=trainer.ranks,

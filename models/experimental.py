@@ -3,6 +3,7 @@
 Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.rows import load_model_yaml, read_rows
 from models.yolo import Model, parse_model
-from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -87,6 +88,16 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     model.names, model.imgsz = list(checkpoint.names), checkpoint.imgsz
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
+
+
+def as_stripped(model: Model) -> Model:
+    """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
+
+    It computes in FP32, so what it finds is what will be found with the file.
+    """
+    stripped = copy.deepcopy(model)
+    stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
+    return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def _claimed_shapes(yaml: dict) -> dict[str, torch.Size]:

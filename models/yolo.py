@@ -189,13 +189,13 @@ class Model(nn.Module):
         ordered = self.head.set_anchors(anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self) -> Self:
+    def fuse(self, verbose: bool = True) -> Self:
         """Itself, for inference: batch norms put into the convolutions before them, NAM's into constants."""
         for name, module in self.named_modules():
             if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
                 module.conv = fuse_conv_and_bn(module.conv, module.bn)
                 module.bn = nn.Identity()
-            elif isinstance(module, NAMAttention) and not module.fuse():
+            elif isinstance(module, NAMAttention) and not module.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 

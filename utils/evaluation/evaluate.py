@@ -37,7 +37,7 @@ class EvalSettings:
 
     conf_thres, iou_thres and max_det per image limit what NMS keeps. single_cls: all classes count as one. augment: is
     passed on to the model. hybrid: the labels join the detections, with confidence 1. by_size: AP by object size as
-    well. half: images are FP16, as a Module must be already. amp_dtype: what to autocast to.
+    well. half: images are FP16, as a Module must be already.
     """
 
     conf_thres: float = 0.001
@@ -48,7 +48,6 @@ class EvalSettings:
     hybrid: bool = False
     by_size: bool = False
     half: bool = False
-    amp_dtype: torch.dtype | None = None
 
 
 DEFAULT_SETTINGS = EvalSettings()
@@ -89,8 +88,7 @@ def evaluate(
             watch = Stopwatch(device)
             images = on_device(batch.images, device, torch.float16 if settings.half else torch.float32)  # (B, 3, H, W)
             watch.lap()
-            with torch.autocast(device.type, settings.amp_dtype, enabled=settings.amp_dtype is not None):
-                decoded, raw = model(images, augment=True) if settings.augment else model(images)
+            decoded, raw = model(images, augment=True) if settings.augment else model(images)
             watch.lap()
             check_classes(len(names) if single_cls else decoded.shape[2] - 5, len(names))
             found = non_max_suppression(

@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
     checkpoint = load_checkpoint(path)
     stripped = replace(
         checkpoint,
-        state={name: _halved(value) for name, value in checkpoint.state.items()},
+        state=halved(checkpoint.state),
         epoch=-1,
         best_fitness=None,
         training=None,
@@ -114,12 +115,13 @@ def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
     LOGGER.info(f"Optimizer stripped from {path}{saved_as}, {target.stat().st_size / 1e6:.1f} MB{kind}")
 
 
-def _halved(value: Tensor) -> Tensor:
-    """The tensor in FP16, unless it holds integers or a number too large for FP16."""
-    if not value.is_floating_point():
-        return value
-    half = value.half()
-    return value if bool((half.isinf() & value.isfinite()).any()) else half
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in FP16, but for those that are integers or hold a number too large for FP16."""
+    found = {}
+    for name, value in state.items():
+        half = value.half() if value.is_floating_point() else value
+        found[name] = value if bool((half.isinf() & value.isfinite()).any()) else half
+    return found
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

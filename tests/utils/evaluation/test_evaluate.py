@@ -212,20 +212,6 @@ def test_grids_made_in_evaluation_serve_training():
     assert head.weight.grad.item() == 7
 
 
-def test_autocast():
-    layer = nn.Conv2d(3, 7, 1)
-    kinds = []
-
-    def model(images):
-        maps = layer(images)
-        kinds.append(maps.dtype)
-        return maps.float().flatten(2).transpose(1, 2), []
-
-    run(model, batch(), amp_dtype=torch.bfloat16)
-    run(model, batch())
-    assert kinds == [torch.bfloat16, torch.float32]
-
-
 def test_losses_are_means_of_batches():
     def loss(raw, targets):
         return torch.tensor(0.0), torch.tensor([len(targets), raw[0].item(), 2.0])
