@@ -225,9 +225,15 @@ def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], sh
 
 def overlaps(evaluated: EvaluatedBatch) -> list[np.ndarray]:
     """Compute the IoU (t, n) of labels and detections for each of B images, in pixels of the image file."""
-    pairs = zip(evaluated.native, evaluated.labels, strict=True)
-    # In float64 and without an epsilon to speak of, so that an overlap of exactly a level reaches it.
-    return [box_iou(known[:, 1:].double(), rows[:, :4].double(), eps=1e-16).numpy() for rows, known in pairs]
+    return [overlap(rows, known) for rows, known in zip(evaluated.native, evaluated.labels, strict=True)]
+
+
+def overlap(detections: Tensor, labels: Tensor) -> np.ndarray:
+    """Compute the IoU (t, n) of an image's labels (t, 5), class and xyxy, and detections (n, 6), xyxy first.
+
+    In float64 and without an epsilon to speak of, so that what overlaps by exactly a level reaches it.
+    """
+    return box_iou(labels[:, 1:].double(), detections[:, :4].double(), eps=1e-16).numpy()
 
 
 def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> list[np.ndarray]:
