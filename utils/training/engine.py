@@ -24,7 +24,7 @@ from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible
-from utils.torch_utils import ModelEMA
+from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
@@ -97,9 +97,9 @@ class Trainer:
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
 
-    Of several `ranks` each trains on its part of every batch, with a criterion whose losses are shares of the whole's;
-    gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages are
-    the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
+    Of several `ranks` each trains on its part of every batch, with a criterion whose losses have the whole's as their
+    mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
+    are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Trainer:
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
-        Batches without a finite loss are left out of the mean. Of several ranks each sees its own share of the losses
+        Batches without a finite loss are left out of the mean. Of several ranks each sees the losses of its own part
         until the epoch ends. observe(i, batch, means) is called after each batch;
         means, the losses so far, are given now and then only.
         """
@@ -153,7 +153,7 @@ class Trainer:
             pending += 1
             is_last = i + 1 == batch_count
             is_step = pending >= accumulate or is_last
-            items = self.backward(batch, number, is_step) * self.ranks.size
+            items = self.backward(batch, number, is_step)
             is_finite = items.isfinite().all()
             total += torch.where(is_finite, items, 0)
             counted += is_finite
@@ -181,7 +181,7 @@ class Trainer:
         is_step: an optimizer step follows, for which the ranks' gradients are added up.
         """
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
-        targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
+        targets = to_device(batch.targets, self.device)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self.resize is not None:
             images = self.resize(images, number)
