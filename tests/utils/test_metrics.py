@@ -234,7 +234,7 @@ def test_peak_of(f1, lowest, expected):
 def test_threshold_is_not_below_what_the_detections_were_cut_off_at():
     conf = np.array([0.9, 0.7, 0.6])
     for conf_thres in (0.0, 0.5):
-        stats = ap_per_class(np.ones((3, 10), bool), conf, np.zeros(3), np.zeros(4), conf_thres=conf_thres)
+        stats = average_precision(np.ones((3, 10), bool), conf, np.zeros(3), np.zeros(4), conf_thres=conf_thres)
         assert conf_thres <= stats.threshold < 0.6
         assert stats.recall[0] == 0.75
 
@@ -243,7 +243,7 @@ def test_one_class_has_one_threshold():
     rng = np.random.default_rng(0)
     conf = rng.random(300)
     right = np.repeat(rng.random((300, 1)) < conf[:, None], 10, 1)
-    stats = ap_per_class(right, conf, np.zeros(300), np.zeros(250))
+    stats = average_precision(right, conf, np.zeros(300), np.zeros(250))
     result = EvalResult(("a",), 1, np.array([250]), stats, None, (0, 0, 0), ())
     assert result.class_thresholds == {"a": result.threshold}
     assert stats.f1[0] == stats.f1_curve[0, round(result.threshold * 999)]

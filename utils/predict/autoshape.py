@@ -96,10 +96,8 @@ class AutoShape(nn.Module):
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             fixed_hw = getattr(self.model, "fixed_hw", None)
-            batch = to_batch(images, self.find_size(size), largest_stride(self.model), fixed_hw).to(
-                device
-            )  # (B, 3, H, W)
-            batch = batch.to(parameter.dtype).div_(255)
+            batch = to_batch(images, self.find_size(size), largest_stride(self.model), fixed_hw)  # (B, 3, H, W)
+            batch = batch.to(device).to(parameter.dtype).div_(255)
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)
             prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
