@@ -124,7 +124,7 @@ def test_all_find_the_same_boxes(best, picture, tmp_path, said):
     (warning,) = lines_of_size(said())[1:]
     assert f"the network was trained at {SIZE}" in warning
 
-    model = hubconf.custom(best, device="cpu", verbose=False)
+    model = hubconf.custom(best, device="cpu")
     rows = model(str(picture)).xyxy[0]
     assert len(rows) == len(found)
     np.testing.assert_allclose(rows[:, 4], found[::-1, 5], atol=1e-5)
