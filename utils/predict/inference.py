@@ -29,10 +29,14 @@ def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int])
 
 
 def check_size(imgsz: int | Sequence[int] | None) -> None:
-    """ValueError where --imgsz is neither one size nor height and width; None, where it is not given, is fine."""
-    sides = [imgsz] if isinstance(imgsz, int) else imgsz
-    if sides is not None and (len(sides) not in {1, 2} or min(sides) < 1):
-        raise ValueError(f"--imgsz {' '.join(map(str, sides))}: one size, or height and width, in pixels")
+    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
+    if imgsz is None:
+        return
+    if isinstance(imgsz, int):
+        if imgsz < 1:
+            raise ValueError(f"--imgsz {imgsz}: 1 or more")
+    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
+        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
 def ready(model: nn.Module, half: bool) -> nn.Module:

@@ -28,8 +28,9 @@ def test_limits(limits, message):
 
 @pytest.mark.parametrize("imgsz", [[], [1, 2, 3], [0], [64, -1], 0])
 def test_no_size(imgsz):
-    with pytest.raises(ValueError, match=r"--imgsz .*: one size, or height and width"):
+    with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
         check_size(imgsz)
+    check_size(None)
 
 
 class Sized(nn.Module):
