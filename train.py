@@ -258,7 +258,8 @@ def build_training(
         restore(checkpoint, trainer, stopper)
     LOGGER.info(
         f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
-        f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
+        f"{plural(batches.workers, 'loading process')}, {device}, "
+        f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
     return Training(
         opt=opt,

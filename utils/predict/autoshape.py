@@ -62,7 +62,7 @@ class AutoShape(nn.Module):
         if size is not None and size < 1:
             raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
         if size not in self.sizes:
-            self.sizes[size] = max(choose_size(self.model, size, "size"))
+            self.sizes[size] = max(choose_size(self.model, None if size is None else [int(size)], "size"))
         return self.sizes[size]
 
     def train(self, mode: bool = True) -> "AutoShape":
