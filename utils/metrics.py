@@ -8,6 +8,7 @@ confusion matrix in utils/ops/confusion.py; both can be imported from here.
 Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -267,15 +268,18 @@ class EvalResult:
 
     @property
     def class_thresholds(self) -> dict[str, float | None]:
-        """The confidence at which each class has its highest F1; None for a class that has no label or none found."""
+        """The confidence at which each class has its highest F1; None for a class that has no label or none found.
+
+        They are in the order of the classes; of classes with one name each has its own, see `distinct_names`.
+        """
         known = zip(self.stats.classes.tolist(), self.stats.class_thresholds.tolist(), strict=True)
         best = {index: value for index, value in known if not np.isnan(value)}
-        return {name: best.get(index) for index, name in enumerate(self.names)}
+        return {name: best.get(index) for index, name in enumerate(distinct_names(self.names))}
 
     @property
     def fitness(self) -> float:
         """The number to choose the best epoch by."""
-        return float(fitness((self.mp, self.mr, self.map50, self.map)))
+        return float(fitness(np.array([[self.mp, self.mr, self.map50, self.map]]))[0])
 
     @property
     def maps(self) -> np.ndarray:
@@ -283,6 +287,18 @@ class EvalResult:
         maps = np.full(len(self.names), self.map)
         maps[self.stats.classes] = self.stats.ap.mean(1)
         return maps
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names as keys: those that several classes have get the class's number, `cell (0)` and `cell (2)`."""
+    counts = Counter(names)
+    distinct = []
+    for index, name in enumerate(names):
+        key = f"{name} ({index})" if counts[name] > 1 else name
+        while key != name and key in counts:  # a class of its own is called that
+            key += "'"
+        distinct.append(key)
+    return distinct
 
 
 def _mean(values: np.ndarray) -> float:
@@ -294,4 +310,6 @@ def _mean(values: np.ndarray) -> float:
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

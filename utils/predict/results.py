@@ -16,7 +16,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, folder_names, safe_name
 from utils.general import increment_path, plural
 from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
@@ -81,8 +81,8 @@ class Detections:
         """A line for each image, `image 1/2: 1080x810 4 persons, 1 bus`, and one for the speed."""
         lines = []
         for i, (image, rows) in enumerate(zip(self.imgs, self.pred, strict=True), 1):
-            counts = Counter(self.names[int(index)] for index in rows[:, 5].sort().values)
-            found = ", ".join(plural(count, name) for name, count in counts.items()) or "(no detections)"
+            counts = Counter(rows[:, 5].sort().values.int().tolist())  # by class: two may have the same name
+            found = ", ".join(plural(count, self.names[index]) for index, count in counts.items()) or "(no detections)"
             lines.append(f"image {i}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
         pre, inference, nms = self.t
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
@@ -146,8 +146,13 @@ class Detections:
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
-    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
-        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder."""
+    def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
+        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder.
+
+        The folder may also come first, as in some versions of YOLOv5.
+        """
+        if not isinstance(labels, bool):
+            labels, save_dir = True, labels
         folder = increment_path(save_dir, mkdir=True)
         names = UniqueNames()
         for i, file in enumerate(self.files):
@@ -163,6 +168,7 @@ class Detections:
         """
         folder = increment_path(save_dir, mkdir=True) if save else None
         names: dict[str, UniqueNames] = {}
+        folders = folder_names(self.names)
         crops = []
         for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
             for row in rows.cpu():
@@ -173,7 +179,7 @@ class Detections:
                 label = self._label(index, confidence)
                 crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
                 if folder is not None:
-                    kind = safe_name(self.names[index])
+                    kind = folders[index]
                     place = folder / "crops" / kind
                     place.mkdir(parents=True, exist_ok=True)
                     stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))
