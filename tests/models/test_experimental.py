@@ -86,6 +86,11 @@ def test_ensemble(write):
     torch.testing.assert_close(augmented, torch.cat([model(x, augment=True)[0] for model in models], 1))
     assert ensemble.names == models[1].names
     assert torch.equal(ensemble.stride, models[0].stride)
+    assert ensemble.imgsz is None
+    ensemble[0].imgsz = 320
+    assert ensemble.imgsz == 320
+    ensemble[1].imgsz = 416
+    assert ensemble.imgsz == 416
     assert ensemble.nc == 3
     assert not ensemble.training
 

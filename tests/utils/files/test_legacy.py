@@ -112,6 +112,16 @@ def test_a_file_in_yolov5s_form(write, monkeypatch, kind, half):
     assert found.origin == f"YOLOv5 ({kind})"
 
 
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({"imgsz": 320}, 320), ({"imgsz": True}, None), ({"imgsz": 0}, None), ({}, None), (None, None)],
+)
+def test_size_of_the_training(write, monkeypatch, options, size):
+    """v7.0 keeps a training's options, v6.1 does not."""
+    values = {} if options is None else {"opt": options | {"save_dir": pathlib.PurePosixPath("runs").as_posix()}}
+    assert load_checkpoint(write(content(network(monkeypatch), **values), monkeypatch)).imgsz == size
+
+
 def test_moving_average_before_model(write, monkeypatch):
     model, ema = network(monkeypatch), network(monkeypatch)
     ema.model[0].conv.weight = nn.Parameter(torch.full((8, 3, 3, 3), 7.0))
