@@ -39,11 +39,12 @@ from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
+from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
-from utils.predict.features import FeatureRecorder, save_features
+from utils.predict.features import FeatureRecorder
 from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report

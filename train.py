@@ -314,7 +314,7 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
         report.check(opt.weights, opt.cfg, opt.require_transfer)
     elif opt.require_transfer and not source:
         raise ValueError(f"--require-transfer {opt.require_transfer:g}: there are no weights; name them by --weights")
-    if opt.noautoanchor and model.head.has_placeholder_anchors:
+    if opt.noautoanchor and model.has_placeholder_anchors:
         what = opt.hyp if hyp.anchors is not None else opt.cfg or opt.weights
         raise ValueError(
             f"{what}: gives only a number of anchors; leave --noautoanchor out, or write them into the yaml"

@@ -146,8 +146,13 @@ class Detections:
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
-    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
-        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder."""
+    def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
+        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder.
+
+        The folder may also come first, as in some versions of YOLOv5.
+        """
+        if not isinstance(labels, bool):
+            labels, save_dir = True, labels
         folder = increment_path(save_dir, mkdir=True)
         names = UniqueNames()
         for i, file in enumerate(self.files):
