@@ -231,9 +231,17 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 
 RUNTIMES = {
-    **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
-    **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
+    "onnx": OnnxRuntime,
+    "openvino": OpenVinoRuntime,
+    "pt2": Pt2Runtime,
+    "safetensors": SafetensorsRuntime,
+    "ncnn": NcnnRuntime,
+    "mnn": MnnRuntime,
+    "engine": EngineRuntime,
+    "remote": RemoteRuntime,
+    "executorch": ExecuTorchRuntime,
+    "tflite": TfliteRuntime,
+    "coreml": CoreMLRuntime,
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 

@@ -378,8 +378,16 @@ def iou(a, b):
 
 
 CLASSES = (
-    *(Builder, INetworkDefinition, OnnxParser, ParserError, IBuilderConfig, ITimingCache, IOptimizationProfile),
-    *(Runtime, ICudaEngine, IExecutionContext),
+    Builder,
+    INetworkDefinition,
+    OnnxParser,
+    ParserError,
+    IBuilderConfig,
+    ITimingCache,
+    IOptimizationProfile,
+    Runtime,
+    ICudaEngine,
+    IExecutionContext,
 )
 
 
