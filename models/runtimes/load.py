@@ -152,7 +152,8 @@ class OpenVinoRuntime(Runtime):
         openvino = import_runtime("openvino", path)
         core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
-        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             network = core.read_model(str(find_xml(path)))
             shape = network.input(0).partial_shape
