@@ -133,7 +133,13 @@ def main(opt: BenchmarkOptions) -> list[FormatRow]:
     timings = timed(contenders, images, opt.rounds)
     rows = [
         FormatRow(
-            *(one.name, one.precision, one.hint, one.at_a_time, export.megabytes(one.file), found, found - maps[1]),
+            one.name,
+            one.precision,
+            one.hint,
+            one.at_a_time,
+            export.megabytes(one.file),
+            found,
+            found - maps[1],
             *summarize(timings[0], timing),
         )
         for one, found, timing in zip(contenders, maps, timings, strict=True)

@@ -104,8 +104,12 @@ def initialize_weights(model: nn.Module) -> None:
 
     An activation that is itself a layer of `model.model` stays as it is: others may read what it reads.
     """
-    layers = model.model if isinstance(getattr(model, "model", None), nn.Sequential) else ()
-    rows = {part for layer in layers for part in (layer, *(layer if type(layer) is nn.Sequential else ()))}
+    rows: set[nn.Module] = set()
+    if isinstance(getattr(model, "model", None), nn.Sequential):
+        for layer in model.model:
+            rows.add(layer)
+            if type(layer) is nn.Sequential:
+                rows.update(layer)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03

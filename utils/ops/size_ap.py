@@ -71,8 +71,11 @@ class SizeTally:
     def parts(self) -> dict[str, list[np.ndarray]]:
         """The lists of what was counted, by name."""
         return {
-            **{"right": self.right, "counted": self.counted, "scores": self.scores},
-            **{"classes": self.classes, "sized": self.sized},
+            "right": self.right,
+            "counted": self.counted,
+            "scores": self.scores,
+            "classes": self.classes,
+            "sized": self.sized,
         }
 
     def result(self, nc: int, order: np.ndarray | None = None) -> SizeAP:

@@ -189,12 +189,10 @@ def _classes(results: Facts) -> str:
     metrics = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
     rows = [
         [
-            *(
-                entry["name"],
-                entry["labels"],
-                *(number(entry[metric]) for metric in metrics),
-                number(entry["threshold"]),
-            ),
+            entry["name"],
+            entry["labels"],
+            *(number(entry[metric]) for metric in metrics),
+            number(entry["threshold"]),
             bars(entry["mAP_0.5"], entry["mAP_0.5:0.95"]),
         ]
         for entry in [{**results, "name": "all", "threshold": results["threshold"]}, *known]
