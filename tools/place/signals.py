@@ -71,7 +71,7 @@ def network(cfg: str, block: Block | None, place: str, nc: int, checkpoint: Chec
 
 @torch.no_grad()
 def drift_of(model: Model, plain: Model, images: Tensor) -> float:
-    """How far what the head reads of images (B, 3, H, W) in 0..1 is from the plain network's, relative to that; mean of levels."""
+    """The relative change of the maps that the head reads of images (B, 3, H, W) in 0..1, the mean of its levels."""
     theirs, own = (_head_inputs(network.eval(), images) for network in (plain, model))
     return float(np.mean([float((a - b).norm() / b.norm()) for a, b in zip(own, theirs, strict=True)]))
 
