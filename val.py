@@ -91,6 +91,9 @@ def rate(
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
         result = run_model(opt, model, device, records, data.names, observers, ranks)
+
+    # A further figure of the evaluation is logged here. result is an EvalResult (utils/metrics.py): its stats hold the
+    # curves and values of each class, as in LOGGER.info(f"F1 {result.stats.f1.mean():.3f}").
     log_table(result, per_class=opt.verbose or 1 < len(names) <= MAX_TABLE_CLASSES)
     if opt.verbose:
         log_sizes(result)

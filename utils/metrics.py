@@ -8,6 +8,7 @@ confusion matrix in utils/ops/confusion.py; both can be imported from here.
 Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -236,18 +237,21 @@ class EvalResult:
 
     @property
     def class_thresholds(self) -> dict[str, float | None]:
-        """The confidence at which each class has its highest F1; None for a class that has no label or none found."""
+        """The confidence at which each class has its highest F1; None for a class that has no label or none found.
+
+        They are in the order of the classes; of classes with one name each has its own, see `distinct_names`.
+        """
         stats = self.stats
         best = {
             int(index): best_threshold(stats.points, curve)
             for index, curve in zip(stats.classes, stats.f1_curve, strict=True)
         }
-        return {name: best.get(index) for index, name in enumerate(self.names)}
+        return {name: best.get(index) for index, name in enumerate(distinct_names(self.names))}
 
     @property
     def fitness(self) -> float:
         """The number to choose the best epoch by."""
-        return float(fitness((self.mp, self.mr, self.map50, self.map)))
+        return float(fitness(np.array([[self.mp, self.mr, self.map50, self.map]]))[0])
 
     @property
     def maps(self) -> np.ndarray:
@@ -255,6 +259,18 @@ class EvalResult:
         maps = np.full(len(self.names), self.map)
         maps[self.stats.classes] = self.stats.ap.mean(1)
         return maps
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names as keys: those that several classes have get the class's number, `cell (0)` and `cell (2)`."""
+    counts = Counter(names)
+    distinct = []
+    for index, name in enumerate(names):
+        key = f"{name} ({index})" if counts[name] > 1 else name
+        while key != name and key in counts:  # a class of its own is called that
+            key += "'"
+        distinct.append(key)
+    return distinct
 
 
 def best_threshold(points: np.ndarray, f1: np.ndarray) -> float | None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from utils.evaluation.files import class_rows
 from utils.general import ROOT
+from utils.loggers.tensorboard import pr_counts
 from utils.metrics import (
     IOU_LEVELS,
     EvalResult,
@@ -14,6 +16,7 @@ from utils.metrics import (
     bbox_iou,
     best_threshold,
     box_iou,
+    distinct_names,
     fitness,
     match_predictions,
 )
@@ -244,3 +247,24 @@ def test_each_class_has_its_own_threshold():
     for row, name in enumerate("ac"):
         curve = stats.f1_curve[row]
         assert np.interp(thresholds[name], stats.points, curve) == pytest.approx(curve.max())
+
+
+def test_classes_of_one_name_keep_their_own_thresholds():
+    conf = np.array([0.9, 0.8, 0.2, 0.1])
+    classes = np.array([0, 0, 1, 1])
+    tp = np.repeat(np.array([True, False, True, False])[:, None], 10, 1)
+    stats = average_precision(tp, conf, classes, np.array([0, 1]))
+    alike, apart = (
+        EvalResult(names, 1, np.array([1, 1]), stats, None, (0, 0, 0), ()) for names in (("a", "a"), ("a", "b"))
+    )
+    assert list(alike.class_thresholds.values()) == list(apart.class_thresholds.values())
+    assert list(alike.class_thresholds) == ["a (0)", "a (1)"]
+    rows = class_rows(alike)
+    assert [row["name"] for row in rows] == ["a", "a"]
+    assert rows[0]["threshold"] > 0.5 > rows[1]["threshold"]
+    assert len(pr_counts(alike)) == 2
+
+
+def test_distinct_names_stay_distinct():
+    assert distinct_names(["a", "b"]) == ["a", "b"]
+    assert distinct_names(["a", "a", "a (1)", ""]) == ["a (0)", "a (1)'", "a (1)", ""]

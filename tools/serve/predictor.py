@@ -77,7 +77,7 @@ class Predictor:
                 conf, iou, classes, agnostic, max_det = tasks[i].thresholds
                 limits = (conf, iou, classes, agnostic)
                 (boxes,) = non_max_suppression(prediction[row : row + 1], *limits, max_det=max_det)  # (n, 6)
-                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw).flip(0)
+                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw)
             self.metrics.add("network_seconds", time.perf_counter() - start)
             self.metrics.add("batch_images", len(indices))
         self.metrics.add("images_total", len(tasks))

@@ -141,7 +141,7 @@ def class_rows(result: EvalResult) -> list[dict[str, object]]:
         for index, *values in zip(stats.classes, *columns, strict=True)
     }
     unknown = dict.fromkeys(keys)
-    thresholds = [result.class_thresholds[name] for name in result.names]
+    thresholds = result.class_thresholds.values()  # in the order of the classes
     return [
         {"name": name, "labels": int(count), **rated.get(i, unknown), "threshold": threshold}
         for i, (name, count, threshold) in enumerate(zip(result.names, result.counts, thresholds, strict=True))

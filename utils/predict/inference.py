@@ -70,7 +70,7 @@ def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.d
 
 
 def to_native(detections: Tensor, net_hw: Sequence[int], image_hw: tuple[int, int]) -> Tensor:
-    """The detections (n, 6) in whole pixels of the image, on the CPU, least sure first so that they are drawn below."""
-    detections = detections.cpu().flip(0)
+    """Return the detections (n, 6) in whole pixels of the image, on the CPU."""
+    detections = detections.cpu()
     boxes_xyxy = scaled_coords(tuple(net_hw), detections[:, :4], image_hw).round()
     return torch.cat((boxes_xyxy, detections[:, 4:]), 1)

@@ -16,7 +16,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, folder_names, safe_name
 from utils.general import increment_path, plural
 from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
@@ -82,8 +82,8 @@ class Detections:
         """A line for each image, `image 1/2: 1080x810 4 persons, 1 bus`, and one for the speed."""
         lines = []
         for i, (image, rows) in enumerate(zip(self.imgs, self.pred, strict=True), 1):
-            counts = Counter(self.names[int(index)] for index in rows[:, 5].sort().values)
-            found = ", ".join(plural(count, name) for name, count in counts.items()) or "(no detections)"
+            counts = Counter(rows[:, 5].sort().values.int().tolist())  # by class: two may have the same name
+            found = ", ".join(plural(count, self.names[index]) for index, count in counts.items()) or "(no detections)"
             lines.append(f"image {i}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
         pre, inference, nms = self.t
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
@@ -174,6 +174,7 @@ class Detections:
         """
         folder = increment_path(save_dir, mkdir=True) if save else None
         names: dict[str, UniqueNames] = {}
+        folders = folder_names(self.names)
         crops = []
         for image, rows, file in zip(self._originals, self.pred, self.files, strict=True):
             for row in rows.cpu():
@@ -184,7 +185,7 @@ class Detections:
                 label = self._label(index, confidence)
                 crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
                 if folder is not None:
-                    kind = safe_name(self.names[index])
+                    kind = folders[index]
                     place = folder / "crops" / kind
                     place.mkdir(parents=True, exist_ok=True)
                     stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))
