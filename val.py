@@ -8,7 +8,7 @@ smoothed mean F1 is highest, which is printed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from utils.cli.arguments import normalized, read_options
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
-from utils.datasets import val_loader
+from utils.datasets import Batch, ImageShape, val_loader
 from utils.dist import SINGLE, DistEnv, process_group
 from utils.evaluation.coco import CocoRating, find_annotations
 from utils.evaluation.evaluate import (
+    Criterion,
     EvalSettings,
     EvaluatedBatch,
     Observer,
@@ -161,6 +162,29 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         study.finish()
         LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
     return results
+
+
+def run_given(
+    model: nn.Module, dataloader: Iterable[Sequence], compute_loss: Criterion | None, options: Mapping[str, object]
+) -> EvalResult:
+    """Evaluate a network on batches of images, targets, paths and shapes, as v6.1's training does between epochs."""
+    names = [*model.names.values()] if isinstance(model.names, Mapping) else list(model.names)
+    settings = EvalSettings(
+        conf_thres=float(options.get("conf_thres", 0.001)),
+        iou_thres=float(options.get("iou_thres", 0.6)),
+        single_cls=bool(options.get("single_cls")),
+        augment=bool(options.get("augment")),
+    )
+    batches = (
+        Batch(images, targets, tuple(paths), tuple(ImageShape(*shape) for shape in shapes))
+        for images, targets, paths, shapes in dataloader
+    )
+    device = next(model.parameters()).device
+    result = evaluate(
+        getattr(model, "module", model), batches, names, device=device, settings=settings, compute_loss=compute_loss
+    )
+    log_table(result, per_class=bool(options.get("verbose")))
+    return result
 
 
 def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
@@ -314,9 +338,24 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
 
 
 def run(
-    data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
+    data: str | Path | dict | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    *,
+    model: nn.Module | None = None,
+    dataloader: Iterable[Sequence] | None = None,
+    compute_loss: Criterion | None = None,
+    **options: object,
 ) -> EvalResult | list[EvalResult]:
-    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
+
+    As in v6.1 a training may give its network and the batches of `create_dataloader` instead of weights, and its loss;
+    of the options then conf_thres, iou_thres, single_cls, augment and verbose count, and nothing is written. What is
+    returned can be taken apart as v6.1's: `results, maps, times = val.run(...)`.
+    """
+    if model is not None:
+        if dataloader is None:
+            raise ValueError("val.run: a model without a dataloader; give both, or weights and data")
+        return run_given(model, dataloader, compute_loss, options)
     if data is not None:
         options["data"] = data
     if weights is not None:

@@ -9,7 +9,7 @@ Legend: n detections, t labels, L levels of IoU, C classes that have labels, P p
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.ops.confusion import ConfusionMatrix
 from utils.ops.iou import box_iou, match_greedily
 from utils.ops.size_ap import SizeAP, coco_ap, precision_at
 
 __all__ = [
     "IOU_LEVELS",
     "AveragePrecision",
-    "ConfusionMatrix",
     "EvalResult",
     "average_precision",
     "bbox_iou",
@@ -240,6 +238,13 @@ class EvalResult:
     speed_ms: tuple[float, float, float]  # pre-processing, inference, NMS of an image
     shape: tuple[int, ...]  # of the last batch: (B, 3, H, W)
     sizes: SizeAP | None = None  # AP by object size, where it was asked for
+
+    def __iter__(self) -> Iterator[object]:
+        """Give v6.1's three: P, R, mAP@.5, mAP@.5:.95 and three losses; AP of each class (nc,); milliseconds."""
+        losses = self.losses or (0.0, 0.0, 0.0)
+        yield (self.mp, self.mr, self.map50, self.map, *losses)
+        yield self.maps
+        yield self.speed_ms
 
     @property
     def mp(self) -> float:

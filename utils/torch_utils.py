@@ -241,12 +241,15 @@ class EarlyStopping:
         self.best_epoch: int | None = None
         self.best_fitness = -math.inf
         self.stopped = False
+        self.possible_stop = False  # whether the next epoch may end the training
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Whether to stop after this epoch of this fitness."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
-        self.stopped = self.patience > 0 and epoch - (self.best_epoch or 0) >= self.patience
+        waited = epoch - (self.best_epoch or 0)
+        self.stopped = self.patience > 0 and waited >= self.patience
+        self.possible_stop = self.patience > 0 and waited >= self.patience - 1
         return self.stopped
 
     def state_dict(self) -> dict[str, object]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from utils.draw.curves import plot_metric_curve, plot_pr_curve
+import utils.draw.curves as figures
+from utils.ops.confusion import ConfusionMatrix as Counts
 from utils.ops.size_ap import coco_ap, precision_at
 
 POINTS = 1000  # confidences from 0 to 1
@@ -87,9 +88,62 @@ def _plot_curves(
     texts = [str(known.get(int(category), int(category))) for category in classes]
     rows = [int(np.flatnonzero(classes == category)[0]) for category, _ in curves]
     precisions = np.array([curve for _, curve in curves]).reshape(-1, POINTS)
-    plot_pr_curve(points, precisions, ap[rows, 0], [texts[row] for row in rows], folder / "PR_curve.png")
+    figures.plot_pr_curve(points, precisions, ap[rows, 0], [texts[row] for row in rows], folder / "PR_curve.png")
     for name, values in metrics.items():
-        plot_metric_curve(points, values, texts, folder / f"{name}_curve.png", ylabel=name)
+        figures.plot_metric_curve(points, values, texts, folder / f"{name}_curve.png", ylabel=name)
+
+
+def plot_pr_curve(
+    px: np.ndarray,
+    py: Sequence[np.ndarray],
+    ap: np.ndarray,
+    save_dir: str | Path = "pr_curve.png",
+    names: Sequence[str] | Mapping[int, str] = (),
+) -> None:
+    """Write a file of precisions py (C, P) over recalls px (P,), with the AP (C, L) of each class."""
+    curves = np.array(py).reshape(-1, len(px))
+    figures.plot_pr_curve(px, curves, ap[:, 0], _texts(names, len(curves)), Path(save_dir))
+
+
+def plot_mc_curve(
+    px: np.ndarray,
+    py: Sequence[np.ndarray],
+    save_dir: str | Path = "mc_curve.png",
+    names: Sequence[str] | Mapping[int, str] = (),
+    xlabel: str = "Confidence",
+    ylabel: str = "Metric",
+) -> None:
+    """Write a file of a metric py (C, P) over confidences px (P,)."""
+    del xlabel
+    curves = np.array(py).reshape(-1, len(px))
+    figures.plot_metric_curve(px, curves, _texts(names, len(curves)), Path(save_dir), ylabel=ylabel)
+
+
+def _texts(names: Sequence[str] | Mapping[int, str], count: int) -> list[str]:
+    """The names of so many classes, their numbers where there is none."""
+    known = names if isinstance(names, Mapping) else dict(enumerate(names))
+    return [str(known.get(i, i)) for i in range(count)]
+
+
+class ConfusionMatrix(Counts):
+    """The confusion matrix of utils/ops/confusion.py, with v6.1's methods."""
+
+    def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and false positives of each class, (nc,) each."""
+        right = self.matrix.diagonal()
+        return right[:-1], (self.matrix.sum(1) - right)[:-1]
+
+    def plot(
+        self, normalize: bool = True, save_dir: str | Path = "", names: Sequence[str] | Mapping[int, str] = ()
+    ) -> None:
+        """Write confusion_matrix.png into a folder."""
+        path = Path(save_dir) / "confusion_matrix.png"
+        figures.plot_confusion_matrix(self.matrix, _texts(names, self.nc), path, normalize)
+
+    def print(self) -> None:
+        """Print the rows."""
+        for row in self.matrix:
+            print(" ".join(map(str, row)))
 
 
 def compute_ap(recall: Sequence[float], precision: Sequence[float]) -> tuple[float, np.ndarray, np.ndarray]:
