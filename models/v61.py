@@ -26,8 +26,8 @@ class DetectMultiBackend(nn.Module):
     """The network of a file, with v6.1's attributes and calls; all that a file can be is what load_backend reads.
 
     pt, jit, onnx, xml, engine, coreml, tflite, triton: whether it is of this format. model: the network itself, of a
-    checkpoint a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in FP16.
-    batch_size: of a file that takes a fixed number of images; 1 if it takes any.
+    checkpoint a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in
+    FP16. batch_size: of a file that takes a fixed number of images; 1 if it takes any.
     """
 
     def __init__(
