@@ -93,6 +93,11 @@ class Detections:
         """Prints what was found and how long it took."""
         print(self)
 
+    @property
+    def ims(self) -> list[np.ndarray]:
+        """The images, under the name that they have since v6.2."""
+        return self.imgs
+
     def display(
         self,
         pprint: bool = False,
