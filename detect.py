@@ -98,7 +98,7 @@ def main(opt: DetectOptions) -> Path:
 def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -> nn.Module:
     """The network on its device, ready to run."""
     device = select_device(opt.device, ranks.local_rank, ranks.size)
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
+    how = {"dnn": opt.dnn, "trust": opt.trust, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
     model = ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")

@@ -38,6 +38,7 @@ from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
+from utils.files.exported import remember
 from utils.files.weights import find_weights
 from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
 from utils.torch_utils import largest_stride, select_device
@@ -62,6 +63,7 @@ def main(opt: ExportOptions) -> list[Path]:
         for name in opt.formats:
             try:
                 file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
+                remember(file)
                 if place is not None and name == "onnx":
                     to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:

@@ -144,7 +144,7 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
 
 def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
     """The weights as one network on the device, ready to run."""
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
+    how = {"dnn": opt.dnn, "trust": opt.trust, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
     return ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
 
 

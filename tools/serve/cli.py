@@ -48,6 +48,7 @@ class ServeOptions:
     device: str
     half: bool
     dnn: bool
+    trust: bool
     threads: int
     precision: str
     hint: str
@@ -98,7 +99,7 @@ def main(opt: ServeOptions) -> None:
     LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     weights = find_weights(opt.weights)
     if opt.export_page:
-        model = load_backend(weights, "cpu", names=names_of(opt.data))
+        model = load_backend(weights, "cpu", names=names_of(opt.data), trust=opt.trust)
         folder = export_page(Path(opt.export_page), weights, model, opt.imgsz)
         LOGGER.info(f"Page written to {folder}; any web host can serve it, or: python -m http.server -d {folder}")
         return
@@ -118,6 +119,7 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
         select_device(opt.device),
         names=names_of(opt.data),
         dnn=opt.dnn,
+        trust=opt.trust,
         threads=opt.threads,
         precision=opt.precision,
         hint=opt.hint,

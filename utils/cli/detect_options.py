@@ -63,6 +63,7 @@ class DetectOptions:
     hide_conf: bool
     half: bool
     dnn: bool
+    trust: bool
     threads: int
     precision: str
     hint: str

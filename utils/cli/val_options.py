@@ -42,6 +42,7 @@ class ValOptions:
     exist_ok: bool
     half: bool
     dnn: bool
+    trust: bool
     threads: int
     precision: str
     hint: str

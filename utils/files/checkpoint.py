@@ -177,7 +177,10 @@ def _check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
         raise ValueError("truncated or damaged: it begins as a checkpoint and does not end as one") from None
     if "constants.pkl" in entries:
-        raise ValueError("an exported TorchScript model, not a checkpoint")
+        raise ValueError(
+            "a program (TorchScript), not a checkpoint; where you trust it, rename it to end with .torchscript and "
+            "give --trust"
+        )
     if "data.pkl" not in entries:
         raise ValueError("a zip file, but not a checkpoint")
     if is_packed:

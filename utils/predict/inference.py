@@ -20,6 +20,11 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     """Adds how a network is run: what load_backend is told of its device, number format and threads."""
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
     parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument(
         "--precision",
