@@ -1,4 +1,4 @@
-"""The child process of models/runtimes/first_load.py: loads a foreign file and computes one image of zeros.
+"""The child process of models/runtimes/first_load.py: loads a foreign file and computes one image of noise.
 
 It imports no more than the one reader, so that it starts in a fraction of a second.
 """
@@ -85,11 +85,11 @@ def reason(error: Exception) -> str:
     return lines[-1][:200]
 
 
-def zeros(shape: Shape | None, kind: type = np.float32) -> np.ndarray:
-    """Images (B, 3, H, W) of zeros; of one image and SIDE where the shape leaves that open."""
+def noise(shape: Shape | None, kind: type = np.float32) -> np.ndarray:
+    """Images (B, 3, H, W) of noise in 0..1; one image, of SIDE, where the shape leaves that open."""
     known = shape if shape is not None and len(shape) == 4 else (None, None, None, None)
     sizes = [size or usual for size, usual in zip(known, (1, 3, SIDE, SIDE), strict=True)]
-    return np.zeros(sizes, kind)
+    return np.random.default_rng(0).random(sizes, np.float32).astype(kind)
 
 
 # One for each kind: loads a file by its package, and gives what computes ---------------------------------------------
@@ -102,13 +102,13 @@ def load_onnx(package: Package, _kind: str, path: Path) -> Compute:
     options.intra_op_num_threads = MOST_THREADS
     options.log_severity_level = 4
     session = package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    images = zeros(port.shape, np.float16 if port.kind == FLOAT16 else np.float32)
+    images = noise(port.shape, np.float16 if port.kind == FLOAT16 else np.float32)
     return lambda: session.run(None, {port.name: images})
 
 
 def load_dnn(package: Package, _kind: str, path: Path) -> Compute:
     """OpenCV's DNN module."""
-    images = zeros(read_onnx_header(path).inputs[0].shape)
+    images = noise(read_onnx_header(path).inputs[0].shape)
     package.setNumThreads(MOST_THREADS)
     network = package.dnn.readNetFromONNX(str(path))
 
@@ -126,7 +126,7 @@ def load_openvino(package: Package, _kind: str, path: Path) -> Compute:
     network = core.read_model(str(file))
     shape = tuple(None if size.is_dynamic else size.get_length() for size in network.input(0).partial_shape)
     compiled = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": MOST_THREADS})
-    return lambda: compiled([zeros(shape)])
+    return lambda: compiled([noise(shape)])
 
 
 def load_mnn(package: Package, _kind: str, path: Path) -> Compute:
@@ -138,7 +138,7 @@ def load_mnn(package: Package, _kind: str, path: Path) -> Compute:
     shape = stated_shape(network.get_info()["bizCode"])
 
     def compute() -> None:
-        images = zeros(shape)
+        images = noise(shape)
         value = package.expr.const(images, list(images.shape), package.expr.NCHW)
         package.expr.convert(network.onForward([value])[0], package.expr.NCHW).read()
 
@@ -158,7 +158,7 @@ def load_ncnn(package: Package, _kind: str, path: Path) -> Compute:
 
     def compute() -> None:
         extractor = network.create_extractor()
-        extractor.input("in0", package.Mat(zeros(shape)[0]).clone())
+        extractor.input("in0", package.Mat(noise(shape)[0]).clone())
         extractor.extract("out0")
 
     return compute
@@ -168,7 +168,7 @@ def load_for_apps(package: Package, kind: str, path: Path) -> Compute:
     """ExecuTorch and LiteRT, by this project's own classes for them, which look for damage first."""
     torch = importlib.import_module("torch")
     runtime = package.APP_RUNTIMES[kind](path, torch.device("cpu"), list)
-    images = torch.from_numpy(zeros((runtime.fixed_batch, 3, *(runtime.fixed_hw or (None, None)))))
+    images = torch.from_numpy(noise((runtime.fixed_batch, 3, *(runtime.fixed_hw or (None, None)))))
     return lambda: runtime.outputs(images)
 
 

@@ -2,7 +2,7 @@
 
 The readers of these formats are C++ that was not written for hostile files: mutated ones end OpenCV with SIGFPE and MNN
 with SIGSEGV, and a loop within a network may run for ever. The child has so much time and memory, loads the file and
-computes one image of zeros. This file is the parent's part; models/runtimes/child.py is the child's.
+computes one image of noise. This file is the parent's part; models/runtimes/child.py is the child's.
 """
 
 import signal

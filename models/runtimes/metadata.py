@@ -10,6 +10,7 @@ from utils.files.reading import parse_json
 
 AXES = ("batch", "height", "width")  # those that an exported file may leave open
 MAX_CLASSES, MAX_STRIDE, MAX_SIDE = 100_000, 1024, 65_536  # beyond these a file is damaged, or made to do harm
+MOST_PIXELS = 1 << 26  # of all images of a batch, where both are fixed: 64 of 1024 x 1024
 MOST_PYTHON = 1 << 20  # characters in Python's form, which takes some hundred times as much memory to read
 PROGRAM = "yolov5-nam"
 
@@ -83,6 +84,7 @@ class Metadata:
         made = _value(texts["imgsz"]) if "imgsz" in texts else [640, 640]
         _check(isinstance(made, list) and len(made) == 2 and all(_is_count(n, MAX_SIDE) for n in made), "imgsz", made)
         hw = (shape[2] or made[0], shape[3] or made[1])
+        _check((shape[0] or 1) * hw[0] * hw[1] <= MOST_PIXELS, "shape", [*shape[:2], *hw])
         return cls(names, stride, shape[0] or 1, hw, dynamic, details)
 
 

@@ -79,7 +79,9 @@ def check_external_data(path: Path) -> None:
         )
         file = folder if is_outside else folder / place
         if is_outside or not file.resolve().is_relative_to(folder):
-            raise ValueError(f"{path}: its weights lie in {place!r:.80}, outside its folder; it is refused")
+            raise ValueError(
+                f"{path}: its weights lie in {place!r:.80}, outside its folder; export it with its weights within"
+            )
         if os.path.islink(file) or not file.is_file():
             raise ValueError(f"{path}: its weights, {place!r:.80}, are no ordinary file in its folder; put them there")
 
