@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
+from models.spec.budget import within_budget
 from models.spec.rows import load_model_yaml, read_rows
 from models.yolo import Model, parse_model
 from utils.files.checkpoint import Checkpoint, load_checkpoint
@@ -84,6 +85,7 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
 
 
+@within_budget
 def _claimed_shapes(yaml: dict) -> dict[str, torch.Size]:
     """The tensors of a yaml's network, named as in its state dict, found without the memory that they would take.
 

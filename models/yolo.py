@@ -54,6 +54,7 @@ from models.common import (
     GhostBottleneck,
     GhostConv,
 )
+from models.spec.budget import within_budget
 from models.spec.pruned import check_pruned, narrow_layer, set_output_channels
 from models.spec.repair import advise
 from models.spec.rows import (
@@ -84,6 +85,7 @@ class Model(nn.Module):
     `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
 
+    @within_budget
     def __init__(
         self,
         cfg: str | Path | dict = "yolov5s.yaml",
