@@ -55,7 +55,7 @@ def test_a_row_that_makes_layers_without_end(monkeypatch, row, what):
 def test_repeats_have_an_end(monkeypatch):
     monkeypatch.setattr(budget_module, "MOST_MODULES", 1000)
     with pytest.raises(ValueError, match=r"row 1 .* more than \d+ modules"):
-        Model(network(["nn.Identity", []], 100, 1000), verbose=False)
+        Model(network(["nn.Identity", []], 2, 1000), verbose=False)
 
 
 def test_the_largest_network_of_the_family_passes():
