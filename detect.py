@@ -17,6 +17,7 @@ One thread reads ahead and one draws and writes, while this one computes.
 Legend: B frames of a batch, H and W of the network's image, N candidates, n detections of a frame.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -32,19 +33,19 @@ from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.cli.arguments import normalized
-from utils.cli.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
+from utils.cli.arguments import normalized, read_options
+from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
+from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, plural, run_script
-from utils.ops.nms import non_max_suppression
+from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
-from utils.predict.features import FeatureRecorder, save_features
-from utils.predict.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.features import FeatureRecorder
+from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
@@ -56,9 +57,13 @@ WINDOW = 2  # batches of files are looked at together, so that those of one shap
 
 
 class Found(NamedTuple):
-    """What was found in a frame: (n, 6) in its pixels, the network's image (H, W), the seconds, the layers' maps."""
+    """What was found in a frame.
 
-    detections: Tensor
+    det: (n, 6) xyxy in pixels of the frame, confidence, class, surest first. net_hw: height and width of the network's
+    image. maps: of its layers, by name.
+    """
+
+    det: Tensor
     net_hw: tuple[int, int]
     seconds: float
     maps: Mapping[str, np.ndarray]
@@ -78,14 +83,19 @@ def main(opt: DetectOptions) -> Path:
         with closing(open_source(find_source(opt.source), reading)) as source:
             model = load_model(opt, weights, ranks)
             with shared_folder(opt, ranks) as folder:
-                tables = ["csv"] * opt.save_csv + ["json"] * opt.save_json
+                tables = []
+                if opt.save_csv:
+                    tables.append("csv")
+                if opt.save_json:
+                    tables.append("json")
                 with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
                     stats = detect(opt, model, source, writer)
                     total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
             report(total, writer)
-            for path in weights if opt.update else ():
-                strip_optimizer(path)
+            if opt.update:
+                for path in weights:
+                    strip_optimizer(path)
     if ranks.is_main:
         check_any_was_read(total.tried, total.skipped, total.last_error)
         if source.is_list and total.skipped:
@@ -97,9 +107,18 @@ def main(opt: DetectOptions) -> Path:
 
 def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -> nn.Module:
     """The network on its device, ready to run."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
-    how = {"dnn": opt.dnn, "trust": opt.trust, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
+    device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
+    backend = load_backend(
+        weights,
+        device,
+        names=names_of(opt.data),
+        dnn=opt.dnn,
+        trust=opt.trust,
+        threads=opt.threads,
+        precision=opt.precision,
+        hint=opt.hint,
+    )
+    model = ready(backend, opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
@@ -132,12 +151,23 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
             for frames in source:
                 items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
-                    counts = Counter(model.names[int(index)] for index in item.detections[:, 5].sort().values)
+                    names, det = model.names, item.det
+                    im0 = np.require(frame.image, requirements=["C", "W"])
+                    annotator = Annotator(im0, line_width=opt.line_thickness, labels_last=True)
+
+                    # Every image passes here. det is (n, 6): xyxy in pixels of im0, confidence and class, surest first;
+                    # im0 is (h, w, 3) BGR; frame.name is its path. Count, filter, draw or return boxes here, as with
+                    # v6.1's `for *xyxy, conf, cls in reversed(det):`. What det and im0 are below is what is saved.
+
+                    counts = Counter(names[int(index)] for index in det[:, 5].sort().values)
                     stats.objects += counts
                     LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
-                    drawn = draw(opt, frame, item.detections, writer.names) if opt.view_img else None
-                    background.submit(partial(save, opt, frame, item, writer, source, drawn))
-                    if drawn is not None and not show(frame.name, drawn):
+                    frame, item = frame._replace(image=im0), item._replace(det=det)
+                    if opt.view_img:
+                        frame = frame._replace(image=im0.copy())  # crops are cut from what has no boxes
+                        draw(opt, annotator, det, names)
+                    background.submit(partial(save, opt, frame, item, writer, source, annotator))
+                    if opt.view_img and not show(frame.name, annotator.im):
                         return stats
         except KeyboardInterrupt:
             LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
@@ -165,7 +195,6 @@ def find(
     device, dtype = parameter.device, parameter.dtype
     imgsz, stride = input_size(model, opt.imgsz), largest_stride(model)
     is_fixed = fixed_size(model) is not None
-    limits = (opt.conf_thres, opt.iou_thres, opt.classes, opt.agnostic_nms)
     found: dict[int, Found] = {}
     for indices in batches(frames, imgsz, stride, len(frames) if is_live else opt.batch_size):
         times = [time_sync(device)]
@@ -173,13 +202,21 @@ def find(
         times.append(time_sync(device))
         prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
         times.append(time_sync(device))
-        boxes = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
+        boxes = non_max_suppression(
+            prediction.float(),
+            opt.conf_thres,
+            opt.iou_thres,
+            opt.classes,
+            opt.agnostic_nms,
+            max_det=opt.max_det,
+        )  # B of (n, 6)
         times.append(time_sync(device))
         stats.add(images.shape, np.diff(times))
         maps = recorder.take() if recorder is not None else [{}] * len(indices)
         net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
         for i, rows, layers in zip(indices, boxes, maps, strict=True):
-            found[i] = Found(to_native(rows, net_hw, frames[i].image.shape[:2]), net_hw, seconds, layers)
+            det = to_native(rows, net_hw, frames[i].image.shape[:2])  # (n, 6)
+            found[i] = Found(det, net_hw, seconds, layers)
     return [found[i] for i in range(len(frames))]
 
 
@@ -241,29 +278,32 @@ def save(
     found: Found,
     writer: ResultWriter,
     source: FileSource | LiveSource,
-    drawn: np.ndarray | None,
+    annotator: Annotator,
 ) -> None:
-    """Writes what the options ask for; runs in the writing thread. drawn: the frame with its boxes, if there is one."""
+    """Write what the options ask for; runs in the writing thread. annotator: of the frame; with --view-img it is drawn.
+
+    Files have the detections as v6.1's have, the surest last.
+    """
+    rows = found.det.flip(0)
     if opt.save_txt:
-        writer.save_labels(frame, found.detections, opt.save_conf)
+        writer.save_labels(frame, rows, opt.save_conf)
     if opt.save_crop:
-        writer.save_crops(frame, found.detections)
-    writer.save_rows(frame, found.detections)
+        writer.save_crops(frame, rows)
+    writer.save_rows(frame, rows)
     if found.maps:
         save_features(writer.folder / output_stem(frame), found.maps)
     if not opt.nosave and source.saves_pictures:
-        picture = draw(opt, frame, found.detections, writer.names) if drawn is None else drawn
-        writer.save_picture(frame, picture, source.is_live)
+        if not opt.view_img:
+            draw(opt, annotator, found.det, writer.names)
+        writer.save_picture(frame, annotator.im, source.is_live)
 
 
-def draw(opt: DetectOptions, frame: Frame, detections: Tensor, names: Sequence[str]) -> np.ndarray:
-    """A copy of the frame with the boxes of its detections (n, 6) and their labels."""
-    annotator = Annotator(frame.image, line_width=opt.line_thickness)
-    for *box_xyxy, confidence, index in detections.tolist():
-        name = names[int(index)]
-        label = "" if opt.hide_labels else name if opt.hide_conf else f"{name} {confidence:.2f}"
-        annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
-    return annotator.result()
+def draw(opt: DetectOptions, annotator: Annotator, det: Tensor, names: Sequence[str]) -> None:
+    """Draw the boxes of detections (n, 6) and their labels, the surest on top."""
+    for *xyxy, conf, cls in reversed(det.tolist()):
+        label = names[int(cls)] if opt.hide_conf else f"{names[int(cls)]} {conf:.2f}"
+        annotator.box_label(xyxy, "" if opt.hide_labels else label, colors(cls, True))
+    annotator.result()
 
 
 def show(title: str, image: np.ndarray) -> bool:
@@ -278,14 +318,109 @@ def show(title: str, image: np.ndarray) -> bool:
         ) from None
 
 
+def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Find objects in images, videos, cameras and streams.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "coco128.yaml"),
+        help="class names for formats that carry none; a checkpoint carries its own",
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument(
+        "--source",
+        default=str(ROOT / "data" / "images"),
+        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
+        "images, or - for names on standard input",
+        nargs="+",
+        action=JoinedWords,
+    )
+    parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
+    parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument("--save-crop", action="store_true", help="write what is in the boxes as crops/<class>/*.jpg")
+    parser.add_argument("--nosave", action="store_true", help="write no annotated images and videos")
+    parser.add_argument("--classes", nargs="+", type=int, help="only these class numbers, as --classes 0 2 3")
+    parser.add_argument(
+        "--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other"
+    )
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument(
+        "--visualize", action="store_true", help="write feature maps of all layers and NAM gates as .png and .npy"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
+    )
+    parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
+    parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images and video frames that go through the network at a time"
+    )
+    parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
+    parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
+    parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    return read_options(DetectOptions, parser, arguments, several=SEVERAL)
+
+
 def run(
     weights: str | Path | Sequence[str | Path] | None = None, source: str | Path | int | None = None, **options: object
 ) -> Path:
     """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    options |= {} if weights is None else {"weights": weights}
-    options |= {} if source is None else {"source": str(source)}  # a camera's number
-    allowed = [item.name for item in fields(DetectOptions)]
-    options = normalized(options, several={"weights", "imgsz", "classes"}, allowed=allowed)
+    if weights is not None:
+        options["weights"] = weights
+    if source is not None:
+        options["source"] = str(source)  # a camera's number
+    options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(DetectOptions)])
     return main(replace(parse_opt([]), **options))
 
 

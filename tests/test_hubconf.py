@@ -105,7 +105,7 @@ def test_pretrained_of_the_same_classes(folder):
 
 
 def test_pretrained_of_other_classes(folder):
-    trained = hubconf.custom("yolov5n.pt", autoshape=False, **QUIET).state_dict()
+    trained = hubconf.custom("yolov5n.pt", autoshape=False, **QUIET).model.state_dict()
     model = hubconf.yolov5n(pretrained=True, classes=5, autoshape=False, **QUIET)
     same = [name for name, value in model.state_dict().items() if torch.equal(value, trained[name])]
     assert len(model.names) == 5
@@ -123,3 +123,12 @@ def test_mistakes(tmp_path, monkeypatch):
         hubconf.yolov5s(channels=4, **QUIET)
     with pytest.raises(FileNotFoundError, match="absent"):
         hubconf.custom("absent.pt", **QUIET)
+
+
+def test_weights_that_are_there_are_taken(folder, caplog):
+    """As in v6.1, where `pretrained` is the default; that there are none is a warning."""
+    assert hubconf.yolov5n(classes=2, **QUIET).names == ["cat", "dog"]
+    assert hubconf.yolov5n(pretrained=False, classes=2, **QUIET).names == ["0", "1"]
+    assert not caplog.records
+    hubconf.yolov5n6(autoshape=False, **QUIET)
+    assert "yolov5n6.pt" in caplog.text

@@ -3,6 +3,7 @@
     python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320
     python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --counterfactual
     python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8; any network's
+    python -m tools.gates --fork yolov5s-NAM.yaml best.pt       # is a fork wired as meant, and which NAM has it
 
 A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
 differs between channels but not between pictures could be a constant of the next convolution. --counterfactual
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from models.experimental import attempt_load
 from models.yolo import Model
+from tools.gates.fork import inspect_fork, sentences
 from tools.gates.gates import (
     BINS,
     GateStats,
@@ -53,6 +55,7 @@ from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"
 CAM_IMAGES = 8  # of --cam without a number
+DEFAULT_DATA = str(ROOT / "data" / "shapes.yaml")
 
 
 # Looking --------------------------------------------------------------------------------------------------------------
@@ -203,6 +206,7 @@ class Options:
     cam: int | None
     device: str
     workers: int
+    fork: str
     project: str
     name: str
     exist_ok: bool
@@ -216,7 +220,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
         "runs/train/exp/weights/best.pt --data bccd.yaml --counterfactual",
     )
     add_weights(parser, f"checkpoint with attention blocks, for --cam any; {DEFAULT_WEIGHTS.name} where none is named")
-    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument("--data", default="", help=f"the data set's yaml (default: {DEFAULT_DATA})")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
     parser.add_argument("--imgsz", type=int, default=640, help="inference size in pixels")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
@@ -234,8 +238,20 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument(
+        "--fork",
+        default="",
+        metavar="YAML",
+        help="look over the model yaml of a YOLOv5 fork and, where one is named, its checkpoint: wiring, kind of NAM; "
+        "the checkpoint is rated too where --data is given",
+    )
     add_run_folder(parser, ROOT / "runs" / "inspect")
-    return Options(**read_weights(parser, arguments, str(DEFAULT_WEIGHTS)))
+    options = read_weights(parser, arguments, str(DEFAULT_WEIGHTS))
+    if options["fork"] and options["weights"] == str(DEFAULT_WEIGHTS):
+        options["weights"] = ""
+    if not options["data"] and not options["fork"]:
+        options["data"] = DEFAULT_DATA
+    return Options(**options)
 
 
 def load_records(opt: Options, data: DataConfig) -> list[LabelRecord]:
@@ -269,7 +285,15 @@ def draw_cam(opt: Options, folder: Path, model: Model, records: Sequence[LabelRe
 
 
 def main(opt: Options) -> Path:
-    """Looks as the options say; the folder with gates.csv, gates.png, inspect.json and, of --cam, the folder cam."""
+    """Looks as the options say; the folder with gates.csv, gates.png, inspect.json and, of --cam, the folder cam.
+
+    Of --fork without a data set there is no folder, and the yaml is returned.
+    """
+    if opt.fork:
+        for line in sentences(inspect_fork(opt.fork, opt.weights or None)):
+            LOGGER.info(line)
+        if not (opt.weights and opt.data):
+            return Path(opt.fork)
     device = select_device(opt.device)
     (weights,) = find_weights([opt.weights])
     model = attempt_load(weights, device, fuse=opt.cam is None).to(memory_format=torch.channels_last)

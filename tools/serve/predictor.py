@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tools.serve.metrics import Metrics
 from utils.augmentations import letterbox
-from utils.ops.nms import non_max_suppression
+from utils.general import non_max_suppression
 from utils.plots import Colors
-from utils.predict.features import ATTENTION, nam_gate
+from utils.predict.features import has_gate, nam_gate
 from utils.predict.inference import fixed_size, input_size, to_native, to_tensor
 from utils.torch_utils import largest_stride
 
@@ -77,7 +77,7 @@ class Predictor:
                 conf, iou, classes, agnostic, max_det = tasks[i].thresholds
                 limits = (conf, iou, classes, agnostic)
                 (boxes,) = non_max_suppression(prediction[row : row + 1], *limits, max_det=max_det)  # (n, 6)
-                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw).flip(0)
+                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw)
             self.metrics.add("network_seconds", time.perf_counter() - start)
             self.metrics.add("batch_images", len(indices))
         self.metrics.add("images_total", len(tasks))
@@ -93,7 +93,7 @@ class GateMeter:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {name: part for name, part in model.named_modules() if type(part).__name__ == ATTENTION}
+        self.layers = {name: part for name, part in model.named_modules() if has_gate(part)}
         self.rows: list[dict[str, object]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._new: dict[str, dict[str, object]] = {}

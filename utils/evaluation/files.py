@@ -22,7 +22,7 @@ from utils.metrics import EvalResult
 from utils.ops.boxes import xyxy2xywhn
 from utils.ops.confusion import ConfusionMatrix
 from utils.ops.size_ap import SIZES
-from utils.plots import plot_images, targets_of
+from utils.plots import plot_batch, targets_of
 
 EXAMPLE_BATCHES = 3
 
@@ -55,8 +55,8 @@ class EvalPlots:
             targets = as_one_class(targets)
         h, w = images.shape[2:]
         stem = self.folder / f"val_batch{evaluated.index}"
-        plot_images(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
-        plot_images(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
+        plot_batch(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
+        plot_batch(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
 
     def finish(self, result: EvalResult) -> None:
         """Writes PR_curve.png, F1_curve.png, P_curve.png, R_curve.png, AP_bars.png and confusion_matrix.png."""
@@ -141,7 +141,7 @@ def class_rows(result: EvalResult) -> list[dict[str, object]]:
         for index, *values in zip(stats.classes, *columns, strict=True)
     }
     unknown = dict.fromkeys(keys)
-    thresholds = [result.class_thresholds[name] for name in result.names]
+    thresholds = result.class_thresholds.values()  # in the order of the classes
     return [
         {"name": name, "labels": int(count), **rated.get(i, unknown), "threshold": threshold}
         for i, (name, count, threshold) in enumerate(zip(result.names, result.counts, thresholds, strict=True))

@@ -9,22 +9,22 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
-from utils.files.images import read_image
-from utils.general import make_divisible
-from utils.ops.boxes import scale_coords
-from utils.ops.nms import load_nms, non_max_suppression
+from utils.files.images import pillow_to_rgb, read_image, scaled_to_uint8
+from utils.general import make_divisible, non_max_suppression
+from utils.ops.boxes import scaled_coords
+from utils.ops.nms import load_nms
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, profile_layers, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray
-FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB, uint8), or a list of them"
+FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB), or a list of them"
 
 
 class AutoShape(nn.Module):
@@ -32,8 +32,11 @@ class AutoShape(nn.Module):
 
     To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
     multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
-    most detections of an image; amp, FP16 by autocast on a GPU.
+    most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride, yaml, nc and hyp.
+    dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
     """
+
+    __module__ = "models.common"  # where v6.1 has it, and where programs look for it
 
     conf = 0.25
     iou = 0.45
@@ -46,16 +49,11 @@ class AutoShape(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval().to(memory_format=torch.channels_last)
-
-    @property
-    def names(self) -> list[str]:
-        """The class names."""
-        return self.model.names
-
-    @property
-    def stride(self) -> Tensor:
-        """Pixels of a cell of each level, (L,)."""
-        return self.model.stride
+        self.dmb = hasattr(model, "pt")
+        self.pt = getattr(model, "pt", True)
+        for name in ("yaml", "nc", "hyp", "names", "stride"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
 
     def train(self, mode: bool = True) -> "AutoShape":
         """Stays in evaluation; ValueError for what only a training has: `model.model` is the network to train."""
@@ -69,8 +67,9 @@ class AutoShape(nn.Module):
     ) -> Detections | tuple[Tensor, list[Tensor] | None]:
         """The detections in an image or a list of images, each in its own pixels.
 
-        imgs: paths, http(s) addresses, PIL images and numpy arrays: uint8 RGB (h, w, 3), or (3, h, w), or gray (h, w);
-        turned as their EXIF tags say. size: pixels that the longer side is scaled to. augment: test-time augmentation.
+        imgs: paths, http(s) addresses, PIL images and numpy arrays: RGB (h, w, 3), or (3, h, w), or gray (h, w),
+        scaled to uint8 where they are not, and turned as their EXIF tags say.
+        size: pixels that the longer side is scaled to. augment: test-time augmentation.
         profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it is, and what
         comes out is what the network gives. ValueError or OSError for what is no image.
         """
@@ -83,22 +82,23 @@ class AutoShape(nn.Module):
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             fixed_hw = getattr(self.model, "fixed_hw", None)
-            batch = to_batch(images, size, largest_stride(self), fixed_hw).to(device)  # (B, 3, H, W)
+            batch = to_batch(images, size, largest_stride(self.model), fixed_hw).to(device)  # (B, 3, H, W)
             batch = batch.to(parameter.dtype).div_(255)
             times.append(time_sync(device))
-            prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)
+            prediction = self.model(batch, augment=augment)
+            prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
         limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
-            torch.cat((scale_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
+            torch.cat((scaled_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
             for rows, image in zip(found, images, strict=True)
         ]
         times.append(time_sync(device))
         if profile:
-            networks = self.model if isinstance(self.model, nn.ModuleList) else [self.model]
-            for network in networks:
-                profile_layers(network, batch)
+            network = self.model.model if self.dmb else self.model
+            for member in network if isinstance(network, nn.ModuleList) else [network]:
+                profile_layers(member, batch)
         return Detections(images, native, files, np.diff(times).tolist(), self.names, batch.shape)
 
 
@@ -144,8 +144,8 @@ def read_picture(picture: Picture) -> tuple[np.ndarray, str]:
     if isinstance(picture, str | Path):
         return to_rgb(read_image(picture)), str(picture)
     if isinstance(picture, Image.Image):
-        turned = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.asarray(turned), str(getattr(picture, "filename", ""))
+        file = str(getattr(picture, "filename", ""))
+        return pillow_to_rgb(picture, file or f"PIL image of mode {picture.mode}"), file
     if isinstance(picture, np.ndarray):
         return from_array(picture), ""
     raise ValueError(f"a {type(picture).__name__} is no image; wanted is {FORMS}")
@@ -159,14 +159,13 @@ def to_rgb(image_bgr: np.ndarray) -> np.ndarray:
 def from_array(array: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB of an array (h, w), (h, w, c) or (c, h, w); c is 1 or 3, or 4 in the last place.
 
+    Other types than uint8 are scaled by the rule of utils/files/pixels.py, as files are.
     Channels come first where the first side is 1 or 3 and the last is no number of channels; a fourth one is left out.
     """
-    if array.dtype != np.uint8:
-        raise ValueError(f"an array of {array.dtype}; uint8 in 0..255 is wanted")
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim == 3 and image.shape[0] in {1, 3} and image.shape[2] not in {1, 3, 4}:
         image = image.transpose(1, 2, 0)
     if image.ndim != 3 or image.shape[2] not in {1, 3, 4} or not image.size:
         raise ValueError(f"an array of shape {array.shape}; (h, w, 3), (3, h, w) or (h, w) is wanted")
     image = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(scaled_to_uint8(image, f"array of shape {array.shape}"))

@@ -16,7 +16,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, folder_names, safe_name
 from utils.general import increment_path, plural
 from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
@@ -46,6 +46,8 @@ class Detections:
     its sides. times: seconds for pre-processing, inference and NMS of all images; t: milliseconds of an image. n: B.
     s: the shape of the network's input, (B, 3, H, W).
     """
+
+    __module__ = "models.common"  # where v6.1 has it
 
     def __init__(
         self,
@@ -79,8 +81,8 @@ class Detections:
         """A line for each image, `image 1/2: 1080x810 4 persons, 1 bus`, and one for the speed."""
         lines = []
         for i, (image, rows) in enumerate(zip(self.imgs, self.pred, strict=True), 1):
-            counts = Counter(self.names[int(index)] for index in rows[:, 5].sort().values)
-            found = ", ".join(plural(count, name) for name, count in counts.items()) or "(no detections)"
+            counts = Counter(rows[:, 5].sort().values.int().tolist())  # by class: two may have the same name
+            found = ", ".join(plural(count, self.names[index]) for index, count in counts.items()) or "(no detections)"
             lines.append(f"image {i}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
         pre, inference, nms = self.t
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
@@ -89,6 +91,31 @@ class Detections:
     def print(self) -> None:
         """Prints what was found and how long it took."""
         print(self)
+
+    def display(
+        self,
+        pprint: bool = False,
+        show: bool = False,
+        save: bool = False,
+        crop: bool = False,
+        render: bool = False,
+        labels: bool = True,
+        save_dir: str | Path = SAVE_DIR,
+    ) -> list[dict[str, Any]] | None:
+        """Do several at once, as v6.1's method: print, show, save, crop and render; return the crops where asked for.
+
+        With `render` the images in `imgs` become the drawn ones. What is saved goes to save_dir.
+        """
+        if pprint:
+            self.print()
+        if show:
+            self.show(labels)
+        if save:
+            self.save(labels, save_dir)
+        found = self.crop(save, save_dir) if crop else None
+        if render:
+            self.imgs = self.render(labels)
+        return found
 
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
@@ -104,7 +131,7 @@ class Detections:
         return [self._drawn(i, labels) for i in range(self.n)]
 
     def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1])
+        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
@@ -119,8 +146,13 @@ class Detections:
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
-    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
-        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder."""
+    def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
+        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder.
+
+        The folder may also come first, as in some versions of YOLOv5.
+        """
+        if not isinstance(labels, bool):
+            labels, save_dir = True, labels
         folder = increment_path(save_dir, mkdir=True)
         names = UniqueNames()
         for i, file in enumerate(self.files):
@@ -136,6 +168,7 @@ class Detections:
         """
         folder = increment_path(save_dir, mkdir=True) if save else None
         names: dict[str, UniqueNames] = {}
+        folders = folder_names(self.names)
         crops = []
         for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
             for row in rows.cpu():
@@ -146,7 +179,7 @@ class Detections:
                 label = self._label(index, confidence)
                 crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
                 if folder is not None:
-                    kind = safe_name(self.names[index])
+                    kind = folders[index]
                     place = folder / "crops" / kind
                     place.mkdir(parents=True, exist_ok=True)
                     stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))
