@@ -124,6 +124,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         device,
         names=names_of(opt.data),
         dnn=opt.dnn,
+        trust=opt.trust,
         threads=opt.threads,
         precision=opt.precision,
         hint=opt.hint,
@@ -357,6 +358,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
     parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument(
         "--precision",

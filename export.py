@@ -41,6 +41,7 @@ from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
+from utils.files.exported import remember
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, atomic_write, colorstr, one_line, run_script
 from utils.predict.inference import SIZE_DEFAULT, choose_size
@@ -67,6 +68,7 @@ def main(opt: ExportOptions) -> list[Path]:
             write = for_trtexec if name == ENGINE and opt.trtexec else export
             try:
                 file, comparison = write(opt, job, name)
+                remember(file)
                 if place is not None and name == "onnx":
                     to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:

@@ -6,7 +6,9 @@
 Modules are imported, not names: torch.hub takes every callable here for an entry point.
 """
 
+import contextlib
 import pathlib
+from collections import abc
 
 import torch
 from torch import nn
@@ -26,17 +28,32 @@ def custom(
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
+    trust: bool = False,
 ) -> nn.Module:
     """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
     path: the file, or the address of a server's network, `http://host:8000/model`. With `autoshape` the
     network takes images and gives Detections. Without it, it takes tensors and gives decoded boxes, or raw maps while
     it is in training mode; its norms and gradients are left as a training needs them. `verbose` lets the project's log
-    write to the console, else warnings only. FileNotFoundError or ValueError says what is wrong with the file.
+    write to the console, else warnings only. `trust` loads a program that was not exported on this machine, such as
+    TorchScript. FileNotFoundError or ValueError says what is wrong with the file, in one line.
     """
     general.set_logging(verbose)
     place = torch_utils.select_device("" if device is None else str(device))
-    return _shaped(v61.DetectMultiBackend(path, place, fuse=autoshape), autoshape)
+    with _one_line_errors():
+        model = v61.DetectMultiBackend(path, place, fuse=autoshape, trust=trust)
+    return _shaped(model, autoshape)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> abc.Iterator[None]:
+    """Leaves only the message at the end of a traceback, and not also what a reader said before it."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        kinds = (FileNotFoundError, OSError, ImportError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(general.one_line(error)) from None
 
 
 def _create(
@@ -56,7 +73,8 @@ def _create(
     if autoshape and channels != COLOURS:
         raise ValueError(f"{name}: images have {COLOURS} channels, not {channels}; give autoshape=False for tensors")
     weights = _local_weights(name, is_needed=pretrained is True) if pretrained is not False else None
-    source = checkpoint.load_checkpoint(weights) if weights is not None else None
+    with _one_line_errors():
+        source = checkpoint.load_checkpoint(weights) if weights is not None else None
     if source is not None and (len(source.names), source.yaml.get("ch", COLOURS)) == (classes, channels):
         return custom(weights, autoshape, verbose, device)
     place = torch_utils.select_device("" if device is None else str(device))

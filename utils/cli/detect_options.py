@@ -69,6 +69,7 @@ class DetectOptions:
     vid_stride: int
     save_csv: bool
     save_json: bool
+    trust: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
