@@ -15,8 +15,11 @@ from torch.utils._pytree import tree_map
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.rows import load_model_yaml, read_rows
-from models.yolo import Model
 from utils.files.checkpoint import Checkpoint, load_checkpoint
+
+# isort: split
+# Last, and its names are taken when they are used: a file that models/yolo.py imports may import this one.
+from models import yolo
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -74,7 +77,7 @@ def attempt_load(
     fuse: bool = True,
     *,
     map_location: torch.device | str | None = None,
-) -> Model | Ensemble:
+) -> "yolo.Model | Ensemble":
     """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
 
     `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
@@ -97,11 +100,11 @@ def attempt_load(
     return Ensemble(models).eval()
 
 
-def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
+def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> "yolo.Model":
     return network_of(path, load_checkpoint(path), device, fuse)
 
 
-def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> Model:
+def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> "yolo.Model":
     """Make the network of a file's yaml and weights, for inference on the device; ValueError if they do not fit.
 
     A small file can claim a network of any size. So its blocks are counted first, and the network is made under a
@@ -111,7 +114,7 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
         content, file = load_model_yaml(checkpoint.yaml)
         check_blocks(content, file)
         with NumberBudget(numbers_allowed(checkpoint)):
-            model = Model(content, verbose=False, warn=False)
+            model = yolo.Model(content, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
     misfit = _misfit(checkpoint.state, {name: value.shape for name, value in model.state_dict().items()})

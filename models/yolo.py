@@ -155,6 +155,8 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.yaml, file = load_model_yaml(cfg)
+        if not isinstance(cfg, dict):
+            self.yaml_file = Path(cfg).name
         self.yaml["ch"] = ch = self.yaml.get("ch", ch)
         if nc is not None and nc != self.yaml["nc"]:
             LOGGER.info(f"{file}: nc {self.yaml['nc']} is replaced by {nc}")

@@ -17,7 +17,7 @@ from tests.copies import copy_repository, patch
 TEXTS = Path(__file__).parent / "recipes"
 IMPORTS = (
     "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, DecoupledHead,"
-    " Decoupled_Detect, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
+    " Decoupled_Detect, MixBlock, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
 )
 IN_FRONT = """        if m is SE:
             c1, c2 = ch[f], args[0]
@@ -134,6 +134,7 @@ RECIPES = {  # name: rows, {row: class that it must be}
         backbone(*([-1, 1, "RepVGGBlock", [32, 3, 2]],) * 3, *([-1, 1, "RepVGGBlock", [64, 3, 2]],) * 2),
         {0: f"{MINE}.RepVGGBlock"},
     ),
+    "subclass of an experimental block": (behind([-1, 1, "MixBlock", [64, [1, 3]]]), {9: f"{MINE}.MixBlock"}),
     "Swin stage": (behind([-1, 2, "C3STR", [64]]), {9: f"{MINE}.C3STR"}),
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
@@ -168,6 +169,7 @@ RECIPES = {  # name: rows, {row: class that it must be}
 RUN = """
 import json, logging, sys, warnings
 import torch
+import models.experimental
 from models.yolo import Model
 from utils.general import LOGGER, set_logging
 
@@ -224,7 +226,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
     patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
     patch(yolo, "        if m in [Conv,", f"{IN_FRONT}if m in [Conv,")
-    patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock]:")
+    patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock, MixBlock]:")
     patch(yolo, "C3TR, C3Ghost]:", "C3TR, C3Ghost, C3SE, C3STR]:")
     patch(yolo, "        else:  # as in v6.1", f"{BEHIND}        else:  # as in v6.1")
     cases = {name: content_of(rows) for name, (rows, _) in (RECIPES | FAULTY).items()}
