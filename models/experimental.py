@@ -27,16 +27,48 @@ NAMED_IN_ERROR = 3  # tensors
 MAX_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 SPARE_NUMBERS = 2**24  # 64 MB, for what is made in a build besides weights; the dry run's image has 2**17.6
 PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**27.1
-MAKERS = frozenset(
-    getattr(torch, name)
-    for name in ("arange", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones", "rand", "randint")
-) | {torch.randn, torch.randperm, torch.range, torch.tril_indices, torch.triu_indices, torch.zeros}
-ENLARGERS = frozenset(
+MAKERS = frozenset(  # of tensors out of sizes
     {
-        *(F.interpolate, F.pad, F.fold, torch.conv1d, torch.conv2d, torch.conv3d),
-        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, torch.Tensor.repeat),
-        *(torch.Tensor.repeat_interleave, torch.repeat_interleave, torch.tile, torch.cat, torch.stack),
-        *(torch.matmul, torch.Tensor.matmul, torch.bmm, torch.baddbmm, torch.einsum),
+        torch.arange,
+        torch.empty,
+        torch.empty_strided,
+        torch.eye,
+        torch.full,
+        torch.linspace,
+        torch.logspace,
+        torch.ones,
+        torch.rand,
+        torch.randint,
+        torch.randn,
+        torch.randperm,
+        torch.range,
+        torch.tril_indices,
+        torch.triu_indices,
+        torch.zeros,
+    }
+)
+ENLARGERS = frozenset(  # what may give far more numbers than it gets
+    {
+        F.fold,
+        F.interpolate,
+        F.pad,
+        torch.Tensor.matmul,
+        torch.Tensor.repeat,
+        torch.Tensor.repeat_interleave,
+        torch.baddbmm,
+        torch.bmm,
+        torch.cat,
+        torch.conv1d,
+        torch.conv2d,
+        torch.conv3d,
+        torch.conv_transpose1d,
+        torch.conv_transpose2d,
+        torch.conv_transpose3d,
+        torch.einsum,
+        torch.matmul,
+        torch.repeat_interleave,
+        torch.stack,
+        torch.tile,
     }
 )
 
@@ -162,7 +194,8 @@ class NumberBudget(TorchFunctionMode):
         """Call the function, unless its result would be too large."""
         kwargs = kwargs or {}
         if func in MAKERS:
-            self.left -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            on_meta = {**kwargs, "device": "meta"}
+            self.left -= func(*args, **on_meta).numel()
             self.check(self.left)
         elif func in ENLARGERS:
             shapes = tree_map(_without_numbers, (args, kwargs))

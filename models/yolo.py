@@ -491,8 +491,10 @@ def check_from(source: int | list[int], m: Callable) -> None:
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error says, or its type if it says nothing."""
-    return str(error) or type(error).__name__
+    """Return what an error says, with its type if that alone says little."""
+    if isinstance(error, KeyError) or not str(error):
+        return f"{type(error).__name__} {error}".strip()
+    return str(error)
 
 
 def hint(row: Row, error: Exception) -> str:

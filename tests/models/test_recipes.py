@@ -166,6 +166,10 @@ RECIPES = {  # name: rows, {row: class that it must be}
         {18: "models.blocks.head.Detect"},
     ),
 }
+NAMES = ["anchors", "nc", "gd", "gw", "na", "no", "ch", "f", "n", "m", "args", "c1", "c2", "save"]
+NOTE = """        noted = {name: repr(value) for name, value in locals().items() if name in NOTED_NAMES}
+        NOTED.append(noted | {"layers": len(layers)})
+"""
 RUN = """
 import json, logging, sys, warnings
 import torch
@@ -194,7 +198,10 @@ for name, content in json.load(open(sys.argv[1])).items():
                          "strides": model.stride.tolist(), "finite": bool(boxes.isfinite().all())}
     except ValueError as error:
         results[name] = {"error": str(error)}
-json.dump({"results": results, "log": log}, open(sys.argv[2], "w"))
+from models import yolo
+yolo.NOTED.clear()
+Model(json.load(open(sys.argv[1]))["P2 level"], verbose=False)
+json.dump({"results": results, "log": log, "noted": yolo.NOTED}, open(sys.argv[2], "w"))
 """
 
 
@@ -225,7 +232,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
     patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
-    patch(yolo, "        if m in [Conv,", f"{IN_FRONT}if m in [Conv,")
+    patch(yolo, "\n# From rows to layers", f"NOTED, NOTED_NAMES = [], {NAMES}\n\n\n# From rows to layers")
+    patch(yolo, "        if m in [Conv,", f"{NOTE}{IN_FRONT}if m in [Conv,")
     patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock, MixBlock]:")
     patch(yolo, "C3TR, C3Ghost]:", "C3TR, C3Ghost, C3SE, C3STR]:")
     patch(yolo, "        else:  # as in v6.1", f"{BEHIND}        else:  # as in v6.1")
@@ -261,3 +269,20 @@ def test_it_is_logged_once_that_a_class_of_our_name_is_used(built: dict) -> None
     assert len(said) == 3
     for name, home in (("SE", "models.mine"), ("CBAM", "models.common"), ("ECA", "models.common")):
         assert any(line.startswith(f"{name} is your class of {home}") for line in said)
+
+
+def test_a_branch_sees_v61s_values(built: dict) -> None:
+    """Row by row what v6.1 holds when its chain is reached; row 0 states `no` channels, which are not scaled."""
+    noted, rows = built["noted"], RECIPES["P2 level"][0]
+    anchors = [[4, 5, 8, 10], *ANCHORS]
+    assert len(noted) == len(rows)
+    channels = [16, 16, 16, 32, 32, 32, 32, 32, 32, 32, 64, 32, 32, 64, 32, 32, 48, 16]
+    save: list[int] = []
+    for i, ((source, number, _, args), seen) in enumerate(zip(rows, noted, strict=True)):
+        given = [None if arg is None else {"nc": 3, "anchors": anchors}.get(str(arg), arg) for arg in args]
+        expected = {"anchors": anchors, "nc": 3, "gd": 1.0, "gw": 0.5, "na": 2, "no": 16, "f": source, "n": number}
+        expected |= {"ch": channels[:i] or [3], "args": given, "c2": (channels[:i] or [3])[-1], "save": save}
+        assert {name: seen[name] for name in expected} == {name: repr(value) for name, value in expected.items()}
+        assert seen["layers"] == i
+        assert seen["m"].startswith("<class ")
+        save = [*save, *(x % i for x in (source if isinstance(source, list) else [source]) if x != -1)]
