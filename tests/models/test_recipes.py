@@ -135,6 +135,7 @@ RECIPES = {  # name: rows, {row: class that it must be}
         {0: f"{MINE}.RepVGGBlock"},
     ),
     "subclass of an experimental block": (behind([-1, 1, "MixBlock", [64, [1, 3]]]), {9: f"{MINE}.MixBlock"}),
+    "class pasted in experimental.py": (behind([-1, 1, "Doubled", []]), {9: "models.experimental.Doubled"}),
     "Swin stage": (behind([-1, 2, "C3STR", [64]]), {9: f"{MINE}.C3STR"}),
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
@@ -230,6 +231,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     common, yolo = folder / "models" / "common.py", folder / "models" / "yolo.py"
     unlisted = "\n\nclass C3B(C3):\n    pass\n"
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)
+    experimental = folder / "models" / "experimental.py"
+    experimental.write_text(experimental.read_text() + EXPERIMENTAL)
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
     patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
     patch(yolo, "\n# From rows to layers", f"NOTED, NOTED_NAMES = [], {NAMES}\n\n\n# From rows to layers")
