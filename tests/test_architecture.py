@@ -236,7 +236,7 @@ def test_a_room_stays_small(room):
     ("module", "packages"),
     [
         ("models.attention", {"torch"}),
-        ("models.common", {"torch", "numpy", "models"}),
+        ("models.common", {"torch", "numpy", "models", "utils"}),
         ("utils.ops.boxes", {"torch", "numpy"}),
         ("utils.ops.iou", {"torch", "numpy"}),
     ],
