@@ -82,7 +82,7 @@ def rate(
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
     if opt.save_txt or opt.save_hybrid:
-        observers.append(LabelFiles(folder / "labels", opt.save_conf))
+        observers.append(LabelFiles(folder / "labels", [record.image for record in records], opt.save_conf))
     rating = None
     with ExitStack() as stack:
         if opt.save_json:

@@ -214,7 +214,7 @@ def test_one_value_will_do_from_python(run, pictures, tmp_path):
 def test_same_stems_overwrite_nothing(run, pictures):
     write_image(pictures / "a.png", np.zeros((64, 128, 3), np.uint8))
     folder, _ = run(source=pictures, save_txt=True)
-    assert files(folder) == ["a.jpg", "a2.png", "b.png", "labels/a.txt", "labels/a2.txt", "labels/b.txt"]
+    assert files(folder) == ["a.jpg", "a.png", "b.png", "labels/a_jpg.txt", "labels/a_png.txt", "labels/b.txt"]
 
 
 def test_unreadable_picture_among_others(run, pictures):

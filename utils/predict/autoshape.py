@@ -18,8 +18,8 @@ from utils.files.images import read_image
 from utils.general import make_divisible
 from utils.ops.boxes import scale_coords
 from utils.ops.nms import load_nms, non_max_suppression
+from utils.predict.remote import fetch_image
 from utils.predict.results import Detections
-from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, profile_layers, time_sync
 

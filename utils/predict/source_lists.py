@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils.files.addresses import is_url
 from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.predict.remote import is_http
 from utils.predict.streams import check_url, is_recording, suffix_of
 
 READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
@@ -15,7 +16,7 @@ CHUNK = 1 << 16  # bytes
 
 def is_media_url(address: str) -> bool:
     """Whether it is the address of an image or a video file on a web server, by its suffix."""
-    return address.lower().startswith(("http://", "https://")) and suffix_of(address) in READABLE
+    return is_http(address) and suffix_of(address) in READABLE
 
 
 def read_source_list(path: Path) -> tuple[bool, list[str]]:
@@ -72,7 +73,7 @@ def check_file_name(name: str) -> None:
     """ValueError where a line of a list cannot be an image or a video: a camera, a stream, or another suffix."""
     if is_url(name):
         check_url(name)
-        if not is_media_url(name):
+        if not is_http(name):
             raise ValueError("a stream in a list of files; name it with --source, or in a .txt of streams")
     elif suffix_of(name) not in READABLE:
         raise ValueError(f"{name}: neither an image nor a video by its suffix")
