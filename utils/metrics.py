@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.ops.confusion import ConfusionMatrix
 from utils.ops.iou import bbox_iou, box_iou, first_claims
-from utils.ops.size_ap import SizeAP
+from utils.ops.size_ap import SizeAP, coco_ap, precision_at
 
 __all__ = [
     "IOU_LEVELS",
@@ -33,7 +33,6 @@ IOU_LEVELS = np.linspace(0.5, 0.95, 10)
 FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU 0.5, mAP at 0.5 to 0.95
 CURVE_POINTS = 1000  # confidences, or recalls, from 0 to 1
 SMOOTHED_POINTS = 101  # of the F1 curve, before its peak is looked for: a single object must not move it far
-RECALL_POINTS = np.linspace(0, 1, 101)  # COCO's
 EPS = 1e-16
 
 
@@ -88,8 +87,10 @@ def ap_per_class(
 ) -> AveragePrecision:
     """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
 
-    AP is the area below the precision's envelope, taken at 101 recalls. `smooth` looks for the peak of an F1 curve that
-    is smoothed over a tenth of its range, as the v7 line does; v6.1 took the peak as it was.
+    AP is COCO's: the mean, over 101 recalls, of the best precision at that recall or a higher one, 0 for recalls that
+    are never reached. v6.1 continued the curve along a line to (1, 0) instead, which gives more to a detector that
+    finds little. `smooth` looks for the peak of an F1 curve that is smoothed over a tenth of its range, as the v7 line
+    does; v6.1 took the peak as it was.
     """
     classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
     order = (-conf).argsort(kind="stable")
@@ -107,21 +108,13 @@ def ap_per_class(
         # Thresholds above the surest detection leave none: all of them are right, and nothing is found.
         recall[i] = np.interp(-points, -conf[own], recalls[:, 0], left=0)
         precision[i] = np.interp(-points, -conf[own], precisions[:, 0], left=1)
-        envelopes = [_envelope(recalls[:, level], precisions[:, level]) for level in range(tp.shape[1])]
-        ap[i] = [np.trapezoid(np.interp(RECALL_POINTS, *envelope), RECALL_POINTS) for envelope in envelopes]
-        pr_curve[i] = np.interp(points, *envelopes[0])
+        ap[i] = coco_ap(tp[own], np.ones_like(tp[own]), count)
+        pr_curve[i] = precision_at(points, right[:, 0] / count, precisions[:, 0])
     f1 = 2 * precision * recall / (precision + recall + EPS)
     mean_f1 = f1.mean(0) if len(f1) else np.zeros(CURVE_POINTS)
     peak = int((_smoothed(mean_f1) if smooth else mean_f1).argmax())
     at_peak = precision[:, peak], recall[:, peak], f1[:, peak]
     return AveragePrecision(classes, counts, ap, float(points[peak]), *at_peak, points, precision, recall, f1, pr_curve)
-
-
-def _envelope(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve from recall 0 to 1 whose precision never rises: each is the best at this or a higher recall."""
-    recall = np.concatenate(((0.0,), recall, (1.0,)))
-    precision = np.concatenate(((1.0,), precision, (0.0,)))
-    return recall, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:

@@ -462,7 +462,11 @@ def test_a_wrong_row_is_named(tiny_with, row: list, message: str) -> None:
     assert "row 5" in str(caught.value)
 
 
-YAMLS = [f"yolov5{size}-{kind}" for size in "ns" for kind in ("NAM-p3p5", "NAM-backbone", "NAM-identity", "C3NAM")]
+YAMLS = [
+    f"yolov5{size}-{kind}"
+    for size in "ns"
+    for kind in ("NAM-p3p5", "NAM-backbone", "NAM-identity", "NAM-open", "C3NAM")
+]
 
 
 @pytest.mark.parametrize("name", YAMLS)

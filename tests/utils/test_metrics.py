@@ -1,5 +1,7 @@
 """Overlap, matching and average precision: v6.1's numbers, plain re-computations, degenerate boxes and empty sets."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -122,12 +124,31 @@ def test_matching_of_nothing(detections, labels):
 # Average precision ----------------------------------------------------------------------------------------------------
 
 
-def test_ap_equals_v61():
+def test_ap_equals_coco_and_the_rest_v61():
     golden = np.load(GOLDEN / "ap.npz")
     stats = ap_per_class(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
     np.testing.assert_array_equal(stats.classes, golden["classes"])
-    for name in ("ap", "precision", "recall", "f1"):
+    np.testing.assert_allclose(stats.ap, golden["ap_coco"], atol=1e-9)
+    for name in ("precision", "recall", "f1"):
         np.testing.assert_allclose(getattr(stats, name), golden[name], atol=1e-9)
+
+
+def test_recalls_that_are_never_reached_count_as_nothing():
+    """Ten of a hundred objects are found, all of them rightly: eleven recalls, 0 to 0.1, have a precision of 1."""
+    tp, zeros = np.ones((10, 10), bool), np.zeros(10)
+    stats = ap_per_class(tp, np.linspace(0.9, 0.5, 10), zeros, np.zeros(100))
+    np.testing.assert_allclose(stats.ap, 11 / 101)
+    np.testing.assert_allclose(stats.pr_curve.mean(), 0.1, atol=1e-3)
+
+
+def test_leaving_out_unsure_detections_never_raises_ap():
+    golden = np.load(GOLDEN / "ap.npz")
+    tp, conf, pred_cls = (golden[name] for name in ("tp", "conf", "pred_cls"))
+    aps = []
+    for threshold in (0, 0.25, 0.5, 0.75):
+        sure = conf >= threshold
+        aps.append(ap_per_class(tp[sure], conf[sure], pred_cls[sure], golden["target_cls"]).ap)
+    assert all((more >= fewer).all() for more, fewer in itertools.pairwise(aps))
 
 
 def test_smoothing_moves_the_peak_only():
@@ -147,7 +168,7 @@ def test_perfect_detections():
     stats = ap_per_class(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
     assert stats.classes.tolist() == [0, 2]
     assert stats.counts.tolist() == [2, 3]
-    np.testing.assert_allclose(stats.ap, 0.995, atol=1e-9)  # the envelope falls to 0 at the last of 101 recalls
+    np.testing.assert_allclose(stats.ap, 1)
     np.testing.assert_allclose(stats.f1, 1)
     assert stats.threshold < 0.5
 

@@ -23,7 +23,7 @@ def test_row_has_v61_columns(losses):
     one = result((1, 2, 3), losses)
     expected = [one.mp, one.mr, one.map50, one.map, *(losses or (0, 0, 0)), 1, 2, 3]
     np.testing.assert_array_equal(study_row(one), expected)
-    assert one.map == pytest.approx(0.75)
+    assert one.map == pytest.approx(51 / 101)
 
 
 def test_table_grows_by_size(tmp_path):
