@@ -39,7 +39,7 @@ from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
+from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script, set_logging
 from utils.torch_utils import largest_stride, select_device
 
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
@@ -227,6 +227,7 @@ def megabytes(path: Path) -> float:
 
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    set_logging()
     options |= {} if weights is None else {"weights": weights}
     allowed = [item.name for item in fields(ExportOptions)]
     options = normalized(options, several={"weights", "imgsz", "include"}, allowed=allowed)

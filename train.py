@@ -63,7 +63,14 @@ from utils.report.page import train_defaults, write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
-from utils.training.resume import check_same_data, data_record, find_run, load_run, resumed_options
+from utils.training.resume import (
+    check_same_data,
+    data_record,
+    find_run,
+    load_run,
+    resumed_options,
+    telling_of_moved_data,
+)
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -386,7 +393,12 @@ def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
     opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
-    check_same_data(path, checkpoint, load_data(opt).names)
+    with telling_of_moved_data(opt.data):
+        data = load_data(opt)
+        if data.generator is None:
+            data.split("train")
+            data.split("val")
+    check_same_data(path, checkpoint, data.names)
     return opt, checkpoint
 
 

@@ -37,7 +37,7 @@ from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_t
 from utils.evaluation.study import Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, increment_path, plural, run_script
+from utils.general import LOGGER, colorstr, increment_path, plural, run_script, set_logging
 from utils.metrics import EvalResult
 from utils.predict.inference import fixed_size, input_size, ready, warm_up
 from utils.report.page import write_report
@@ -205,9 +205,18 @@ def run_model(
 
 
 def run(
-    data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
+    data: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    *,
+    plots: bool = True,
+    **options: object,
 ) -> EvalResult | list[EvalResult]:
-    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
+
+    plots: v6.1's name for the opposite of noplots. The result unpacks as v6.1's: `results, maps, times = val.run(...)`.
+    """
+    set_logging()
+    options |= {} if plots else {"noplots": True}
     options |= {name: value for name, value in {"data": data, "weights": weights}.items() if value is not None}
     options = normalized(options, several={"weights", "sizes"}, allowed=[field.name for field in fields(ValOptions)])
     return main(replace(parse_opt([]), **options))

@@ -38,7 +38,7 @@ class DetectOptions:
     """The flags of `parse_opt`, which holds their defaults and meanings."""
 
     weights: list[str]
-    source: str
+    source: str | list[str]  # a list from Python only
     data: str
     imgsz: list[int]
     conf_thres: float

@@ -17,6 +17,7 @@ from utils.draw.label_maps import LabelMaps
 from utils.evaluation.best_and_worst import BestAndWorst
 from utils.evaluation.evaluate import EvaluatedBatch, as_one_class
 from utils.files.output_names import output_names
+from utils.files.results import whole_or_none
 from utils.general import atomic_write
 from utils.metrics import EvalResult
 from utils.ops.boxes import xyxy2xywhn
@@ -94,7 +95,8 @@ class LabelFiles:
             if not len(detections):
                 path.unlink(missing_ok=True)
                 continue
-            path.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
+            with whole_or_none(path) as file:
+                file.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
             self.written += 1
 
 

@@ -4,6 +4,7 @@ Legend: B images, H and W of the network's image, N candidate boxes, n detection
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -31,15 +32,15 @@ class AutoShape(nn.Module):
     """Wraps a network (a Model or an Ensemble): reading and letterboxing before it, NMS and the image's pixels after.
 
     To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
-    multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
-    most detections of an image; amp, FP16 by autocast on a GPU.
+    multi_label, whether a box may be of several classes; classes, the class numbers to keep or one of them, None for
+    all; max_det, most detections of an image; amp, FP16 by autocast on a GPU.
     """
 
     conf = 0.25
     iou = 0.45
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | None = None
+    classes: Sequence[int] | int | None = None
     max_det = 1000
     amp = False
 
@@ -88,7 +89,8 @@ class AutoShape(nn.Module):
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
-        limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
+        classes = [self.classes] if isinstance(self.classes, Integral) else self.classes
+        limits = (self.conf, self.iou, classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
             torch.cat((scale_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)

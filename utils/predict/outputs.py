@@ -21,6 +21,7 @@ from utils.data.label_files import label_rows
 from utils.files.images import write_image
 from utils.files.names import safe_name
 from utils.files.output_names import distinct_names
+from utils.files.results import whole_or_none
 from utils.plots import crop_box
 from utils.predict.sources import Frame
 from utils.predict.tables import PredictionFiles
@@ -104,7 +105,8 @@ class ResultWriter:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
+        with whole_or_none(path) as file:
+            file.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
         self.written["label file"] += 1
 
     def save_crops(self, frame: Frame, detections: Tensor) -> None:

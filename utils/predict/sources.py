@@ -242,11 +242,14 @@ def open_live(address: str) -> Capture:
     return ScreenCapture(address) if is_screen(address) else open_capture(address)
 
 
-def open_source(source: str, reading: Reading = DEFAULT_READING) -> FileSource | LiveSource:
+def open_source(source: str | Sequence[str], reading: Reading = DEFAULT_READING) -> FileSource | LiveSource:
     """The frames that `source` stands for: a file, folder, glob, camera number, URL, `screen`, a .txt, or `-`.
 
-    FileNotFoundError or ValueError says what is wrong with it. All processes must call it, in the same order.
+    Of a list each is a file, folder, glob or the URL of a file, or each a camera or stream. FileNotFoundError or
+    ValueError says what is wrong with it. All processes must call it, in the same order.
     """
+    if not isinstance(source, str):
+        return open_several([item.strip() for item in source], reading)
     source = source.strip()
     if not source:
         raise ValueError("--source is empty: name a file, folder, glob, camera number, URL, screen, .txt or -")
@@ -268,6 +271,29 @@ def open_source(source: str, reading: Reading = DEFAULT_READING) -> FileSource |
         has_streams, listed = read_source_list(path)
         return LiveSource(listed, reading, False) if has_streams else FileSource(listed, reading, is_list=True)
     return FileSource(find_media(path), reading)
+
+
+def open_several(sources: Sequence[str], reading: Reading) -> FileSource | LiveSource:
+    """The frames of several sources: of files one after another, or of cameras and streams side by side."""
+    if not sources:
+        raise ValueError("--source is an empty list: name at least one file, folder, glob, camera number or URL")
+    live = [item for item in sources if is_live_source(item)]
+    if live and len(live) < len(sources):
+        raise ValueError(
+            f"--source: {without_credentials(live[0])} is a stream, others of the list are files; make two lists"
+        )
+    if live:
+        return LiveSource(sources, reading)
+    found = [[item] if is_url(item) else find_media(Path(item).expanduser()) for item in sources]
+    return FileSource([*itertools.chain.from_iterable(found)], reading, is_list=True)
+
+
+def is_live_source(source: str) -> bool:
+    """Whether one of several sources is a camera, stream or screen. ValueError for an address that is not read."""
+    if is_url(source):
+        check_url(source)
+        return not is_http(source) or (not is_media_url(source) and remote_kind(source) == "live")
+    return source.isdecimal() or (is_screen(source) and not Path(source).exists())
 
 
 def named_on_standard_input(reading: Reading) -> Iterable[str]:
@@ -296,7 +322,7 @@ def find_media(path: Path) -> list[str]:
     if path.is_dir():
         candidates = {str(file) for file in path.iterdir() if not file.name.startswith(".")}
     elif glob.has_magic(str(path)):
-        candidates = set(glob.glob(str(path), recursive=True))
+        candidates = expand(path)
     else:
         raise FileNotFoundError(f"--source {path}: no such file or folder")
     files = sorted(file for file in candidates if suffix_of(file) in READABLE and not Path(file).is_dir())
@@ -310,6 +336,22 @@ def find_media(path: Path) -> list[str]:
             )
         raise FileNotFoundError(f"--source {path}: no image or video there; known suffixes are {known}")
     return sorted(files, key=lambda file: suffix_of(file) in VIDEO_SUFFIXES)
+
+
+def expand(path: Path) -> set[str]:
+    """The files of a glob. Folders that exist stand for themselves, as `[set] 1`, whatever characters they have.
+
+    Brackets that match nothing as a glob are taken as they stand, too.
+    """
+    literal, pattern = Path(), Path()
+    for part in path.parts:
+        literal /= part
+        pattern /= glob.escape(part) if literal.exists() else part
+    for text in (str(pattern), str(path), str(path).replace("[", "[[]")):
+        found = glob.glob(text, recursive=True)
+        if found:
+            return set(found)
+    return set()
 
 
 def stem_of(file: str) -> str:

@@ -16,6 +16,7 @@ from typing import Protocol, Self
 import cv2
 import numpy as np
 
+from utils.files.results import naming
 from utils.general import LOGGER
 
 DEFAULT_FPS = Fraction(30)
@@ -103,11 +104,13 @@ class VideoWriter:
         frame, start = self.pending
         self.pending = None
         if self.encoder.keeps_times:
-            self.encoder.write(frame, start, end - start)
+            with naming(self.path):
+                self.encoder.write(frame, start, end - start)
             return
         count = min(round(end * self.fps) - self.written, round(MAX_GAP_S * self.fps))
         for _ in range(count):
-            self.encoder.write(frame, start, 1 / self.fps)
+            with naming(self.path):
+                self.encoder.write(frame, start, 1 / self.fps)
         self.written = max(round(end * self.fps), self.written)
 
     def close(self) -> None:
@@ -120,7 +123,8 @@ class VideoWriter:
                 self._put_pending(self.pending[1] + 1 / self.fps)
         finally:
             self.encoder = self.pending = None
-            encoder.close()
+            with naming(self.path):
+                encoder.close()
 
 
 def frame_rate(fps: float | None) -> Fraction:
