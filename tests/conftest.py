@@ -13,12 +13,21 @@ from torch.nn.modules.batchnorm import _NormBase
 from models.yolo import Model
 from utils.data.shapes import ShapesSettings, generate
 from utils.files.checkpoint import Checkpoint, save_checkpoint
-from utils.general import ROOT
+from utils.general import LOGGER, ROOT
 
 pytest_plugins = ["tests.networks", "tests.pages"]
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so are those of the commands that they start
+
+
+@pytest.fixture(autouse=True)
+def _same_log() -> Iterator[None]:
+    """The log's level and handlers, which a script or a hub model may set, are as they were after each test."""
+    level, handlers = LOGGER.level, LOGGER.handlers[:]
+    yield
+    LOGGER.setLevel(level)
+    LOGGER.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ Legend: N labels, A anchors of all levels, I images, L levels, K centroids.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +35,6 @@ class Head(Protocol):
     na: int
     stride: Tensor  # (L,) pixels of a cell
     anchors: Tensor  # (L, A / L, 2) width and height in cells
-    has_placeholder_anchors: bool
 
 
 class Anchored(Protocol):
@@ -43,6 +43,10 @@ class Anchored(Protocol):
     @property
     def head(self) -> Head:
         """Its detection head."""
+
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the yaml gave a number of anchors only."""
 
     def set_anchors(self, anchors: list[list[float]]) -> None:
         """Takes w, h, w, h, ... in pixels for each level."""
@@ -103,7 +107,7 @@ def fitness(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
 # Fitting --------------------------------------------------------------------------------------------------------------
 
 
-def kmean_anchors(
+def search_anchors(
     sizes: np.ndarray, n: int, anchor_t: float = 4.0, generations: int = GENERATIONS, seed: int = 0
 ) -> np.ndarray:
     """The n anchors (n, 2) in pixels, by area, that fit labels (N, 2) best: k-means, then random changes that help.
@@ -159,7 +163,7 @@ def refine(
 # A model's anchors ----------------------------------------------------------------------------------------------------
 
 
-def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
+def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
     """Says how well the model's anchors fit the labels and replaces them where they do not; their fit in the end.
 
     New ones are taken only if they reach more labels, and always where the yaml gives but a number of anchors.
@@ -170,13 +174,13 @@ def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
     if small:
         LOGGER.warning(f"{prefix}{small} of {len(sizes)} labels are below {SMALL:g} pixels at --imgsz {imgsz}")
     current = None
-    if not head.has_placeholder_anchors:
+    if not model.has_placeholder_anchors:
         pixels = (head.anchors * head.stride[:, None, None]).cpu().double().numpy()  # (L, A / L, 2)
         current = measure(sizes, pixels.reshape(-1, 2), anchor_t)
         LOGGER.info(f"{prefix}{current}")
         if current.bpr > GOOD_BPR:
             return current
-    found = kmean_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
+    found = search_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
     fit = measure(sizes, found, anchor_t)
     if current and fit.bpr <= current.bpr:
         LOGGER.info(f"{prefix}no others reach more labels ({fit}); they stay")
@@ -192,3 +196,13 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
     """Anchors, w, h, w, h, ... in pixels for each level, as a model yaml has them."""
     rows = (", ".join(f"{w:g},{h:g}" for w, h in zip(row[::2], row[1::2], strict=True)) for row in levels)
     return "\n".join(["anchors:", *(f"  - [{row}]" for row in rows)])
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import NamedTuple
 
 import cv2
@@ -400,3 +401,13 @@ def init_worker(worker: int) -> None:
     """Keep OpenCV to one thread in a worker process; torch does so by itself."""
     del worker
     cv2.setNumThreads(0)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)

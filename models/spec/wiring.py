@@ -19,7 +19,6 @@ class Head(Protocol):
     nl: int
     stride: Tensor  # (L,)
     anchors: Tensor  # (L, A, 2)
-    has_placeholder_anchors: bool
 
 
 class Wired(Protocol):
@@ -29,6 +28,7 @@ class Wired(Protocol):
     model: nn.Sequential
     rows: list[Row]
     head: Head
+    has_placeholder_anchors: bool
 
 
 def check_wiring(model: Wired) -> list[str]:
@@ -85,7 +85,7 @@ def _levels(model: Wired) -> list[str]:
         warnings.append(
             f"{detect.where}: the strides of its inputs are {_numbers(strides)}; they should grow from input to input"
         )
-    elif not head.has_placeholder_anchors:
+    elif not model.has_placeholder_anchors:
         areas = (head.anchors * head.stride[:, None, None]).prod(-1).mean(-1).tolist()  # square pixels
         if any((a >= b) == rising for a, b in pairwise(areas)):
             sides = _numbers([round(area**0.5) for area in areas])

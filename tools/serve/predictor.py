@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tools.serve.metrics import Metrics
 from utils.augmentations import letterbox
-from utils.ops.nms import non_max_suppression
+from utils.general import non_max_suppression
 from utils.plots import Colors
-from utils.predict.features import ATTENTION, nam_gate
+from utils.predict.features import has_gate, nam_gate
 from utils.predict.inference import fixed_size, input_size, to_native, to_tensor
 from utils.torch_utils import largest_stride
 
@@ -93,7 +93,7 @@ class GateMeter:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {name: part for name, part in model.named_modules() if type(part).__name__ == ATTENTION}
+        self.layers = {name: part for name, part in model.named_modules() if has_gate(part)}
         self.rows: list[dict[str, object]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._new: dict[str, dict[str, object]] = {}

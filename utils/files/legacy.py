@@ -224,13 +224,23 @@ def _yaml(network: InertModule, state: dict[str, Tensor]) -> dict:
 def _anchors_px(network: InertModule, state: dict[str, Tensor]) -> list[list[float]]:
     """Per level a flat list of anchor widths and heights in pixels; the file has them in grid units."""
     anchors = next((value for name, value in state.items() if name.endswith(".anchors")), None)  # (L, A, 2)
-    stride = network.fields.get("stride")
+    stride = _stride(network)
     if anchors is None or not isinstance(stride, Tensor) or stride.layout != torch.strided:
         raise ValueError("not a detector: it has no anchors or no stride")
     if anchors.ndim != 3 or anchors.shape[2] != 2 or stride.shape != anchors.shape[:1] or anchors.numel() > 1000:
         raise ValueError(f"anchors {tuple(anchors.shape)} do not fit strides {tuple(stride.shape)}")
     pixels = anchors.to(torch.float64) * stride.to(torch.float64).view(-1, 1, 1)
     return [[round(x, 4) for x in level] for level in pixels.flatten(1).tolist()]
+
+
+def _stride(network: InertModule) -> object:
+    """The strides of the levels: the network's own in YOLOv5's files, its head's in those of our networks."""
+    if "stride" in network.fields:
+        return network.fields["stride"]
+    layers = network.dictionary("_modules").get("model")
+    parts = [*layers.dictionary("_modules").values()] if isinstance(layers, InertModule) else []
+    head = parts[-1] if parts else None
+    return head.dictionary("_buffers").get("stride") if isinstance(head, InertModule) else None
 
 
 def _names(found: object, nc: object) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class Detections:
     milliseconds of an image. n: B. s: the shape of the network's input, (B, 3, H, W).
     """
 
+    __module__ = "models.common"  # where v6.1 has it
+
     def __init__(
         self,
         imgs: Sequence[np.ndarray],
@@ -93,6 +95,31 @@ class Detections:
         """Prints what was found and how long it took."""
         print(self)
 
+    def display(
+        self,
+        pprint: bool = False,
+        show: bool = False,
+        save: bool = False,
+        crop: bool = False,
+        render: bool = False,
+        labels: bool = True,
+        save_dir: str | Path = SAVE_DIR,
+    ) -> list[dict[str, Any]] | None:
+        """Do several at once, as v6.1's method: print, show, save, crop and render; return the crops where asked for.
+
+        With `render` the images in `imgs` become the drawn ones. What is saved goes to save_dir.
+        """
+        if pprint:
+            self.print()
+        if show:
+            self.show(labels)
+        if save:
+            self.save(labels, save_dir)
+        found = self.crop(save, save_dir) if crop else None
+        if render:
+            self.render(labels)
+        return found
+
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
@@ -118,12 +145,11 @@ class Detections:
         """The images without boxes; of those that somebody else has put into `imgs` these."""
         if self.rendered is None:
             return self.imgs
-        return [
-            plain if image is drawn else image for image, (drawn, plain) in zip(self.imgs, self.rendered, strict=True)
-        ]
+        both = zip(self.imgs, self.rendered, strict=True)
+        return [plain if image is drawn else image for image, (drawn, plain) in both]
 
     def _drawn(self, i: int, image: np.ndarray, labels: bool) -> np.ndarray:
-        annotator = Annotator(image[..., ::-1])
+        annotator = Annotator(image[..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
@@ -139,12 +165,15 @@ class Detections:
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
-    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
+    def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
         """Write the drawn images as .jpg into save_dir; return the folder.
 
         A folder that is named is the one that is written into, also if it exists. The default one gets a number then.
-        Images of one name are told apart by a number, `bus_2.jpg`.
+        Images of one name are told apart by a number, `bus_2.jpg`. The folder may also come first, as in some versions
+        of YOLOv5.
         """
+        if not isinstance(labels, bool):
+            labels, save_dir = True, labels
         folder = results_folder(save_dir)
         for i, (image, stem) in enumerate(zip(self._plain(), distinct_names(map(stem_of, self.files)), strict=True)):
             write_image(folder / f"{stem}.jpg", self._drawn(i, image, labels)[..., ::-1])

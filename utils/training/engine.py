@@ -7,8 +7,8 @@ Legend: B images of a batch, H and W of the network's image, T targets of a batc
 """
 
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,12 @@ from torch.optim import Optimizer
 from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
-from utils.general import LOGGER, make_divisible
-from utils.torch_utils import ModelEMA
+from utils.general import LOGGER, make_divisible, one_line
+from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
+TYPE_NAMES = ("BFloat16", "bfloat16", "BF16", "Half", "float16")  # in torch's errors on types
 MAX_GRADIENT_NORM = 10.0
 SYNC_EVERY = 32  # batches between two looks at the device's numbers, each of which makes the host wait
 
@@ -55,6 +56,23 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
         probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
         return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
     return None
+
+
+@contextmanager
+def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
+    """Raise ValueError that names --amp off if something in the network or the loss does not take the autocast's type.
+
+    Blocks and losses that users paste, autograd functions above all, may know FP32 only.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if amp_dtype is None or not any(name in str(error) for name in TYPE_NAMES):
+            raise
+        kind = str(amp_dtype).removeprefix("torch.")
+        raise ValueError(
+            f"training in {kind}: {one_line(error)}. A block or a loss of your own may know FP32 only: use --amp off"
+        ) from error
 
 
 class TrainingDiverged(ValueError):
@@ -97,9 +115,9 @@ class Trainer:
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
 
-    Of several `ranks` each trains on its part of every batch, with a criterion whose losses are shares of the whole's;
-    gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages are
-    the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
+    Of several `ranks` each trains on its part of every batch, with a criterion whose losses have the whole's as their
+    mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
+    are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
     """
 
     def __init__(
@@ -138,7 +156,7 @@ class Trainer:
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
-        Batches without a finite loss are left out of the mean. Of several ranks each sees its own share of the losses
+        Batches without a finite loss are left out of the mean. Of several ranks each sees the losses of its own part
         until the epoch ends. observe(i, batch, means) is called after each batch;
         means, the losses so far, are given now and then only.
         """
@@ -153,7 +171,7 @@ class Trainer:
             pending += 1
             is_last = i + 1 == batch_count
             is_step = pending >= accumulate or is_last
-            items = self.backward(batch, number, is_step) * self.ranks.size
+            items = self.backward(batch, number, is_step)
             is_finite = items.isfinite().all()
             total += torch.where(is_finite, items, 0)
             counted += is_finite
@@ -181,12 +199,12 @@ class Trainer:
         is_step: an optimizer step follows, for which the ranks' gradients are added up.
         """
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
-        targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
+        targets = to_device(batch.targets, self.device)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self.resize is not None:
             images = self.resize(images, number)
         is_local = self.ranks.size > 1 and not is_step
-        with self.network.no_sync() if is_local else nullcontext():
+        with self.network.no_sync() if is_local else nullcontext(), explained_types(self.amp_dtype):
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 raw = self.network(images)
             loss, items = self.criterion(raw, targets)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from utils.evaluation.study import STUDY_SIZES, Study, study_row
-from utils.metrics import EvalResult, ap_per_class
+from utils.metrics import EvalResult, average_precision
 
 
 def result(speed_ms, losses=None):
     """Two objects of which one is found."""
-    stats = ap_per_class(np.ones((1, 10), bool), np.array([0.9]), np.zeros(1), np.zeros(2))
+    stats = average_precision(np.ones((1, 10), bool), np.array([0.9]), np.zeros(1), np.zeros(2))
     return EvalResult(("a",), 2, np.array([2]), stats, losses, speed_ms, (1, 3, 64, 64))
 
 

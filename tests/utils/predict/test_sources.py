@@ -314,6 +314,23 @@ def test_files_are_no_live_sources(folder, source):
     assert not opened.is_live
 
 
+@pytest.mark.parametrize("name", ["[set] 1", "what?", "50*50", "a[b"])
+def test_folders_whose_names_are_globs(tmp_path, name):
+    (tmp_path / name / "sub").mkdir(parents=True)
+    for file in ("a.jpg", "sub/b.jpg"):
+        write_image(tmp_path / name / file, picture())
+    assert names(find_media(tmp_path / name), tmp_path) == [f"{name}/a.jpg"]
+    assert names(find_media(tmp_path / name / "*.jpg"), tmp_path) == [f"{name}/a.jpg"]
+    assert names(find_media(tmp_path / name / "**" / "*.jpg"), tmp_path) == [f"{name}/a.jpg", f"{name}/sub/b.jpg"]
+    assert names(find_media(tmp_path / "*" / "sub" / "*.jpg"), tmp_path) == [f"{name}/sub/b.jpg"]
+
+
+def test_brackets_behind_a_star(tmp_path):
+    (tmp_path / "x/[set]").mkdir(parents=True)
+    write_image(tmp_path / "x/[set]/a.jpg", picture())
+    assert names(find_media(tmp_path / "*" / "[set]" / "*.jpg"), tmp_path) == ["x/[set]/a.jpg"]
+
+
 def test_an_empty_source_is_said():
     with pytest.raises(ValueError, match="--source is empty"):
         open_source(" ")
