@@ -89,7 +89,7 @@ REACHING = {  # all files that reach beyond this process, and why
         "benchmarks/serving.py",  # asks the server that the user names
         "models/runtimes/kserve.py",  # asks the server whose address the user's --weights are
         "tools/datasets/fetch.py",  # fetches published data sets for --download of tools/convert.py
-        "utils/predict/sources.py",  # fetches the picture that the user's --source names
+        "utils/predict/remote.py",  # fetches the picture that the user's --source names
     },
     "os.environ": {
         "benchmarks/throughput.py",  # hands it on to the program it compares with

@@ -37,7 +37,7 @@ class DetectOptions:
     """The flags of `parse_opt` in detect.py, which holds their defaults and meanings."""
 
     weights: list[str]
-    source: str
+    source: str | list[str]  # a list from Python only
     data: str
     imgsz: list[int] | None
     conf_thres: float
