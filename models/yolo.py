@@ -508,12 +508,9 @@ def hint(row: Row, error: Exception) -> str:
     if is_ours(m) and m is not common.Classify:
         return ""
     name = row.content[2]
-    what = (
-        "c2 = ..., its channels out" if name.startswith("nn.") else "args = [...], what it is made with, and c2 = ..."
-    )
     return (
-        f"; unless a branch of parse_model in models/yolo.py names {name}, its arguments are passed as they stand in "
-        f"the yaml, and it is taken to keep its input's channels: `elif m is {name}:` sets {what}"
+        f"; unless a branch of parse_model (models/yolo.py) names {name}, it is made with the arguments as they stand in "
+        f"the row, and gives the channels of what it reads. Write `elif m is {name}:` and set args and c2"
     )
 
 
