@@ -3,6 +3,7 @@
 Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.rows import load_model_yaml, read_rows
-from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
 
 # isort: split
 # Last, and its names are taken when they are used: a file that models/yolo.py imports may import this one.
@@ -101,6 +102,11 @@ class Ensemble(nn.ModuleList):
         """The strides of the member with the largest one."""
         return max((model.stride for model in self), key=lambda stride: float(stride.max()))
 
+    @property
+    def imgsz(self) -> int | None:
+        """The largest size that a member was trained at, None where no file says it."""
+        return max((model.imgsz for model in self if model.imgsz is not None), default=None)
+
 
 def attempt_load(
     weights: str | Path | Sequence[str | Path],
@@ -153,9 +159,19 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     if misfit:
         raise ValueError(f"{path}: its tensors do not fit its yaml: {misfit}")
     model.load_state_dict(checkpoint.state)
-    model.names = list(checkpoint.names)
+    model.names, model.imgsz = list(checkpoint.names), checkpoint.imgsz
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
+
+
+def as_stripped(model: "yolo.Model") -> "yolo.Model":
+    """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
+
+    It computes in FP32, so what it finds is what will be found with the file.
+    """
+    stripped = copy.deepcopy(model)
+    stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
+    return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def check_blocks(content: dict, file: str) -> None:

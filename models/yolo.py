@@ -177,6 +177,7 @@ class Model(nn.Module):
             raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
+        self.imgsz: int | None = None  # the size that it was trained at, where that is known
         self.inplace = self.yaml.get("inplace", True)
         self.head.inplace = self.inplace
         head.set_strides(self.head, strides)
@@ -192,6 +193,7 @@ class Model(nn.Module):
         """Take over a pickled network, v6.1's too, which lacks some attributes of this class and of today's torch."""
         super().__setstate__(state)
         self.__dict__.setdefault("nc", self.model[-1].nc)
+        self.__dict__.setdefault("imgsz", None)
         for module in self.model.modules():
             if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
                 module.recompute_scale_factor = None  # of torch before 1.11
@@ -324,13 +326,13 @@ class Model(nn.Module):
         ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self) -> Self:
+    def fuse(self, verbose: bool = True) -> Self:
         """Put batch norms into the convolutions before them and NAM's into constants, for inference; return itself."""
         for name, m in self.named_modules():
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
                 m.bn = nn.Identity()
-            elif isinstance(m, attention.NAMAttention) and not m.fuse():
+            elif isinstance(m, attention.NAMAttention) and not m.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
@@ -509,8 +511,8 @@ def hint(row: Row, error: Exception) -> str:
         return ""
     name = row.content[2]
     return (
-        f"; unless a branch of parse_model (models/yolo.py) names {name}, it is made with the arguments as they stand in "
-        f"the row, and gives the channels of what it reads. Write `elif m is {name}:` and set args and c2"
+        f"; unless a branch of parse_model (models/yolo.py) names {name}, it is made with the arguments as they stand "
+        f"in the row, and gives the channels of what it reads. Write `elif m is {name}:` and set args and c2"
     )
 
 

@@ -19,6 +19,7 @@ from torch import nn, optim
 import detect
 import export
 import hubconf
+import val
 from models.common import AutoShape, Detections, DetectMultiBackend
 from models.experimental import attempt_load
 from models.yolo import Model
@@ -474,6 +475,7 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
     hyp["label_smoothing"] = 0.1
     model.nc, model.hyp, model.names = nc, hyp, names
     model.class_weights = labels_to_class_weights(dataset.labels, nc).to(device) * nc
+    val_loader = create_dataloader(data_dict["val"], imgsz, 4, gs, pad=0.5, rect=True, workers=0)[0]
     stopper, compute_loss, losses, seen = EarlyStopping(patience=10), ComputeLoss(model), [], []
     for epoch in range(epochs):
         model.train()
@@ -501,6 +503,12 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
         ema.update_attr(model, include=["yaml", "nc", "hyp", "names", "stride", "class_weights"])
         results = val_loop(ema.ema, data_dict, ComputeLoss(model))
         fi = fitness(np.array(results).reshape(1, -1))
+        again, maps, _ = val.run(
+            data_dict, batch_size=4, imgsz=imgsz, model=ema.ema, single_cls=False, dataloader=val_loader,
+            save_dir=tmp_path, plots=False, callbacks=callbacks, compute_loss=ComputeLoss(model),
+        )  # fmt: skip
+        assert (len(again), maps.shape) == (7, (nc,))
+        assert again[4:] == pytest.approx(results[4:], rel=1e-4)
         callbacks.run("on_fit_epoch_end", [*mloss, *results, *lr], epoch, 0.0, fi)
         ckpt = {
             "epoch": epoch, "best_fitness": 0.0, "model": deepcopy(de_parallel(model)).half(),
@@ -509,6 +517,7 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
         }  # fmt: skip
         torch.save(ckpt, tmp_path / "last.pt")
         assert not stopper(epoch=epoch, fitness=float(fi[0]))
+        assert not stopper.possible_stop
     callbacks.run("on_train_end", tmp_path / "last.pt", tmp_path / "last.pt", True, epoch, results)
     assert np.isfinite(losses).all()
     assert len(set(seen)) == len(seen)
@@ -558,6 +567,8 @@ def val_loop(model, data_dict, compute_loss):
     plot_images(im, targets, paths, "val_labels.jpg", names)
     plot_images(im, output_to_target(out), paths, "val_pred.jpg", names)
     assert {"val_labels.jpg", "val_pred.jpg"} <= {path.name for path in Path().iterdir()}
+    confusion_matrix.plot(save_dir=".", names=list(names.values()))
+    assert Path("confusion_matrix.png").exists()
     stats = [np.concatenate(x, 0) for x in zip(*stats, strict=True)]
     if len(stats) and stats[0].any():
         _, _, p, r, _, ap, ap_class = ap_per_class(*stats, plot=True, save_dir=".", names=names)
@@ -658,6 +669,7 @@ def test_hubs_self_test(weights_file, pictures, found, tmp_path, monkeypatch, ca
     assert same(rounded(single), found["a.jpg"])
     assert results.display(render=True) is None
     assert not np.array_equal(results.imgs[0], imgs[2])
+    assert results.render()[0] is results.imgs[0]
     crops = results.display(pprint=True, save=True, crop=True, save_dir=tmp_path / "shown")
     assert {"box", "conf", "cls", "label", "im"} <= crops[0].keys()
     assert isinstance(results, Detections)
@@ -708,7 +720,10 @@ def test_weights_converter(weights_file, tmp_path):
     assert (type(model).__module__, type(model).__name__) == ("models.yolo", "Model")
     assert isinstance(model, Model)
     head = model.model[-1]
-    assert head.stride[..., None, None].shape == (3, 1, 1)
+    anchor_grid = head.anchors * head.stride[..., None, None]
+    delattr(head, "anchor_grid")
+    head.register_buffer("anchor_grid", anchor_grid)
+    head.register_buffer("strides", head.stride)
     model.eval()
     written = tmp_path / "net.wts"
     with written.open("w") as f:
@@ -718,6 +733,7 @@ def test_weights_converter(weights_file, tmp_path):
             f.write(f"{k} {len(vr)} " + "".join(f" {struct.pack('>f', float(vv)).hex()}" for vv in vr) + "\n")
     lines = written.read_text().splitlines()
     assert int(lines[0]) == len(lines) - 1
+    assert {"model.11.anchor_grid", "model.11.strides", "model.0.bn.running_var"} <= {line.split()[0] for line in lines}
     plain = load_checkpoint(file)
     expected = load_checkpoint(weights_file)
     assert (plain.names, plain.yaml["anchors"]) == (expected.names, expected.yaml["anchors"])

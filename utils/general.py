@@ -90,11 +90,12 @@ def _project_logger(name: str) -> logging.Logger:
 LOGGER = _project_logger("yolov5")
 
 
-def set_logging(verbose: bool = True) -> None:
-    """Lets LOGGER write to the console, from INFO or from WARNING on; called by the scripts, never at import."""
+def set_logging(verbose: bool = True) -> logging.Logger:
+    """Let LOGGER write to the console, from INFO or from WARNING on, and return it; no import calls this."""
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
+    return LOGGER
 
 
 def colorstr(*parts: str) -> str:

@@ -62,8 +62,14 @@ class Sub_Detect(Detect):
 
 """
 BASE = [  # widths are doubled, width_multiple is 0.5
-    *([-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "C3", [32]], [-1, 1, "Conv", [64, 3, 2]]),
-    *([-1, 2, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]], [-1, 1, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]]),
+    [-1, 1, "Conv", [16, 3, 2]],
+    [-1, 1, "Conv", [32, 3, 2]],
+    [-1, 1, "C3", [32]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 2, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 1, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
     [-1, 1, "SPPF", [64, 5]],
 ]
 DETECT = [[4, 6, 9], 1, "Detect", ["nc", "anchors"]]
@@ -83,9 +89,15 @@ def backbone(*rows: list) -> list:
 
 
 P2 = [
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 6], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 9..11
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 4], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 14
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]], [-1, 1, "C3", [32, False]]),  # 17
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 6], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 9..11
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 4], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 14
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 2], 1, "Concat", [1]],
+    [-1, 1, "C3", [32, False]],  # 17
 ]
 ANCHORS = [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]]
 RECIPES = {  # name: rows, {row: class that it must be}
@@ -109,23 +121,32 @@ RECIPES = {  # name: rows, {row: class that it must be}
     ),
     "MobileNetV3": (
         backbone(
-            *([-1, 1, "conv_bn_hswish", [16, 2]], [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]]),
-            *([-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]], [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]]),
+            [-1, 1, "conv_bn_hswish", [16, 2]],
+            [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]],
+            [-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]],
+            [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]],
             [-1, 1, "MobileNet_Block", [128, 48, 5, 2, 1, 1]],
         ),
         {0: f"{MINE}.conv_bn_hswish", 4: f"{MINE}.MobileNet_Block"},
     ),
     "ShuffleNetV2 in the list": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Shuffle_Block", [32, 2]], [-1, 2, "Shuffle_Block", [32, 1]]),
-            *([-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "Shuffle_Block", [32, 2]],
+            [-1, 2, "Shuffle_Block", [32, 1]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
         ),
         {1: f"{MINE}.Shuffle_Block", 5: f"{MINE}.Shuffle_Block"},
     ),
     "GhostNet of our blocks": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "GhostBottleneck", [32, 3, 2]], [-1, 1, "C3Ghost", [32]]),
-            *([-1, 1, "GhostBottleneck", [64, 3, 2]], [-1, 1, "GhostBottleneck", [64, 3, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "GhostBottleneck", [32, 3, 2]],
+            [-1, 1, "C3Ghost", [32]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
             [-1, 1, "GhostBottleneck", [64, 3, 2]],
         ),
         {1: f"{COMMON}.GhostBottleneck"},
@@ -140,8 +161,12 @@ RECIPES = {  # name: rows, {row: class that it must be}
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
         [
-            *([-1, 1, "Backbone", [[32, 64, 64]]], [0, 1, "Pick", [0]], [0, 1, "Pick", [1]], [0, 1, "Pick", [2]]),
-            *([3, 1, "SPPF", [64, 5]], [[1, 2, 4], 1, "Detect", ["nc", "anchors"]]),
+            [-1, 1, "Backbone", [[32, 64, 64]]],
+            [0, 1, "Pick", [0]],
+            [0, 1, "Pick", [1]],
+            [0, 1, "Pick", [2]],
+            [3, 1, "SPPF", [64, 5]],
+            [[1, 2, 4], 1, "Detect", ["nc", "anchors"]],
         ],
         {0: f"{MINE}.Backbone", 2: f"{MINE}.Pick"},
     ),

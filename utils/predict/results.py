@@ -60,6 +60,7 @@ class Detections:
     ) -> None:
         assert len(imgs) == len(pred) == len(files), "an image, its detections and its name belong together"
         self.imgs, self.pred, self.files = list(imgs), list(pred), list(files)
+        self._originals = list(imgs)
         self.names = list(names)
         self.times = tuple(times)
         self.n = len(self.imgs)
@@ -114,24 +115,28 @@ class Detections:
             self.save(labels, save_dir)
         found = self.crop(save, save_dir) if crop else None
         if render:
-            self.imgs = self.render(labels)
+            self.render(labels)
         return found
 
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
         shape = (1, *self.s[1:])
-        parts = zip(self.imgs, self.pred, self.files, strict=True)
+        parts = zip(self._originals, self.pred, self.files, strict=True)
         return [Detections([image], [rows], [file], times, self.names, shape) for image, rows, file in parts]
 
     # Pictures ---------------------------------------------------------------------------------------------------------
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
-        """Copies of the images with boxes, and with `labels` their classes and confidences, drawn on them."""
-        return [self._drawn(i, labels) for i in range(self.n)]
+        """Return copies of the images with boxes, and with `labels` their classes and confidences, drawn on them.
+
+        They are then what `imgs` holds, as in v6.1; the images that were given stay as they are.
+        """
+        self.imgs = [self._drawn(i, labels) for i in range(self.n)]
+        return self.imgs
 
     def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
+        annotator = Annotator(self._originals[i][..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
@@ -142,7 +147,8 @@ class Detections:
 
     def show(self, labels: bool = True) -> None:
         """Opens the drawn images in the system's viewer; ValueError where there is none."""
-        for image, file in zip(self.render(labels), self.files, strict=True):
+        drawn = [self._drawn(i, labels) for i in range(self.n)]
+        for image, file in zip(drawn, self.files, strict=True):
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
@@ -170,7 +176,7 @@ class Detections:
         names: dict[str, UniqueNames] = {}
         folders = folder_names(self.names)
         crops = []
-        for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
+        for image, rows, file in zip(self._originals, self.pred, self.files, strict=True):
             for row in rows.cpu():
                 index, confidence = int(row[5]), float(row[4])
                 part = crop_box(image, row[:4])
