@@ -142,7 +142,7 @@ class Model(nn.Module):
     `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
 
-    _plan: Plan | None = None  # of the class, for networks that v6.1 pickled; see `plan`
+    _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
     def __init__(
         self,
@@ -220,10 +220,11 @@ class Model(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """What each layer reads and which outputs are kept, see `plan_reads`; made once."""
-        if self._plan is None:
-            self._plan = plan_reads([layer.f for layer in self.model], self.save)
-        return self._plan
+        """What each layer reads and which outputs are kept, see `plan_reads`; made again if layers were exchanged."""
+        froms = [layer.f for layer in self.model]
+        if self._plan is None or self._plan[0] != froms:
+            self._plan = froms, plan_reads(froms, self.save)
+        return self._plan[1]
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
@@ -247,7 +248,7 @@ class Model(nn.Module):
         if profile:
             profile_layers(self, x)
         y: dict[int, Tensor] = {}  # outputs that are read later on
-        is_pasted = not self.training and not isinstance(self.head, head.Detect)
+        is_pasted = not self.training and not isinstance(self.head, head.Detect) and head.is_head(self.head)
         pasted_head = len(self.model) - 1 if is_pasted else None
         for i, (m, (reads, keep, frees)) in enumerate(zip(self.model, self.plan, strict=True)):
             if reads is not None:
