@@ -39,6 +39,7 @@ from models.spec.arguments import (
     read_argument,
     split_named,
 )
+from models.spec.budget import within_budget
 from models.spec.pruned import check_pruned, narrow_layer, set_output_channels
 from models.spec.repair import advise
 from models.spec.rows import (
@@ -144,6 +145,7 @@ class Model(nn.Module):
 
     _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
+    @within_budget
     def __init__(
         self,
         cfg: str | Path | dict = "yolov5s.yaml",
