@@ -404,6 +404,7 @@ def build_trainer(
         schedule,
         ModelEMA(model),
         amp_dtype,
+        may_leave_amp=opt.amp == "auto",
         resize=MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None,
         loss_factor=QUAD if opt.quad else 1,
         penalty=nam_penalty(model, hyp.nam_sparsity or 0.0),

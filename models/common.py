@@ -50,7 +50,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(act, Act):
-            raise ValueError(f"act {act!r}: must be True, False or a module")
+            raise ValueError(f"act {act!r}: must be True, False or a module, such as nn.ReLU()")
         self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p), groups=g, bias=False)
         self.bn = nn.BatchNorm2d(c2)  # an identity once it is fused into the convolution
         self.act = act if isinstance(act, nn.Module) else nn.SiLU() if act else nn.Identity()

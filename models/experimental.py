@@ -4,17 +4,15 @@ Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
+from models.spec.budget import Budget
 from models.spec.rows import load_model_yaml, read_rows
 from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
 
@@ -28,50 +26,6 @@ NAMED_IN_ERROR = 3  # tensors
 MAX_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 SPARE_NUMBERS = 2**24  # 64 MB, for what is made in a build besides weights; the dry run's image has 2**17.6
 PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**27.1
-MAKERS = frozenset(  # of tensors out of sizes
-    {
-        torch.arange,
-        torch.empty,
-        torch.empty_strided,
-        torch.eye,
-        torch.full,
-        torch.linspace,
-        torch.logspace,
-        torch.ones,
-        torch.rand,
-        torch.randint,
-        torch.randn,
-        torch.randperm,
-        torch.range,
-        torch.tril_indices,
-        torch.triu_indices,
-        torch.zeros,
-    }
-)
-ENLARGERS = frozenset(  # what may give far more numbers than it gets
-    {
-        F.fold,
-        F.interpolate,
-        F.pad,
-        torch.Tensor.matmul,
-        torch.Tensor.repeat,
-        torch.Tensor.repeat_interleave,
-        torch.baddbmm,
-        torch.bmm,
-        torch.cat,
-        torch.conv1d,
-        torch.conv2d,
-        torch.conv3d,
-        torch.conv_transpose1d,
-        torch.conv_transpose2d,
-        torch.conv_transpose3d,
-        torch.einsum,
-        torch.matmul,
-        torch.repeat_interleave,
-        torch.stack,
-        torch.tile,
-    }
-)
 
 
 class Ensemble(nn.ModuleList):
@@ -151,7 +105,8 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     try:
         content, file = load_model_yaml(checkpoint.yaml)
         check_blocks(content, file)
-        with NumberBudget(numbers_allowed(checkpoint)):
+        allowed = numbers_allowed(checkpoint)
+        with Budget(allowed, allowed):
             model = yolo.Model(content, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
@@ -190,43 +145,6 @@ def numbers_allowed(checkpoint: Checkpoint) -> int:
     """
     held = sum(value.numel() for value in checkpoint.state.values())
     return 2 * held + SPARE_NUMBERS + (PRUNED_NUMBERS if checkpoint.yaml.get("pruned") else 0)
-
-
-class NumberBudget(TorchFunctionMode):
-    """While it is entered, tensors of up to `allowed` numbers in all may be made; ValueError before it is exceeded.
-
-    What makes a tensor out of sizes counts in full (torch.empty, torch.zeros, ...). What enlarges one (padding,
-    interpolation, convolution, products) may give up to `allowed` numbers each time. Both are asked for the shape
-    first, on the meta device, where tensors take no memory.
-    """
-
-    def __init__(self, allowed: int) -> None:
-        super().__init__()
-        self.allowed = self.left = allowed
-
-    def __torch_function__(
-        self, func: Callable, types: object, args: tuple = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        """Call the function, unless its result would be too large."""
-        kwargs = kwargs or {}
-        if func in MAKERS:
-            on_meta = {**kwargs, "device": "meta"}
-            self.left -= func(*args, **on_meta).numel()
-            self.check(self.left)
-        elif func in ENLARGERS:
-            shapes = tree_map(_without_numbers, (args, kwargs))
-            self.check(self.allowed - func(*shapes[0], **shapes[1]).numel())
-        return func(*args, **kwargs)
-
-    def check(self, left: int) -> None:
-        """Raise ValueError if fewer numbers than none are left."""
-        if left < 0:
-            raise ValueError(f"it would take more than {self.allowed} numbers, which its weights do not fill")
-
-
-def _without_numbers(value: object) -> object:
-    """Return a tensor of the same shape that takes no memory; other values themselves."""
-    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:

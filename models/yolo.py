@@ -143,7 +143,7 @@ class Model(nn.Module):
     `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
 
-    _plan: Plan | None = None  # of the class, for networks that v6.1 pickled; see `plan`
+    _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
     @within_budget
     def __init__(
@@ -195,6 +195,7 @@ class Model(nn.Module):
         """Take over a pickled network, v6.1's too, which lacks some attributes of this class and of today's torch."""
         super().__setstate__(state)
         self.__dict__.setdefault("nc", self.model[-1].nc)
+        self.__dict__.setdefault("imgsz", None)
         for module in self.model.modules():
             if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
                 module.recompute_scale_factor = None  # of torch before 1.11
@@ -221,10 +222,11 @@ class Model(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """What each layer reads and which outputs are kept, see `plan_reads`; made once."""
-        if self._plan is None:
-            self._plan = plan_reads([layer.f for layer in self.model], self.save)
-        return self._plan
+        """What each layer reads and which outputs are kept, see `plan_reads`; made again if layers were exchanged."""
+        froms = [layer.f for layer in self.model]
+        if self._plan is None or self._plan[0] != froms:
+            self._plan = froms, plan_reads(froms, self.save)
+        return self._plan[1]
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
@@ -248,7 +250,7 @@ class Model(nn.Module):
         if profile:
             profile_layers(self, x)
         y: dict[int, Tensor] = {}  # outputs that are read later on
-        is_pasted = not self.training and not isinstance(self.head, head.Detect)
+        is_pasted = not self.training and not isinstance(self.head, head.Detect) and head.is_head(self.head)
         pasted_head = len(self.model) - 1 if is_pasted else None
         for i, (m, (reads, keep, frees)) in enumerate(zip(self.model, self.plan, strict=True)):
             if reads is not None:
@@ -511,12 +513,9 @@ def hint(row: Row, error: Exception) -> str:
     if is_ours(m) and m is not common.Classify:
         return ""
     name = row.content[2]
-    what = (
-        "c2 = ..., its channels out" if name.startswith("nn.") else "args = [...], what it is made with, and c2 = ..."
-    )
     return (
-        f"; unless a branch of parse_model in models/yolo.py names {name}, its arguments are passed as they stand in "
-        f"the yaml, and it is taken to keep its input's channels: `elif m is {name}:` sets {what}"
+        f"; unless a branch of parse_model (models/yolo.py) names {name}, it is made with the arguments as they stand "
+        f"in the row, and gives the channels of what it reads. Write `elif m is {name}:` and set args and c2"
     )
 
 

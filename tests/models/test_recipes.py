@@ -192,6 +192,12 @@ RECIPES = {  # name: rows, {row: class that it must be}
         {18: "models.blocks.head.Detect"},
     ),
 }
+EXPERIMENTAL = """
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * 2
+"""
 NAMES = ["anchors", "nc", "gd", "gw", "na", "no", "ch", "f", "n", "m", "args", "c1", "c2", "save"]
 NOTE = """        noted = {name: repr(value) for name, value in locals().items() if name in NOTED_NAMES}
         NOTED.append(noted | {"layers": len(layers)})

@@ -291,9 +291,9 @@ def test_channels_last_and_batches_change_nothing(nano: Model) -> None:
 
 def test_kept_outputs_are_freed(tiny: Tiny) -> None:
     model = build(tiny()).eval()
-    assert model._plan[2] == (None, True, [])
-    assert model._plan[6] == ([2, 5], False, [2, 5])
-    assert [keep for _, keep, _ in model._plan] == [False, False, True, False, False, True, False]
+    assert model.plan[2] == (None, True, [])
+    assert model.plan[6] == ([2, 5], False, [2, 5])
+    assert [keep for _, keep, _ in model.plan] == [False, False, True, False, False, True, False]
 
 
 def test_relative_and_list_sources(tiny_with: Tiny) -> None:
@@ -436,3 +436,14 @@ def test_rows_are_read_and_planned_once(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(yolo, name, lambda *args, f=function, n=name: (calls.append(n), f(*args))[1])
     build(tiny(), warn=False)(torch.rand(1, 3, 32, 32))
     assert calls == ["read_rows", "plan_reads"]
+
+
+def test_layers_may_be_cut_off_and_exchanged(tiny: Tiny) -> None:
+    """As programs do that make a classifier of a detector."""
+    model, x = build(tiny()).eval(), torch.rand(1, 3, 32, 32)
+    model.model = model.model[:5]
+    assert model(x).shape == (1, 16, 2, 2)
+    pool = nn.AdaptiveAvgPool2d(1)
+    pool.i, pool.f, pool.type = 4, 2, "pool"
+    model.model[-1] = pool
+    assert torch.equal(model(x), model.model[:3](x).mean((2, 3), keepdim=True))

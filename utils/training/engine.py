@@ -58,9 +58,13 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+class AmpTypeError(ValueError):
+    """Something in the network or the loss does not take the type that autocast gives it."""
+
+
 @contextmanager
 def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
-    """Raise ValueError that names --amp off if something in the network or the loss does not take the autocast's type.
+    """Raise AmpTypeError that names --amp off if something in the network or the loss does not take autocast's type.
 
     Blocks and losses that users paste, autograd functions above all, may know FP32 only.
     """
@@ -70,7 +74,7 @@ def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
         if amp_dtype is None or not any(name in str(error) for name in TYPE_NAMES):
             raise
         kind = str(amp_dtype).removeprefix("torch.")
-        raise ValueError(
+        raise AmpTypeError(
             f"training in {kind}: {one_line(error)}. A block or a loss of your own may know FP32 only: use --amp off"
         ) from error
 
@@ -133,12 +137,14 @@ class Trainer:
         loss_factor: float = 1.0,
         penalty: Callable[[], Tensor] | None = None,
         ranks: DistEnv = SINGLE,
+        may_leave_amp: bool = False,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
         self.device = next(model.parameters()).device
         self.network = model
+        self.may_leave_amp = may_leave_amp and ranks.size == 1  # for FP32, at the first batch
         if ranks.size > 1:
             self.network = shared_network(model, self.device)
             ema.ema.load_state_dict(model.state_dict())
@@ -198,6 +204,19 @@ class Trainer:
 
         is_step: an optimizer step follows, for which the ranks' gradients are added up.
         """
+        try:
+            items = self._backward(batch, number, is_step)
+        except AmpTypeError as error:
+            if not self.may_leave_amp:
+                raise
+            LOGGER.warning(f"{error}, as --amp auto does from here on")
+            self.may_leave_amp, self.amp_dtype = False, None
+            self.optimizer.zero_grad()  # of this batch, the first one
+            items = self._backward(batch, number, is_step)
+        self.may_leave_amp = False
+        return items
+
+    def _backward(self, batch: Batch, number: int, is_step: bool) -> Tensor:
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
         targets = to_device(batch.targets, self.device)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
