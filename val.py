@@ -330,12 +330,14 @@ def run(
 
     As in v6.1 a training may give its network and the batches of `create_dataloader` instead of weights, and its loss;
     of the options then conf_thres, iou_thres, single_cls, augment and verbose count, and nothing is written. What is
-    returned can be taken apart as v6.1's: `results, maps, times = val.run(...)`.
+    returned can be taken apart as v6.1's: `results, maps, times = val.run(...)`. plots is the opposite of noplots.
     """
     if model is not None:
         if dataloader is None:
             raise ValueError("val.run: a model without a dataloader; give both, or weights and data")
         return run_given(model, dataloader, compute_loss, options)
+    if "plots" in options:
+        options["noplots"] = not options.pop("plots")
     if data is not None:
         options["data"] = data
     if weights is not None:

@@ -619,6 +619,15 @@ def val_loop(model, data_dict, compute_loss):
     return p, r, map50, mean_ap, *(loss.cpu() / len(loader)).tolist()
 
 
+def test_val_run_of_an_evaluation_script(weights_file, data, tmp_path):
+    results, maps, times = val.run(
+        data=data, weights=str(weights_file), batch_size=4, imgsz=SIZE, half=False, workers=0, plots=False,
+        project=tmp_path, single_cls=True,
+    )  # fmt: skip
+    assert (len(results), len(maps), len(times)) == (7, 1, 3)
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def process_batch(detections, labels, iouv):
     """v6.1's own way to match, which programs copy."""
     correct = torch.zeros(detections.shape[0], iouv.shape[0], dtype=torch.bool, device=iouv.device)
