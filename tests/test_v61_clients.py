@@ -243,12 +243,26 @@ def test_detect_loop_on_an_exported_file(weights_file, pictures, found, tmp_path
     assert raw == []
 
 
-def test_class_names_of_a_data_yaml(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="names"):
-        DetectMultiBackend.__init__.__globals__["names_of"](None, "a.onnx")
-    for names in (["x", "y"], {0: "x", 1: "y"}):
+def test_an_onnx_file_of_v61s_own(weights_file, tmp_path):
+    """It has neither class names nor a stride: they come from data=, or are class0, class1, ..."""
+    onnx = pytest.importorskip("onnx")
+    weights = tmp_path / "net.pt"
+    weights.write_bytes(weights_file.read_bytes())
+    (file,) = export.run(weights, include=["onnx"], imgsz=SIZE)
+    content = onnx.load(file)
+    del content.metadata_props[:]
+    onnx.save(content, file)
+    bare = DetectMultiBackend(file)
+    assert (bare.names, bare.stride, bare.nc) == (["class0", "class1", "class2"], 64, 3)
+    assert bare(torch.zeros(1, 3, SIZE, SIZE)).shape[2] == 8
+    for names in (["x", "y", "z"], {0: "x", 1: "y", 2: "z"}):
         (tmp_path / "data.yaml").write_text(yaml.safe_dump({"names": names}))
-        assert DetectMultiBackend.__init__.__globals__["names_of"](tmp_path / "data.yaml", "a.onnx") == ["x", "y"]
+        assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == ["x", "y", "z"]
+    (tmp_path / "data.yaml").write_text("nc: 3\n")
+    assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == bare.names
+    (tmp_path / "data.yaml").write_text("train: images\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: names"):
+        DetectMultiBackend(file, data=tmp_path / "data.yaml")
 
 
 @pytest.fixture(scope="module")
