@@ -45,7 +45,18 @@ from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder
-from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.inference import (
+    HINTS,
+    PRECISIONS,
+    SIZE_DEFAULT,
+    choose_size,
+    fixed_size,
+    input_size,
+    ready,
+    to_native,
+    to_tensor,
+    warm_up,
+)
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
@@ -140,8 +151,8 @@ def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
 @torch.inference_mode()
 def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
-    imgsz = input_size(model, opt.imgsz)
-    opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
+    imgsz = choose_size(model, opt.imgsz)
+    opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
@@ -336,7 +347,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         help="class names for formats that carry none; a checkpoint carries its own",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w; None = {SIZE_DEFAULT}",
     )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")

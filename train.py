@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from models.blocks.sparsity import nam_penalty
 from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
-from models.experimental import attempt_load
+from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
@@ -93,18 +93,21 @@ class Training:
     maps: list[float] | None  # the classes' mAPs at the latest validation
 
     def validate(self, epoch: int, observer: Observer | None = None) -> EvalResult | None:
-        """How good the moving average is after an epoch; None where the options leave it out."""
+        """How good the moving average is after an epoch; None where the options leave it out.
+
+        It is rated as the checkpoint of this epoch will be, in FP32 and with its weights as they are stored there, so
+        that val.py gives the same numbers. `trainer.amp_dtype` is for training alone.
+        """
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
         trainer = self.trainer
         criterion = copy.copy(trainer.criterion)
         criterion.ranks = SINGLE  # each process measures images of its own
         result = evaluate(
-            trainer.ema.ema,
+            as_stripped(trainer.ema.ema),
             self.val_batches,
             self.data.names,
             device=trainer.device,
-            settings=EvalSettings(amp_dtype=trainer.amp_dtype),
             compute_loss=criterion,
             on_batch=observer,
             ranks=trainer.ranks,
@@ -237,7 +240,7 @@ def build_training(
         data.prepare()
         splits = {name: load_split(data, name, opt.workers, opt.single_cls) for name in ("train", "val")}
     model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else checkpoint)
-    imgsz = fit_model(opt, hyp, model, splits["train"])
+    model.imgsz = imgsz = fit_model(opt, hyp, model, splits["train"])
     opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, splits["train"], imgsz, device))
     if opt.sync_bn:
         model = synchronized(model, device, ranks)
@@ -255,7 +258,8 @@ def build_training(
         restore(checkpoint, trainer, stopper)
     LOGGER.info(
         f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
-        f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
+        f"{plural(batches.workers, 'loading process')}, {device}, "
+        f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
     return Training(
         opt=opt,

@@ -1,6 +1,6 @@
 """Says how good a model is on a labelled data set: precision, recall, AP by class, speed, curves, example pictures.
 
-    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml --imgsz 640
+    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml
     python val.py --weights a.pt b.pt --data shapes.yaml --task study --sizes 320 640
 
 Each IoU level has its own pairs of detections and labels; precision and recall are those at the confidence where the
@@ -41,13 +41,23 @@ from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
 from utils.metrics import EvalResult
-from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, warm_up
+from utils.predict.inference import (
+    HINTS,
+    PRECISIONS,
+    SIZE_DEFAULT,
+    choose_size,
+    fixed_size,
+    input_size,
+    ready,
+    warm_up,
+)
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 OR_AS_ONE = ", or all classes as one (--single-cls)"
 SPEED_CONF, SPEED_IOU = 0.25, 0.45  # thresholds of --task speed, those of detect.py
+SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not the one of --task val"
 
 
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
@@ -70,6 +80,7 @@ def rate(
 ) -> EvalResult:
     """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
     model = load_model(opt, weights, device)
+    hw = choose_size(model, opt.imgsz)
     if not opt.single_cls:
         check_names(model.names, data, OR_AS_ONE)
     with ranks.main_first():
@@ -77,9 +88,12 @@ def rate(
         sources = data.split(opt.task)
         records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
     if not ranks.is_main:
-        return run_model(opt, model, device, records, data.names, [], ranks)
+        return run_model(opt, model, device, records, data.names, [], hw, ranks)
     folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
+    crowded = max((len(record.boxes) for record in records), default=0)
+    if opt.max_det < crowded:
+        LOGGER.warning(f"--max-det {opt.max_det}: an image has {plural(crowded, 'label')}, so AP comes out lower")
 
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
@@ -90,7 +104,7 @@ def rate(
         if opt.save_json:
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
-        result = run_model(opt, model, device, records, data.names, observers, ranks)
+        result = run_model(opt, model, device, records, data.names, observers, hw, ranks)
 
     # A further figure of the evaluation is logged here. result is an EvalResult (utils/metrics.py): its stats hold the
     # curves and values of each class, as in LOGGER.info(f"F1 {result.stats.f1.mean():.3f}").
@@ -109,7 +123,8 @@ def rate(
     summary = (
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {plural(result.images, 'image')} of {opt.task}"
     )
-    LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
+    where = f"P and R at confidence {result.threshold:.3f}, where the smoothed mean F1 is highest"
+    LOGGER.info(f"{summary}, {where}; files in {colorstr('bold', str(folder))}")
     return result
 
 
@@ -133,16 +148,16 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
         if not opt.single_cls:
             check_names(model.names, data, OR_AS_ONE)
         name = study.begin(file.stem) if study else file.stem
-        for imgsz in opt.sizes if study else [opt.imgsz]:
-            imgsz = max(input_size(model, [imgsz]))
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
-            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
-            result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
+        shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
+        for hw in shapes:
+            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
+            result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
             log_speed(result)
             results.append(result)
             if study:
-                study.add(name, imgsz, result)
+                study.add(name, max(hw), result)
     if study:
         study.finish()
         LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
@@ -193,11 +208,14 @@ def run_model(
     records: Sequence[LabelRecord],
     names: Sequence[str],
     observers: Sequence[Observer],
+    hw: tuple[int, int],
     ranks: DistEnv = SINGLE,
 ) -> EvalResult:
-    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
+    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them.
+
+    hw: height and width of the network's images, of which the longer one counts unless a file takes no others.
+    """
     stride = largest_stride(model)
-    hw = input_size(model, [opt.imgsz])
     if fixed_size(model):
         LOGGER.warning(
             f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
@@ -256,7 +274,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
+    )
     parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
     parser.add_argument(
         "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"

@@ -3,6 +3,7 @@
 Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_map
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.rows import load_model_yaml, read_rows
 from models.yolo import Model
-from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -65,6 +66,11 @@ class Ensemble(nn.ModuleList):
     def stride(self) -> Tensor:
         """The strides of the member with the largest one."""
         return max((model.stride for model in self), key=lambda stride: float(stride.max()))
+
+    @property
+    def imgsz(self) -> int | None:
+        """The largest size that a member was trained at, None where no file says it."""
+        return max((model.imgsz for model in self if model.imgsz is not None), default=None)
 
 
 def attempt_load(
@@ -118,9 +124,19 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     if misfit:
         raise ValueError(f"{path}: its tensors do not fit its yaml: {misfit}")
     model.load_state_dict(checkpoint.state)
-    model.names = list(checkpoint.names)
+    model.names, model.imgsz = list(checkpoint.names), checkpoint.imgsz
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
+
+
+def as_stripped(model: Model) -> Model:
+    """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
+
+    It computes in FP32, so what it finds is what will be found with the file.
+    """
+    stripped = copy.deepcopy(model)
+    stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
+    return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def check_blocks(content: dict, file: str) -> None:

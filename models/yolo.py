@@ -175,6 +175,7 @@ class Model(nn.Module):
             raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
+        self.imgsz: int | None = None  # the size that it was trained at, where that is known
         self.inplace = self.yaml.get("inplace", True)
         self.head.inplace = self.inplace
         head.set_strides(self.head, strides)
@@ -322,13 +323,13 @@ class Model(nn.Module):
         ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self) -> Self:
+    def fuse(self, verbose: bool = True) -> Self:
         """Put batch norms into the convolutions before them and NAM's into constants, for inference; return itself."""
         for name, m in self.named_modules():
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
                 m.bn = nn.Identity()
-            elif isinstance(m, attention.NAMAttention) and not m.fuse():
+            elif isinstance(m, attention.NAMAttention) and not m.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 

@@ -103,8 +103,16 @@ REACHING = {  # all files that reach beyond this process, and why
 NETWORK = {"urllib.request", "http.client"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 FORBIDDEN_NAMES = {
-    *("os.system", "os.popen", "os.getenv", "yaml.unsafe_load", "yaml.full_load", "yaml.UnsafeLoader"),
-    *("yaml.FullLoader", "yaml.Loader", "subprocess.getoutput", "torch.hub"),
+    "os.system",
+    "os.popen",
+    "os.getenv",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.UnsafeLoader",
+    "yaml.FullLoader",
+    "yaml.Loader",
+    "subprocess.getoutput",
+    "torch.hub",
 }
 PACKAGES = {
     "cv2": "opencv-python",
@@ -118,7 +126,14 @@ PACKAGES = {
     "google": "protobuf",
 }  # where the import has another name
 HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
-    *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "fastapi", "uvicorn")
+    "wandb",
+    "mlflow",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "fastapi",
+    "uvicorn",
 }
 
 

@@ -16,8 +16,8 @@ from tests.copies import copy_repository, patch
 
 TEXTS = Path(__file__).parent / "recipes"
 IMPORTS = (
-    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, Decoupled_Detect,"
-    " MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
+    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, DecoupledHead,"
+    " Decoupled_Detect, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
 )
 IN_FRONT = """        if m is SE:
             c1, c2 = ch[f], args[0]
@@ -53,9 +53,23 @@ BEHIND = """        elif m is CBAM:
         elif m is Pick:
             c2 = ch[f][args[0]]
 """
+HEAD = """
+class Sub_Detect(Detect):
+    def __init__(self, nc=80, anchors=(), ch=(), inplace=True):
+        super().__init__(nc, anchors, ch, inplace)
+        self.m = nn.ModuleList(DecoupledHead(c, nc, self.na) for c in ch)
+
+
+"""
 BASE = [  # widths are doubled, width_multiple is 0.5
-    *([-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "C3", [32]], [-1, 1, "Conv", [64, 3, 2]]),
-    *([-1, 2, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]], [-1, 1, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]]),
+    [-1, 1, "Conv", [16, 3, 2]],
+    [-1, 1, "Conv", [32, 3, 2]],
+    [-1, 1, "C3", [32]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 2, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 1, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
     [-1, 1, "SPPF", [64, 5]],
 ]
 DETECT = [[4, 6, 9], 1, "Detect", ["nc", "anchors"]]
@@ -75,9 +89,15 @@ def backbone(*rows: list) -> list:
 
 
 P2 = [
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 6], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 9..11
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 4], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 14
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]], [-1, 1, "C3", [32, False]]),  # 17
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 6], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 9..11
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 4], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 14
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 2], 1, "Concat", [1]],
+    [-1, 1, "C3", [32, False]],  # 17
 ]
 ANCHORS = [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]]
 RECIPES = {  # name: rows, {row: class that it must be}
@@ -101,23 +121,32 @@ RECIPES = {  # name: rows, {row: class that it must be}
     ),
     "MobileNetV3": (
         backbone(
-            *([-1, 1, "conv_bn_hswish", [16, 2]], [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]]),
-            *([-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]], [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]]),
+            [-1, 1, "conv_bn_hswish", [16, 2]],
+            [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]],
+            [-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]],
+            [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]],
             [-1, 1, "MobileNet_Block", [128, 48, 5, 2, 1, 1]],
         ),
         {0: f"{MINE}.conv_bn_hswish", 4: f"{MINE}.MobileNet_Block"},
     ),
     "ShuffleNetV2 in the list": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Shuffle_Block", [32, 2]], [-1, 2, "Shuffle_Block", [32, 1]]),
-            *([-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "Shuffle_Block", [32, 2]],
+            [-1, 2, "Shuffle_Block", [32, 1]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
         ),
         {1: f"{MINE}.Shuffle_Block", 5: f"{MINE}.Shuffle_Block"},
     ),
     "GhostNet of our blocks": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "GhostBottleneck", [32, 3, 2]], [-1, 1, "C3Ghost", [32]]),
-            *([-1, 1, "GhostBottleneck", [64, 3, 2]], [-1, 1, "GhostBottleneck", [64, 3, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "GhostBottleneck", [32, 3, 2]],
+            [-1, 1, "C3Ghost", [32]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
             [-1, 1, "GhostBottleneck", [64, 3, 2]],
         ),
         {1: f"{COMMON}.GhostBottleneck"},
@@ -130,8 +159,12 @@ RECIPES = {  # name: rows, {row: class that it must be}
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
         [
-            *([-1, 1, "Backbone", [[32, 64, 64]]], [0, 1, "Pick", [0]], [0, 1, "Pick", [1]], [0, 1, "Pick", [2]]),
-            *([3, 1, "SPPF", [64, 5]], [[1, 2, 4], 1, "Detect", ["nc", "anchors"]]),
+            [-1, 1, "Backbone", [[32, 64, 64]]],
+            [0, 1, "Pick", [0]],
+            [0, 1, "Pick", [1]],
+            [0, 1, "Pick", [2]],
+            [3, 1, "SPPF", [64, 5]],
+            [[1, 2, 4], 1, "Detect", ["nc", "anchors"]],
         ],
         {0: f"{MINE}.Backbone", 2: f"{MINE}.Pick"},
     ),
@@ -147,6 +180,10 @@ RECIPES = {  # name: rows, {row: class that it must be}
     "decoupled head": (
         behind(detect=[[4, 6, 8], 1, "Decoupled_Detect", ["nc", "anchors"]]),
         {9: f"{MINE}.Decoupled_Detect"},
+    ),
+    "subclass of Detect": (
+        behind(detect=[[4, 6, 8], 1, "Sub_Detect", ["nc", "anchors"]]),
+        {9: "models.yolo.Sub_Detect"},
     ),
     "P2 level": (
         behind(*P2, detect=[[17, 14, 11, 8], 1, "Detect", ["nc", [[4, 5, 8, 10], *ANCHORS]]]),
@@ -210,6 +247,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     unlisted = "\n\nclass C3B(C3):\n    pass\n"
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
+    patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
     patch(yolo, "        if m in [Conv,", f"{IN_FRONT}if m in [Conv,")
     patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock]:")
     patch(yolo, "C3TR, C3Ghost]:", "C3TR, C3Ghost, C3SE, C3STR]:")

@@ -97,7 +97,7 @@ class LabelFiles:
 
 
 def write_thresholds(result: EvalResult, path: Path) -> None:
-    """Writes a yaml of `class name: confidence` with the highest F1; null for a class without labels or finds."""
+    """Writes a yaml of `class name: confidence` of highest smoothed F1; null for a class without labels or finds."""
     rounded = {name: None if value is None else round(value, 4) for name, value in result.class_thresholds.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True), encoding="utf-8")

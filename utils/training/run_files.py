@@ -137,7 +137,14 @@ class RunFiles:
         }
         state = trainer.ema.ema.state_dict()
         checkpoint = Checkpoint(
-            model.yaml, tuple(model.names), state, epoch, best, training, datetime.now().isoformat(timespec="seconds")
+            yaml=model.yaml,
+            names=tuple(model.names),
+            state=state,
+            epoch=epoch,
+            best_fitness=best,
+            training=training,
+            date=datetime.now().isoformat(timespec="seconds"),
+            imgsz=model.imgsz,
         )
         if is_best:
             save_checkpoint(self.best, replace(checkpoint, training=None))

@@ -130,12 +130,17 @@ class MobileNet_Block(nn.Module):
         self.identity = stride == 1 and inp == oup
         act = nn.Hardswish if use_hs else nn.ReLU
         self.conv = nn.Sequential(
-            *(nn.Conv2d(inp, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim), act()),
+            nn.Conv2d(inp, hidden_dim, 1, bias=False),
+            nn.BatchNorm2d(hidden_dim),
+            act(),
             nn.Conv2d(
                 hidden_dim, hidden_dim, kernel_size, stride, (kernel_size - 1) // 2, groups=hidden_dim, bias=False
             ),
-            *(nn.BatchNorm2d(hidden_dim), SE(hidden_dim, hidden_dim, 4) if use_se else nn.Sequential(), act()),
-            *(nn.Conv2d(hidden_dim, oup, 1, bias=False), nn.BatchNorm2d(oup)),
+            nn.BatchNorm2d(hidden_dim),
+            SE(hidden_dim, hidden_dim, 4) if use_se else nn.Sequential(),
+            act(),
+            nn.Conv2d(hidden_dim, oup, 1, bias=False),
+            nn.BatchNorm2d(oup),
         )
 
     def forward(self, x):
