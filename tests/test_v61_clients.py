@@ -757,6 +757,8 @@ def test_what_programs_read_of_a_hub_model(weights_file):
     assert (y.shape[0], y.shape[2]) == (2, 8)
     model.names = ["x", "y", "z"]
     assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
+    model.names = {0: "x", 1: "y", 2: "z"}
+    assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
 
 
 def test_a_hub_model_that_is_trained(weights_file, hyp):
