@@ -41,8 +41,9 @@ from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
+from utils.files.exported import remember
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, atomic_write, colorstr, one_line, run_script
+from utils.general import LOGGER, ROOT, atomic_write, colorstr, one_line, run_script, set_logging
 from utils.predict.inference import SIZE_DEFAULT, choose_size
 from utils.torch_utils import largest_stride, select_device
 
@@ -67,6 +68,7 @@ def main(opt: ExportOptions) -> list[Path]:
             write = for_trtexec if name == ENGINE and opt.trtexec else export
             try:
                 file, comparison = write(opt, job, name)
+                remember(file)
                 if place is not None and name == "onnx":
                     to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:
@@ -301,6 +303,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
 
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    set_logging()
     if weights is not None:
         options["weights"] = weights
     options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(ExportOptions)])

@@ -39,8 +39,9 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        trust: bool = False,
     ) -> None:
-        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only."""
+        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only. See load_backend."""
         super().__init__()
         first = weights if isinstance(weights, str | Weights) else next(iter(weights))
         kind = "remote" if is_url(str(first)) else find_kind(Path(str(first)))
@@ -48,7 +49,9 @@ class DetectMultiBackend(nn.Module):
             setattr(self, name, FLAGS.get(kind) == name)
         self.dnn = dnn and self.onnx
         self.device = torch.device("cpu") if device is None else torch.device(device)
-        model = load_backend(weights, self.device, dnn=self.dnn, names=lambda: names_of(data, first), fuse=fuse)
+        model = load_backend(
+            weights, self.device, dnn=self.dnn, names=lambda: names_of(data, first), fuse=fuse, trust=trust
+        )
         self.model = model.to(memory_format=torch.channels_last)
         self.fp16 = fp16 and self.pt and self.device.type == "cuda"
         if self.fp16:
