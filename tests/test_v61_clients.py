@@ -243,6 +243,16 @@ def test_detect_loop_on_an_exported_file(weights_file, pictures, found, tmp_path
     assert raw == []
 
 
+def test_feature_maps_of_a_backend(weights_file, tmp_path):
+    model = DetectMultiBackend(str(weights_file))
+    images = torch.rand(1, 3, SIZE, SIZE)
+    plain = model(images)
+    assert torch.equal(model(images, False, tmp_path), plain)
+    assert (tmp_path / "stage0_Conv_features.png").is_file()
+    y, raw = model(images, augment=True, val=True)
+    assert (y.shape[1] > plain.shape[1], raw) == (True, None)
+
+
 def test_an_onnx_file_of_v61s_own(weights_file, tmp_path):
     """It has neither class names nor a stride: they come from data=, or are class0, class1, ..."""
     onnx = pytest.importorskip("onnx")
