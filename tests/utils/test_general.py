@@ -552,3 +552,10 @@ def test_no_size(imgsz):
     for given in (imgsz, [640, imgsz]):
         with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
             check_img_size(given)
+
+
+def test_strides_may_be_tensors():
+    stride = torch.tensor([8.0, 16.0, 32.0])
+    assert make_divisible(100, stride) == make_divisible(100, 32) == 128
+    assert check_img_size(100, s=stride.max()) == 128
+    assert check_img_size([100, 64], s=32) == [128, 64]
