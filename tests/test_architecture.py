@@ -13,10 +13,10 @@ from utils.general import ROOT
 
 ROOMS = ("models", "utils", "tools", "benchmarks")
 FILES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
-FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files"}  # what models import of utils
+FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files", "processes"}  # what models import of utils
 # Who may import whom: a folder, or a file beside it, imports what stands in an earlier row, and its own folder.
 UTILS = (
-    {"ops"},
+    {"ops", "processes"},
     {"metrics"},
     {"general"},
     {"torch_utils", "dist", "files"},

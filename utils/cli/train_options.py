@@ -18,7 +18,7 @@ LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close
 # What a run that goes on may do otherwise than it began; all else would make it another run.
 CHANGEABLE = frozenset(
     {"data", "epochs", "device", "workers", "cache", "patience", "nosave", "noval", "noplots", "save_period"}
-    | {"wandb", "mlflow", "entity", "bbox_interval"}
+    | {"save_on_signal", "wandb", "mlflow", "entity", "bbox_interval"}
 )
 DEFAULT_PROJECT = str(ROOT / "runs" / "train")
 EVOLVE_SAMPLERS = ("ga", "tpe")
@@ -57,6 +57,7 @@ class TrainOptions:
     save_period: int
     seed: int
     amp: str
+    save_on_signal: bool
     noplots: bool
     single_cls: bool
     multi_scale: bool
@@ -183,6 +184,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     add("--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never")
     add("--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those")
     add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never")
+    add(
+        "--save-on-signal",
+        action="store_true",
+        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
+    )
     add("--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run")
     add(
         "--amp",
