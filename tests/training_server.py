@@ -1,6 +1,7 @@
 """Trainings for tests that end them by signals: each is a fork of one process that has imported all packages.
 
-So a training of a tiny network takes a fraction of a second, and knows nothing of those before it.
+So a training of a tiny network takes a fraction of a second, and knows nothing of those before it. Its figures are
+empty files: drawing them would take ten times as long as all else.
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from utils.general import ROOT
 
 SERVER = """
 import importlib, json, os, sys, traceback
+from pathlib import Path
 import train
+from matplotlib.figure import Figure
 from utils.general import run_script
-for name in ("matplotlib.figure", "matplotlib.backends.backend_agg", "scipy.cluster.vq", "torch.utils.tensorboard",
-             "torchvision"):
+
+for name in ("matplotlib.backends.backend_agg", "scipy.cluster.vq", "torchvision", "torch._dynamo"):
     importlib.import_module(name)
+Figure.savefig = lambda figure, path, **_: Path(path).touch()
+sys.modules["torch.utils.tensorboard"] = None  # which would copy the figures
+print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
     child = os.fork()
@@ -39,16 +45,11 @@ for line in sys.stdin:
         sys.stderr.flush()
         os._exit(status)
     print(child, flush=True)
+    sys.stdin.readline()  # until then the child can be sent signals, even if it is over
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-NETWORK = {  # of 1,800 parameters, one level of stride 8
-    "nc": 3,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[10, 12, 20, 24]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 4]], [-1, 1, "Conv", [8, 3, 2]]],
-    "head": [[-1, 1, "NAMAttention", [8]], [[2], 1, "Detect", ["nc", "anchors"]]],
-}
+POLL_S = 0.002
+LONGEST_S = 120
 
 
 class TrainingServer:
@@ -59,6 +60,7 @@ class TrainingServer:
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdout.readline() == "ready\n"
 
     def start(self, *arguments: object) -> int:
         """Start `train.py arguments`; its process number."""
@@ -70,6 +72,8 @@ class TrainingServer:
 
     def wait(self) -> int:
         """The exit status of the training that was started."""
+        self.process.stdin.write("wait\n")
+        self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
     def run(self, *arguments: object) -> int:
@@ -77,16 +81,24 @@ class TrainingServer:
         self.start(*arguments)
         return self.wait()
 
-    def run_until(self, seconds: float, number: int, *arguments: object) -> int:
-        """Train, and send a signal after so many seconds, unless the training has ended."""
+    def run_until(self, number: int, condition: Callable[[], bool], seconds: float, *arguments: object) -> int:
+        """Train, and send a signal so many seconds after the condition holds; the exit status."""
         child = self.start(*arguments)
+        end = time.monotonic() + LONGEST_S
+        while not (condition() or self.is_over(child)):
+            assert time.monotonic() < end, self.log
+            time.sleep(POLL_S)
         time.sleep(seconds)
-        os.kill(child, number)  # as a zombie it is there until `wait`
+        os.kill(child, number)  # one that is over is there until `wait`
         return self.wait()
+
+    @staticmethod
+    def is_over(child: int) -> bool:
+        return not Path(f"/proc/{child}/cmdline").read_bytes() if Path(f"/proc/{child}").exists() else True
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
 
 @contextmanager
