@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # as far as the system has them
@@ -130,11 +130,18 @@ def die_with_parent() -> None:
 def leave_stopping_to_parent() -> None:
     """Survive signals sent to a whole group of processes: the parent ends this one, or its death does.
 
-    After SIGTERM, with which the parent ends a child that hangs, the process has WORKER_GRACE_S seconds.
+    After SIGTERM, with which the parent ends a child that hangs, the process has WORKER_GRACE_S seconds. Connections
+    that the parent breaks off as it stops are no errors to show.
     """
     die_with_parent()
+    sys.excepthook = _show_unless_broken_off
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
+
+
+def _show_unless_broken_off(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
