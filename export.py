@@ -8,10 +8,10 @@
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
 
+import glob
 import hashlib
 import json
-import secrets
-import shutil
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,9 +39,19 @@ from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, atomic_write, check_img_size, colorstr, one_line, run_script
+from utils.general import (
+    LOGGER,
+    check_img_size,
+    colorstr,
+    one_line,
+    remove_stale,
+    run_script,
+    scratch_folder,
+)
+from utils.processes.locks import Lock
 from utils.torch_utils import largest_stride, select_device
 
+OLD = "old"  # beside a folder that is being written: the one that it replaces
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
 
@@ -128,7 +138,7 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
     """Writes one format, runs it, and puts it in its place if it gives what PyTorch gives; nothing is left if not."""
     target = job.weights.with_name(job.weights.stem + ("_int8" if opt.int8 else "") + FORMATS[name])
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
-    with (whole_folder if name in FOLDERS else atomic_write)(target) as path:
+    with writing(target, is_folder=name in FOLDERS) as path:
         WRITERS[name](job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
@@ -149,7 +159,7 @@ def for_trtexec(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparis
     """
     stem, onnx = job.weights.stem, job.weights.with_name(job.weights.stem + ONNX_SUFFIX)
     comparison = None
-    with atomic_write(onnx) as path:
+    with writing(onnx) as path:
         engine_onnx(job, path)
         if not opt.nms:
             runtime = RUNTIMES["onnx"](path, torch.device("cpu"), no_names)
@@ -188,7 +198,8 @@ def triton_place(opt: ExportOptions, weights: Path) -> Path:
 
 def to_triton(file: Path, target: Path) -> None:
     """Makes an ONNX file a model of a Triton model repository."""
-    with whole_folder(target) as folder:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target, is_folder=True) as folder:
         write_triton(file, folder)
     LOGGER.info(f"Written to {target}; where Triton serves {target.parent}: --weights http://host:8000/{target.name}")
 
@@ -199,24 +210,54 @@ def no_names() -> Sequence[str]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `target` when the block ends well; else nothing is left of it."""
-    scratch = target.with_name(f".{secrets.token_hex(6)}.tmp")
-    folder = scratch / target.name
-    folder.mkdir(parents=True)
+def writing(target: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A path to write to, which becomes `target` when the block ends well; else the target is left as it was.
+
+    The path lies in a folder that is removed at the end, for further temporary files too: what a process that was
+    killed has left of it goes when the next one writes the same target. InUseError where another process does so now.
+    """
+    with Lock() as lock:
+        lock.take_file(target)
+        restore_old(target)
+        remove_stale(target.parent, target.name, is_ours=True)
+        with scratch_folder(target) as scratch:
+            path = scratch / target.name
+            if is_folder:
+                path.mkdir()
+            try:
+                yield path
+                install(path, target, scratch / OLD)
+            except OSError as error:
+                if error.errno is not None and str(error.filename or scratch).startswith(str(scratch)):
+                    error.filename, error.filename2 = str(target), None  # what the user has heard of
+                raise
+
+
+def install(path: Path, target: Path, old: Path) -> None:
+    """Rename a file or folder to `target`; a folder that is there goes to `old` in the meantime."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+    if target.is_dir():
+        target.replace(old)
+    elif target.exists():
+        path.chmod(target.stat().st_mode & 0o777)
     try:
-        yield folder
-        old = scratch / "old"
-        if target.exists():
-            target.replace(old)
-        try:
-            folder.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
-    finally:
-        shutil.rmtree(scratch)
+        path.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise
+
+
+def restore_old(target: Path) -> None:
+    """Put back the folder that a process was about to replace when it was killed."""
+    if target.exists():
+        return
+    for old in target.parent.glob(f".{glob.escape(target.name[:32])}-*.tmp/{OLD}"):
+        old.replace(target)
+        return
 
 
 def megabytes(path: Path) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers
+from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers, save_openvino
 from models.runtimes.base import preserve_logging, require_package
 from models.runtimes.load import OPENVINO_PLACE, find_xml, openvino_core
 from models.runtimes.metadata import Metadata
@@ -58,7 +58,7 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     texts = replace(metadata, details=details).to_text()
     result.set_rt_info(json.dumps(texts, ensure_ascii=False), OPENVINO_PLACE)
     scratch = xml.with_name("int8.xml")  # the FP32 weights are read while this is written
-    openvino.save_model(result, str(scratch), compress_to_fp16=False)
+    save_openvino(result, scratch)
     del network, result
     for suffix in (".xml", ".bin"):
         scratch.with_suffix(suffix).replace(xml.with_suffix(suffix))
