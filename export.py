@@ -8,10 +8,12 @@
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
 
+import errno
 import glob
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,7 @@ from utils.general import (
 from utils.processes.locks import Lock
 from utils.torch_utils import largest_stride, select_device
 
+LEAST_FREE_BYTES = 2**20  # less than that, and a failure is for lack of space
 OLD = "old"  # beside a folder that is being written: the one that it replaces
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
@@ -227,8 +230,11 @@ def writing(target: Path, is_folder: bool = False) -> Iterator[Path]:
             try:
                 yield path
                 install(path, target, scratch / OLD)
-            except OSError as error:
-                if error.errno is not None and str(error.filename or scratch).startswith(str(scratch)):
+            except (OSError, ValueError, RuntimeError) as error:
+                if shutil.disk_usage(scratch).free < LEAST_FREE_BYTES:  # a converter may not say why it fails
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+                is_here = isinstance(error, OSError) and str(error.filename or scratch).startswith(str(scratch))
+                if is_here and error.errno is not None:
                     error.filename, error.filename2 = str(target), None  # what the user has heard of
                 raise
 
