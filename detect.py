@@ -49,6 +49,7 @@ from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
+from utils.processes.signals import exit_status
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -90,8 +91,8 @@ def main(opt: DetectOptions) -> Path:
         check_any_was_read(total.tried, total.skipped, total.last_error)
         if source.is_list and total.skipped:
             raise ValueError(f"{plural(total.skipped, 'file')} of the list could not be read, see the warnings above")
-    if total.is_interrupted and not source.is_live:
-        raise SystemExit(130)  # as shells have it; a stream has no other end than Ctrl-C
+    if total.exit_status and not source.is_live:  # a stream has no other end than a signal
+        raise SystemExit(total.exit_status)
     return folder
 
 
@@ -139,9 +140,9 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     background.submit(partial(save, opt, frame, item, writer, source, drawn))
                     if drawn is not None and not show(frame.name, drawn):
                         return stats
-        except KeyboardInterrupt:
-            LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
-            stats.is_interrupted = True
+        except KeyboardInterrupt as error:
+            LOGGER.warning(f"stopped by {error or 'Ctrl-C'}; what is written so far stays")
+            stats.exit_status = exit_status(error)
         finally:
             if recorder is not None:
                 recorder.close()

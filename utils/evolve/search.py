@@ -89,7 +89,7 @@ def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
         **{name: Path(getattr(opt, name)).name for name in COMMON_FILES},
         "hyp": start,
     }
-    with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
+    with run_folder(Path(opt.project) / opt.name, opt.exist_ok, is_shared=True) as folder:
         files = EvolveFiles(folder, tuple(start), not opt.noplots)
         url = opt.evolve_storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
         with database_errors(url):
