@@ -17,6 +17,7 @@ One thread reads ahead and one draws and writes, while this one computes.
 Legend: B frames of a batch, H and W of the network's image, N candidates, n detections of a frame.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -32,19 +33,18 @@ from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.cli.arguments import normalized
-from utils.cli.detect_options import DEFAULT_SOURCE, DetectOptions, parse_opt
+from utils.cli.arguments import normalized, read_options
+from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, plural, run_script
-from utils.ops.nms import non_max_suppression
+from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder, save_features
-from utils.predict.inference import fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
@@ -79,14 +79,19 @@ def main(opt: DetectOptions) -> Path:
         with closing(open_source(find_source(opt.source), reading)) as source:
             model = load_model(opt, weights, ranks)
             with shared_folder(opt, ranks) as folder:
-                tables = ["csv"] * opt.save_csv + ["json"] * opt.save_json
+                tables = []
+                if opt.save_csv:
+                    tables.append("csv")
+                if opt.save_json:
+                    tables.append("json")
                 with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
                     stats = detect(opt, model, source, writer)
                     total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
             report(total, writer)
-            for path in weights if opt.update else ():
-                strip_optimizer(path)
+            if opt.update:
+                for path in weights:
+                    strip_optimizer(path)
     if ranks.is_main:
         check_any_was_read(total.tried, total.skipped, total.last_error)
         if source.is_list and total.skipped:
@@ -98,9 +103,17 @@ def main(opt: DetectOptions) -> Path:
 
 def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -> nn.Module:
     """The network on its device, ready to run."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    model = ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
+    device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
+    backend = load_backend(
+        weights,
+        device,
+        names=names_of(opt.data),
+        dnn=opt.dnn,
+        threads=opt.threads,
+        precision=opt.precision,
+        hint=opt.hint,
+    )
+    model = ready(backend, opt.half)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
@@ -259,7 +272,7 @@ def save(
 
 def draw(opt: DetectOptions, frame: Frame, detections: Tensor, names: Sequence[str]) -> np.ndarray:
     """A copy of the frame with the boxes of its detections (n, 6) and their labels."""
-    annotator = Annotator(frame.image, line_width=opt.line_thickness)
+    annotator = Annotator(frame.image.copy(), line_width=opt.line_thickness, labels_last=True)
     for *box_xyxy, confidence, index in detections.tolist():
         name = names[int(index)]
         label = "" if opt.hide_labels else name if opt.hide_conf else f"{name} {confidence:.2f}"
@@ -279,14 +292,104 @@ def show(title: str, image: np.ndarray) -> bool:
         ) from None
 
 
+def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Find objects in images, videos, cameras and streams.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "coco128.yaml"),
+        help="class names for formats that carry none; a checkpoint carries its own",
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument(
+        "--source",
+        default=str(ROOT / "data" / "images"),
+        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
+        "images, or - for names on standard input",
+        nargs="+",
+        action=JoinedWords,
+    )
+    parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
+    parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument("--save-crop", action="store_true", help="write what is in the boxes as crops/<class>/*.jpg")
+    parser.add_argument("--nosave", action="store_true", help="write no annotated images and videos")
+    parser.add_argument("--classes", nargs="+", type=int, help="only these class numbers, as --classes 0 2 3")
+    parser.add_argument(
+        "--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other"
+    )
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument(
+        "--visualize", action="store_true", help="write feature maps of all layers and NAM gates as .png and .npy"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
+    )
+    parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
+    parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images and video frames that go through the network at a time"
+    )
+    parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
+    parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
+    parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    return read_options(DetectOptions, parser, arguments, several=SEVERAL)
+
+
 def run(
     weights: str | Path | Sequence[str | Path] | None = None, source: str | Path | int | None = None, **options: object
 ) -> Path:
     """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    options |= {} if weights is None else {"weights": weights}
-    options |= {} if source is None else {"source": str(source)}  # a camera's number
-    allowed = [item.name for item in fields(DetectOptions)]
-    options = normalized(options, several={"weights", "imgsz", "classes"}, allowed=allowed)
+    if weights is not None:
+        options["weights"] = weights
+    if source is not None:
+        options["source"] = str(source)  # a camera's number
+    options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(DetectOptions)])
     return main(replace(parse_opt([]), **options))
 
 

@@ -4,10 +4,12 @@
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
     python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
+    python export.py --weights best.pt --include v61      # a pickled network, for converters that were made for v6.1
 
 A file lies beside its weights, and only once it has given what PyTorch gives; val.py and detect.py take it as weights.
 """
 
+import argparse
 import errno
 import glob
 import hashlib
@@ -30,12 +32,13 @@ from models.exporters.int8 import CALIBRATION_IMAGES, quantize_openvino
 from models.exporters.onnx import ExportModel, NmsSettings, nam_layers, nam_variant
 from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
+from models.exporters.v61 import V61Runtime
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
 from models.runtimes.metadata import AXES, PROGRAM, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
-from utils.cli.arguments import normalized
-from utils.cli.export_options import ENGINE, FOLDERS, FORMATS, ExportOptions, parse_opt
+from utils.cli.arguments import normalized, read_options
+from utils.cli.export_options import DYNAMO_OPSET, ENGINE, FOLDERS, FORMATS, OPSETS, SEVERAL, ExportOptions
 from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
@@ -43,6 +46,7 @@ from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import (
     LOGGER,
+    ROOT,
     check_img_size,
     colorstr,
     one_line,
@@ -73,8 +77,9 @@ def main(opt: ExportOptions) -> list[Path]:
     for weights, place in zip(checkpoints, places, strict=True):
         job = prepare(opt, weights, device)
         for name in opt.formats:
+            write = for_trtexec if name == ENGINE and opt.trtexec else export
             try:
-                file, comparison = (for_trtexec if name == ENGINE and opt.trtexec else export)(opt, job, name)
+                file, comparison = write(opt, job, name)
                 if place is not None and name == "onnx":
                     to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:
@@ -82,9 +87,11 @@ def main(opt: ExportOptions) -> list[Path]:
                 failed.append(f"{name} of {weights}")
                 continue
             written.append(file)
-            rows += [(name, str(file), megabytes(file), comparison)] if comparison is not None else []
-    for line in table(rows) if rows else ():
-        LOGGER.info(line)
+            if comparison is not None:
+                rows.append((name, str(file), megabytes(file), comparison))
+    if rows:
+        for line in table(rows):
+            LOGGER.info(line)
     if failed:
         raise ValueError(f"not written, for the reason given above: {', '.join(failed)}")
     on_mac = sys.platform == "darwin"
@@ -115,7 +122,9 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
         "program": PROGRAM,
         "date": datetime.now().isoformat(timespec="seconds"),
     }
-    axes = () if not opt.dynamic else AXES[1:] if opt.nms else AXES
+    axes = ()
+    if opt.dynamic:
+        axes = AXES[1:] if opt.nms else AXES
     metadata = Metadata(tuple(network.names), stride, opt.batch_size, (height, width), axes, details)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(opt.batch_size, 3, height, width, generator=generator).to(device, dtype)
@@ -148,8 +157,12 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
         if name == "coreml" and sys.platform != "darwin":
             return target, compare_graph(path, job.reference, job.images.device, job.limits)
         device = torch.device("cpu") if name in ON_CPU else job.images.device
-        is_script = name == "torchscript"
-        runtime = TorchScriptRuntime(path, device) if is_script else RUNTIMES[name](path, device, no_names)
+        if name == "torchscript":
+            runtime = TorchScriptRuntime(path, device)
+        elif name == "v61":
+            runtime = V61Runtime(path, device, job.metadata)
+        else:
+            runtime = RUNTIMES[name](path, device, no_names)
         images = [batch.to(job.images.device) for batch in check_images(runtime.metadata, opt.nms)]
         limits = SUMS_FP16_LIMITS if opt.half and name == "executorch" else job.limits
         return target, compare(runtime, job.reference, images, limits)
@@ -272,11 +285,64 @@ def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
+def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Write a trained network in the formats that others run.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", default=str(ROOT / "data" / "coco128.yaml"), help="--int8: the data set with its images"
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="image size: one, or h w"
+    )
+    parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
+    parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")
+    parser.add_argument("--half", action="store_true", help="FP16: half the size; boxes still come out in FP32")
+    parser.add_argument(
+        "--inplace", action="store_true", help="v6.1's; no effect, as this head writes nothing in place"
+    )
+    parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
+    parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
+    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
+    parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
+    parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
+    parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
+    parser.add_argument("--opset", type=int, default=12, help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}")
+    parser.add_argument(
+        "--dynamo",
+        action="store_true",
+        help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
+    )
+    parser.add_argument("--verbose", action="store_true", help="engine: all that TensorRT says")
+    parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
+    parser.add_argument(
+        "--trtexec", action="store_true", help="engine: write its ONNX file and show the command that builds it"
+    )
+    parser.add_argument("--nms", action="store_true", help="ONNX, engine: NMS inside; detections come out")
+    parser.add_argument("--agnostic-nms", action="store_true", help="with --nms, classes suppress each other")
+    parser.add_argument("--topk-per-class", type=int, default=100, help="v6.1's; no effect, --topk-all limits")
+    parser.add_argument("--topk-all", type=int, default=100, help="with --nms, most detections of an image")
+    parser.add_argument("--iou-thres", type=float, default=0.45, help="with --nms, IoU above which a box is dropped")
+    parser.add_argument("--conf-thres", type=float, default=0.25, help="with --nms, least confidence")
+    parser.add_argument("--triton", default="", metavar="FOLDER", help="ONNX: also a model in this Triton repository")
+    parser.add_argument("--include", nargs="+", default=["torchscript", "onnx"], help=f"formats: {', '.join(FORMATS)}")
+    return read_options(ExportOptions, parser, arguments, several=SEVERAL)
+
+
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    options |= {} if weights is None else {"weights": weights}
-    allowed = [item.name for item in fields(ExportOptions)]
-    options = normalized(options, several={"weights", "imgsz", "include"}, allowed=allowed)
+    if weights is not None:
+        options["weights"] = weights
+    options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(ExportOptions)])
     return main(replace(parse_opt([]), **options))
 
 

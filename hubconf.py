@@ -11,9 +11,8 @@ import pathlib
 import torch
 from torch import nn
 
-from models import yolo
+from models import v61, yolo
 from models.edit import transfer
-from models.runtimes import load as backend
 from utils import general, torch_utils
 from utils.files import checkpoint
 from utils.predict import autoshape as _autoshape
@@ -23,7 +22,7 @@ COLOURS = 3  # channels of the images that AutoShape reads
 
 
 def custom(
-    path: str | pathlib.Path,
+    path: str | pathlib.Path = "path/to/model.pt",
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
@@ -31,35 +30,35 @@ def custom(
     """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
     path: the file, or the address of a server's network, `http://host:8000/model`. With `autoshape` the
-    network takes images and gives Detections; without it takes tensors, and its norms and gradients are left as a
-    training needs them. `verbose` lets the project's log write to the console. FileNotFoundError or ValueError says
-    what is wrong with the file.
+    network takes images and gives Detections. Without it, it takes tensors and gives decoded boxes, or raw maps while
+    it is in training mode; its norms and gradients are left as a training needs them. `verbose` lets the project's log
+    write to the console, else warnings only. FileNotFoundError or ValueError says what is wrong with the file.
     """
-    if verbose:
-        general.set_logging()
+    general.set_logging(verbose)
     place = torch_utils.select_device("" if device is None else str(device))
-    model = backend.load_backend(path, place, fuse=autoshape)
-    return _shaped(model, autoshape)
+    return _shaped(v61.DetectMultiBackend(path, place, fuse=autoshape), autoshape)
 
 
 def _create(
     name: str,
-    pretrained: bool,
-    channels: int,
-    classes: int,
-    autoshape: bool,
-    verbose: bool,
-    device: str | torch.device | None,
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The network of `<name>.yaml`, untrained or with the weights of `<name>.pt`."""
+    """The network of `<name>.yaml`, untrained or with the weights of `<name>.pt`, which by default are taken if there.
+
+    That there are none is then a warning: v6.1 would fetch them.
+    """
+    general.set_logging(verbose)
     if autoshape and channels != COLOURS:
         raise ValueError(f"{name}: images have {COLOURS} channels, not {channels}; give autoshape=False for tensors")
-    weights = _local_weights(name) if pretrained else None
+    weights = _local_weights(name, is_needed=pretrained is True) if pretrained is not False else None
     source = checkpoint.load_checkpoint(weights) if weights is not None else None
     if source is not None and (len(source.names), source.yaml.get("ch", COLOURS)) == (classes, channels):
         return custom(weights, autoshape, verbose, device)
-    if verbose:
-        general.set_logging()
     place = torch_utils.select_device("" if device is None else str(device))
     model = yolo.Model(f"{name}.yaml", ch=channels, nc=classes, verbose=verbose)
     if source is not None:
@@ -69,9 +68,15 @@ def _create(
     return _shaped(model.eval().to(place), autoshape)
 
 
-def _local_weights(name: str) -> pathlib.Path:
+def _local_weights(name: str, is_needed: bool) -> pathlib.Path | None:
     places = [pathlib.Path.cwd() / f"{name}.pt", general.ROOT / f"{name}.pt"]
     found = [path for path in places if path.is_file()]
+    if not found and not is_needed:
+        general.LOGGER.warning(
+            f"{name} is untrained: there is no {name}.pt in {places[0].parent} or {general.ROOT}, "
+            "and nothing is downloaded"
+        )
+        return None
     if not found:
         raise FileNotFoundError(
             f"{places[0]}: no such file, nor one in {general.ROOT}, and nothing is downloaded; put the release's file "
@@ -85,120 +90,120 @@ def _shaped(model: nn.Module, autoshape: bool) -> nn.Module:
 
 
 def yolov5n(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The nano network of three levels, for 640 pixels; `pretrained` takes yolov5n.pt of this folder."""
+    """The nano network of three levels, for 640 pixels; with the weights of yolov5n.pt if it is there."""
     return _create("yolov5n", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5s(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The small network of three levels, for 640 pixels; `pretrained` takes yolov5s.pt of this folder."""
+    """The small network of three levels, for 640 pixels; with the weights of yolov5s.pt if it is there."""
     return _create("yolov5s", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5m(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The medium network of three levels, for 640 pixels; `pretrained` takes yolov5m.pt of this folder."""
+    """The medium network of three levels, for 640 pixels; with the weights of yolov5m.pt if it is there."""
     return _create("yolov5m", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5l(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The large network of three levels, for 640 pixels; `pretrained` takes yolov5l.pt of this folder."""
+    """The large network of three levels, for 640 pixels; with the weights of yolov5l.pt if it is there."""
     return _create("yolov5l", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5x(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The extra large network of three levels, for 640 pixels; `pretrained` takes yolov5x.pt of this folder."""
+    """The extra large network of three levels, for 640 pixels; with the weights of yolov5x.pt if it is there."""
     return _create("yolov5x", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5n6(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The nano network of four levels, for 1280 pixels; `pretrained` takes yolov5n6.pt of this folder."""
+    """The nano network of four levels, for 1280 pixels; with the weights of yolov5n6.pt if it is there."""
     return _create("yolov5n6", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5s6(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The small network of four levels, for 1280 pixels; `pretrained` takes yolov5s6.pt of this folder."""
+    """The small network of four levels, for 1280 pixels; with the weights of yolov5s6.pt if it is there."""
     return _create("yolov5s6", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5m6(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The medium network of four levels, for 1280 pixels; `pretrained` takes yolov5m6.pt of this folder."""
+    """The medium network of four levels, for 1280 pixels; with the weights of yolov5m6.pt if it is there."""
     return _create("yolov5m6", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5l6(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The large network of four levels, for 1280 pixels; `pretrained` takes yolov5l6.pt of this folder."""
+    """The large network of four levels, for 1280 pixels; with the weights of yolov5l6.pt if it is there."""
     return _create("yolov5l6", pretrained, channels, classes, autoshape, verbose, device)
 
 
 def yolov5x6(
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The extra large network of four levels, for 1280 pixels; `pretrained` takes yolov5x6.pt of this folder."""
+    """The extra large network of four levels, for 1280 pixels; with the weights of yolov5x6.pt if it is there."""
     return _create("yolov5x6", pretrained, channels, classes, autoshape, verbose, device)

@@ -9,6 +9,7 @@ python train.py --epochs 10 --evolve 300                                # search
 python train.py --resume runs/train/exp --epochs 400                    # a finished run, with more epochs
 """
 
+import argparse
 import copy
 import signal
 import time
@@ -27,10 +28,11 @@ from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
 from models.experimental import attempt_load
 from models.yolo import Model
-from utils.autoanchor import check_anchors
+from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
-from utils.cli.arguments import normalized
-from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, LOCATING, TrainOptions, parse_opt
+from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.resume import resumed_options
+from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import LabelRecord, load_split
 from utils.data.sampling import ImageWeights
@@ -39,15 +41,16 @@ from utils.dist import SINGLE, DistEnv, process_group
 from utils.draw.curves import plot_results
 from utils.evaluation.evaluate import EvalSettings, Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
-from utils.evolve.search import find_hyp
+from utils.evolve.search import SearchSettings, find_hyp, start_values
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import initial_weights
 from utils.files.yamls import YAML_SUFFIXES
 from utils.general import (
     LOGGER,
-    check_file,
+    ROOT,
     check_img_size,
     colorstr,
+    find_file,
     init_seeds,
     make_divisible,
     plural,
@@ -55,18 +58,19 @@ from utils.general import (
     set_logging,
 )
 from utils.loggers import EpochBar, open_loggers
+from utils.loggers.wandb import DEFAULT_PROJECT as SERVICE_PROJECT
 from utils.loggers.wandb_data import local_data
 from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
 from utils.ops.quads import QUAD
-from utils.plots import plot_images
+from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
-from utils.report.page import train_defaults, write_report
+from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
-from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
+from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
-from utils.training.resume import check_same_data, data_record, find_run, load_run, resumed_options, why_finished
+from utils.training.resume import check_same_data, data_record, find_run, load_run, why_finished
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -102,13 +106,15 @@ class Training:
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
         trainer = self.trainer
+        criterion = copy.copy(trainer.criterion)
+        criterion.ranks = SINGLE  # each process measures images of its own
         result = evaluate(
             trainer.ema.ema,
             self.val_batches,
             self.data.names,
             device=trainer.device,
             settings=EvalSettings(amp_dtype=trainer.amp_dtype),
-            compute_loss=trainer.criterion.alone(),
+            compute_loss=criterion,
             on_batch=observer,
             ranks=trainer.ranks,
         )
@@ -129,9 +135,11 @@ def main(opt: TrainOptions) -> Path:
         parse_insertions(opt.insert)  # what is wrong in it is said at once
         opt.check_shares(ranks.size)
         with ranks.main_first():
-            opt = replace(opt, data=local_data(opt.values()))
+            opt = replace(opt, data=local_data(opt.data, opt.artifact_alias))
         LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
-        return train(opt, checkpoint, ranks, lock) if opt.evolve is None else evolve(opt)
+        if opt.evolve is not None:
+            return evolve(opt.for_search(ranks.size))
+        return train(opt, checkpoint, ranks, lock)
 
 
 def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock: Lock) -> Path:
@@ -143,7 +151,19 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
     run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
-    loggers = open_loggers(run, parts.start_epoch, model, parts.imgsz, names, parts.splits, ranks.is_main)
+    loggers = open_loggers(
+        run,
+        parts.start_epoch,
+        model,
+        parts.imgsz,
+        names,
+        parts.splits,
+        epochs=opt.epochs,
+        data_file=parts.data.file.resolve(),
+        wandb=opt.wandb_flags,
+        experiment=opt.mlflow,
+        is_main=ranks.is_main,
+    )
     began = time.time()
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
@@ -174,8 +194,26 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
 
 def evolve(opt: TrainOptions) -> Path:
     """Searches better hyper-parameters by training again and again; the folder of what was found."""
-    data, single = load_data(opt), replace(opt, resume=False)  # it is the search that goes on, never a trial
-    return find_hyp(opt, lambda hyp, report: train_trial(single, data, Hyp.from_dict(hyp, opt.hyp), report))
+    data = load_data(opt)
+    return find_hyp(
+        search_settings(opt), lambda hyp, report: train_trial(opt, data, Hyp.from_dict(hyp, opt.hyp), report)
+    )
+
+
+def search_settings(opt: TrainOptions) -> SearchSettings:
+    """Collect the options that concern the search."""
+    return SearchSettings(
+        start=start_values(opt.hyp, with_anchors=not opt.noautoanchor),
+        generations=opt.evolve,
+        sampler=opt.evolve_sampler,
+        seed=opt.seed,
+        epochs=opt.epochs,
+        common=opt.comparable(),
+        folder=Path(opt.project) / opt.name,
+        exist_ok=opt.exist_ok,
+        storage=opt.evolve_storage,
+        plots=not opt.noplots,
+    )
 
 
 def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[[int, float], None]) -> list[float]:
@@ -211,7 +249,7 @@ def build_training(
     ranks: DistEnv = SINGLE,
 ) -> Training:
     """The parts of a training, in the state of the checkpoint that it goes on from, if any."""
-    device = select_device(opt.device, ranks.local_rank, ranks.size)
+    device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
     init_seeds(opt.seed, opt.deterministic)
     weights = None if checkpoint else initial_weights(opt.weights, "weights" in opt.given, opt.cfg or DEFAULT_CFG)
     with ranks.main_first():
@@ -223,14 +261,17 @@ def build_training(
     if opt.sync_bn:
         model = synchronized(model, device, ranks)
     model = model.to(device, memory_format=torch.channels_last)
-    start_epoch, maps = (checkpoint.epoch + 1, checkpoint.training.get("maps")) if checkpoint else (0, None)
+    start_epoch, maps = 0, None
+    if checkpoint:
+        start_epoch, maps = checkpoint.epoch + 1, checkpoint.training.get("maps")
     weigh = ImageWeights(splits["train"], data.nc) if opt.image_weights else None
     partial = checkpoint.training.get("partial") if checkpoint else None
     start = start_epoch, int(partial["batches"]) if partial else 0
     batches, val_batches = build_loaders(
         opt, hyp, splits, imgsz, model, start, ranks, weights=weigh(maps) if weigh else None
     )
-    trainer, stopper = build_trainer(opt, hyp, model, len(batches), imgsz, ranks), EarlyStopping(opt.patience)
+    trainer = build_trainer(opt, hyp, model, len(batches), imgsz, ranks)
+    stopper = EarlyStopping(opt.patience)
     if checkpoint:
         restore(checkpoint, trainer, stopper)
         if partial and not trainer.first_batch(start_epoch, len(batches)):
@@ -242,15 +283,36 @@ def build_training(
         f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
         f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
     )
-    return Training(opt, hyp, data, splits, imgsz, trainer, stopper, batches, val_batches, weigh, start_epoch, maps)
+    return Training(
+        opt=opt,
+        hyp=hyp,
+        data=data,
+        splits=splits,
+        imgsz=imgsz,
+        trainer=trainer,
+        stopper=stopper,
+        batches=batches,
+        val_batches=val_batches,
+        weigh=weigh,
+        start_epoch=start_epoch,
+        maps=maps,
+    )
 
 
 def open_run(parts: Training, checkpoint: Checkpoint | None, lock: Lock) -> RunFiles:
     """The run's folder, in which rank 0 draws what is labelled; of a run that goes on the one that it has."""
-    state, ranks = checkpoint.training if checkpoint else {}, parts.trainer.ranks
-    record = data_record(state, parts.start_epoch - 1, parts.splits, parts.data.root)
-    options = parts.opt.values() | {"data": str(parts.data.file.resolve())}
-    run = RunFiles.create(options, parts.hyp.to_dict(), *record, ranks, lock=lock)
+    opt, ranks = parts.opt, parts.trainer.ranks
+    state = checkpoint.training if checkpoint else {}
+    data, changes = data_record(state, parts.start_epoch - 1, parts.splits, parts.data.root)
+    run = RunFiles(
+        folder=Path(str(opt.resume)).parents[1] if checkpoint else Path(opt.project) / opt.name,
+        options=opt.values() | {"data": str(parts.data.file.resolve())},
+        hyp=parts.hyp.to_dict(),
+        data=data,
+        changes=changes,
+        save_period=opt.save_period,
+        is_plotted=not opt.noplots,
+    ).opened(is_new=not checkpoint, exist_ok=opt.exist_ok, weights=opt.weights, ranks=ranks, lock=lock)
     if checkpoint and ranks.is_main and parts.epochs_left(checkpoint):
         run.reopen(checkpoint)
     if ranks.is_main and run.is_plotted and not checkpoint:
@@ -264,13 +326,16 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
     if opt.resume:
         model = Model(source.yaml)
     else:
-        cfg = check_file(opt.cfg, YAML_SUFFIXES) if opt.cfg else source.yaml if source else DEFAULT_CFG
+        cfg = source.yaml if source else DEFAULT_CFG
+        if opt.cfg:
+            cfg = find_file(opt.cfg, YAML_SUFFIXES)
         if opt.insert:
             cfg = with_insertions(cfg, opt.insert, opt.cfg or opt.weights)
         model = Model(cfg, nc=data.nc, anchors=None if hyp.anchors is None else round(hyp.anchors))
     model.names = list(data.names)
     if source and not opt.resume:
-        report = transfer_weights(source, model, ("anchors",) if opt.cfg or hyp.anchors is not None else ())
+        has_own_anchors = bool(opt.cfg) or hyp.anchors is not None
+        report = transfer_weights(source, model, exclude=["anchors"] if has_own_anchors else [])
         LOGGER.info(f"{opt.weights}:\n{report}")
         if opt.cfg and source.yaml.get("pruned"):
             LOGGER.warning(f"{opt.weights} is of a pruned network: without --cfg it is trained as it is")
@@ -291,7 +356,7 @@ def fit_model(opt: TrainOptions, hyp: Hyp, model: Model, train_set: Sequence[Lab
     stride = largest_stride(model)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     if not (opt.resume or opt.noautoanchor):
-        check_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
+        adapt_anchors(model, train_set, imgsz, hyp.anchor_t, opt.seed)
     return imgsz
 
 
@@ -316,14 +381,37 @@ def build_loaders(
 
     start: the epoch, and the batch of it, to begin with.
     """
-    is_gpu = model.head.anchors.is_cuda
-    common = {"workers": opt.workers, "cache": opt.cache, "stride": largest_stride(model), "pin_memory": is_gpu}
-    common |= {"ranks": ranks}
-    epochs = {"start_epoch": start[0], "start_batch": start[1]}
-    epochs |= {"epochs": opt.epochs, "close_mosaic": opt.close_mosaic}
-    chosen = {"seed": opt.seed, "rect": opt.rect, "quad": opt.quad, "weights": weights}
-    batches = train_loader(splits["train"], imgsz, opt.batch_size, hyp, **epochs, **chosen, **common)
-    return batches, val_loader(splits["val"], imgsz, opt.batch_size * 2, **common)
+    is_gpu, stride = model.head.anchors.is_cuda, largest_stride(model)
+    batches = train_loader(
+        splits["train"],
+        imgsz,
+        opt.batch_size,
+        hyp,
+        seed=opt.seed,
+        workers=opt.workers,
+        start_epoch=start[0],
+        start_batch=start[1],
+        epochs=opt.epochs,
+        rect=opt.rect,
+        cache=opt.cache,
+        stride=stride,
+        ranks=ranks,
+        pin_memory=is_gpu,
+        quad=opt.quad,
+        weights=weights,
+        close_mosaic=opt.close_mosaic,
+    )
+    val_batches = val_loader(
+        splits["val"],
+        imgsz,
+        opt.batch_size * 2,
+        workers=opt.workers,
+        cache=opt.cache,
+        stride=stride,
+        ranks=ranks,
+        pin_memory=is_gpu,
+    )
+    return batches, val_batches
 
 
 def build_trainer(
@@ -333,12 +421,22 @@ def build_trainer(
     optimizer = build_optimizer(model, opt.optimizer, hyp, opt.batch_size)
     schedule = Schedule(hyp, opt.epochs, batch_count, opt.batch_size, cosine=opt.cos_lr)
     scaled = hyp.scaled(model.head.nl, model.nc, imgsz)
-    criterion = ComputeLoss(model.head, scaled, opt.label_smoothing, ranks=ranks)
+    model.hyp = scaled.to_dict() | {"label_smoothing": opt.label_smoothing}
+    criterion = ComputeLoss(model)
+    criterion.ranks = ranks
     amp_dtype = select_amp(opt.amp, next(model.parameters()).device)
-    resize = MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None
-    changes = {"resize": resize, "loss_factor": QUAD if opt.quad else 1, "ranks": ranks}
-    changes |= {"penalty": nam_penalty(model, hyp.nam_sparsity or 0.0)}
-    return Trainer(model, optimizer, criterion, schedule, ModelEMA(model), amp_dtype, **changes)
+    return Trainer(
+        model,
+        optimizer,
+        criterion,
+        schedule,
+        ModelEMA(model),
+        amp_dtype,
+        resize=MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None,
+        loss_factor=QUAD if opt.quad else 1,
+        penalty=nam_penalty(model, hyp.nam_sparsity or 0.0),
+        ranks=ranks,
+    )
 
 
 def find_batch_size(
@@ -383,7 +481,7 @@ def train_epoch(
     def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
         bar.show(memory_text(trainer.device), batch, losses)
         if run and is_main and run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
-            plot_images(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
+            plot_batch(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
         if signals is not None and signals.is_deferred:
             check_signals(signals, trainer)
 
@@ -445,7 +543,7 @@ def finish(
     if plots is not None:
         plots.finish(result)
         plot_results(run.folder / "results.csv")
-        write_report(plots, result, model, {"options": run.options, "hyp": run.hyp}, train_defaults())
+        write_report(plots, result, model, {"options": run.options, "hyp": run.hyp}, default_settings())
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
@@ -467,16 +565,184 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
-    opt = TrainOptions(**{**options, "resume": str(path)}, given=opt.given)
+    opt = replace(opt, **options | {"resume": str(path)})
     check_same_data(path, checkpoint, load_data(opt).names)
     return opt, checkpoint
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Train a detector.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--weights",
+        default=str(ROOT / "yolov5s.pt"),
+        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
+    )
+    parser.add_argument(
+        "--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture"
+    )
+    parser.add_argument(
+        "--insert",
+        action="append",
+        default=[],
+        metavar="BLOCK@PLACE",
+        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
+        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
+    )
+    parser.add_argument(
+        "--require-transfer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "shapes.yaml"),
+        help="data set yaml; the default one is drawn on first use",
+    )
+    parser.add_argument(
+        "--hyp",
+        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
+    )
+    parser.add_argument("--epochs", type=int, default=300, help="passes over the training images")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit"
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels"
+    )
+    parser.add_argument(
+        "--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt"
+    )
+    parser.add_argument("--nosave", action="store_true", help="write checkpoints after the last epoch only")
+    parser.add_argument("--noval", action="store_true", help="validate after the last epoch only")
+    parser.add_argument(
+        "--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels"
+    )
+    parser.add_argument(
+        "--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument(
+        "--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line"
+    )
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
+    parser.add_argument(
+        "--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never"
+    )
+    parser.add_argument(
+        "--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those"
+    )
+    parser.add_argument(
+        "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
+    )
+    parser.add_argument(
+        "--save-on-signal",
+        action="store_true",
+        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"
+    )
+    parser.add_argument(
+        "--amp",
+        choices=AMP_CHOICES,
+        default="auto",
+        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one, called item")
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half"
+    )
+    parser.add_argument(
+        "--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them"
+    )
+    parser.add_argument(
+        "--image-weights", action="store_true", help="show images with rare and badly found classes more often"
+    )
+    parser.add_argument(
+        "--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
+    )
+    parser.add_argument(
+        "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
+    )
+    parser.add_argument(
+        "--evolve",
+        type=int,
+        nargs="?",
+        const=300,
+        help="search hyper-parameters: train so many times, 300 without a number",
+    )
+    parser.add_argument(
+        "--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE"
+    )
+    parser.add_argument(
+        "--evolve-storage",
+        default="",
+        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
+        "--name says which study in it; empty takes a file in the search's folder",
+    )
+    parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
+    services = parser.add_argument_group("experiment services")
+    services.add_argument(
+        "--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)"
+    )
+    services.add_argument(
+        "--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)"
+    )
+    services.add_argument("--entity", help="W&B: the user or team that the run belongs to")
+    services.add_argument(
+        "--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val"
+    )
+    services.add_argument(
+        "--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times"
+    )
+    services.add_argument(
+        "--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on"
+    )
+    parser.add_argument(
+        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
+    )  # of old launchers; torchrun's is in its variables
+    options = read_options(TrainOptions, parser, arguments, several=SEVERAL)
+    return replace(options, given=given_names(parser, arguments))
+
+
+def default_settings() -> dict[str, dict[str, object]]:
+    """Return the defaults of the options and of the hyper-parameters, by which a report shows what was changed."""
+    opt = parse_opt([])
+    return {"options": opt.values(), "hyp": Hyp.from_yaml(opt.hyp).to_dict()}
 
 
 def run(**options: object) -> Path:
     """Training from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     set_logging()
     known = [field.name for field in fields(TrainOptions) if field.name != "given"]
-    options = normalized(options, several={"freeze", "insert"}, allowed=known)
+    options = normalized(options, several=SEVERAL, allowed=known)
     return main(replace(parse_opt([]), **options, given=frozenset(options)))
 
 

@@ -7,6 +7,7 @@ Each IoU level has its own pairs of detections and labels; precision and recall 
 smoothed mean F1 is highest, which is printed.
 """
 
+import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
@@ -16,8 +17,8 @@ import torch
 from torch import nn
 
 from models.runtimes.load import Weights, load_backend
-from utils.cli.arguments import normalized
-from utils.cli.val_options import ValOptions, parse_opt
+from utils.cli.arguments import normalized, read_options
+from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
@@ -34,19 +35,19 @@ from utils.evaluation.evaluate import (
     log_table,
 )
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
-from utils.evaluation.study import Study
+from utils.evaluation.study import STUDY_SIZES, Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script
+from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script
 from utils.metrics import EvalResult
-from utils.predict.inference import fixed_size, input_size, ready, warm_up
+from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, warm_up
 from utils.processes.locks import Lock
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 OR_AS_ONE = ", or all classes as one (--single-cls)"
-SPEED_LIMITS = {"conf_thres": 0.25, "iou_thres": 0.45}  # those of detect.py
+SPEED_CONF, SPEED_IOU = 0.25, 0.45  # thresholds of --task speed, those of detect.py
 
 
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
@@ -56,7 +57,7 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks, Lock() as lock:
-        device = select_device(opt.device, ranks.local_rank, ranks.size)
+        device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
         if opt.task in SPLITS:
             return rate(opt, data, weights, device, ranks, lock)
         if ranks.size > 1:
@@ -128,7 +129,9 @@ def compare(
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
     """
     is_study = opt.task == "study"
-    opt = replace(opt, half=device.type == "cuda", **({} if is_study else SPEED_LIMITS))
+    opt = replace(opt, half=device.type == "cuda")
+    if not is_study:
+        opt = replace(opt, conf_thres=SPEED_CONF, iou_thres=SPEED_IOU)
     data.prepare()
     records = load_split(data, "val", opt.workers, opt.single_cls, needs_labels=False)
     study = None
@@ -158,8 +161,16 @@ def compare(
 
 def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
     """The weights as one network on the device, ready to run."""
-    how = {"dnn": opt.dnn, "threads": opt.threads, "precision": opt.precision, "hint": opt.hint}
-    return ready(load_backend(weights, device, names=names_of(opt.data), **how), opt.half)
+    model = load_backend(
+        weights,
+        device,
+        names=names_of(opt.data),
+        dnn=opt.dnn,
+        threads=opt.threads,
+        precision=opt.precision,
+        hint=opt.hint,
+    )
+    return ready(model, opt.half)
 
 
 def run_model(
@@ -218,12 +229,90 @@ def run_model(
     )
 
 
+def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a model on a labelled data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
+    parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="val",
+        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
+        "and speed of each of the weights at each of --sizes, as a table and a figure",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument(
+        "--save-hybrid",
+        action="store_true",
+        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument(
+        "--save-json",
+        action="store_true",
+        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
+    return read_options(ValOptions, parser, arguments, several=SEVERAL)
+
+
 def run(
     data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
 ) -> EvalResult | list[EvalResult]:
     """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
-    options |= {name: value for name, value in {"data": data, "weights": weights}.items() if value is not None}
-    options = normalized(options, several={"weights", "sizes"}, allowed=[field.name for field in fields(ValOptions)])
+    if data is not None:
+        options["data"] = data
+    if weights is not None:
+        options["weights"] = weights
+    options = normalized(options, several=SEVERAL, allowed=[field.name for field in fields(ValOptions)])
     return main(replace(parse_opt([]), **options))
 
 

@@ -11,6 +11,7 @@ kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -381,3 +382,13 @@ class Classify(nn.Module):
         """The logits."""
         means = [F.adaptive_avg_pool2d(y, 1) for y in (x if isinstance(x, list) else [x])]
         return self.conv(torch.cat(means, 1)).flatten(1)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)

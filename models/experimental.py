@@ -4,6 +4,7 @@ Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -23,8 +24,14 @@ MOST_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 class Ensemble(nn.ModuleList):
     """Several networks of the same classes; each adds its boxes, and non-maximum suppression makes one set of them."""
 
-    def forward(self, x: Tensor, augment: bool = False) -> tuple[Tensor, None]:
-        """The decoded boxes of all members, (B, sum of their N, no)."""
+    def forward(
+        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: bool | str | Path = False
+    ) -> tuple[Tensor, None]:
+        """The decoded boxes of all members, (B, sum of their N, no).
+
+        profile and visualize are v6.1's and change nothing: they are for one network.
+        """
+        del profile, visualize
         return torch.cat([model(x, augment=augment)[0] for model in self], 1), None
 
     @property
@@ -44,17 +51,26 @@ class Ensemble(nn.ModuleList):
 
 
 def attempt_load(
-    weights: str | Path | Sequence[str | Path], device: torch.device | str = "cpu", fuse: bool = True
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device | str | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+    *,
+    map_location: torch.device | str | None = None,
 ) -> Model | Ensemble:
     """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
 
-    `fuse` puts norms into convolutions. FileNotFoundError or ValueError as `load_checkpoint` has them, and ValueError
-    where weights do not fit their yaml or the members have other numbers of classes.
+    `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
+    given; inplace is v6.1's and changes nothing, as this head writes nothing in place. FileNotFoundError or ValueError
+    as `load_checkpoint` has them, and ValueError where weights do not fit their yaml or the members have other numbers
+    of classes.
     """
+    del inplace
+    place = device if device is not None else map_location if map_location is not None else "cpu"
     paths = [weights] if isinstance(weights, str | Path) else list(weights)
     if not paths:
         raise ValueError("no weights are named; one or more .pt files are wanted")
-    models = [_load_one(path, device, fuse) for path in paths]
+    models = [_load_one(path, place, fuse) for path in paths]
     if len(models) == 1:
         return models[0]
     counts = [model.nc for model in models]
@@ -115,3 +131,11 @@ def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:
         for what, names in (("are missing", missing), ("belong to no layer", unknown), ("are of other shapes", unfit))
         if names
     )
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

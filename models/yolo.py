@@ -21,6 +21,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
@@ -387,6 +388,16 @@ def main(opt: Options) -> Model:
                 Model(cfg, verbose=False)
                 LOGGER.info(f"{cfg.relative_to(ROOT)} builds")
     return model
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+        raise AttributeError(name)
+    return import_module("utils.v61").find(__name__, name)
 
 
 if __name__ == "__main__":

@@ -272,7 +272,10 @@ def used_words(tree):
 def words_of_tests(script):
     """The words that are used in the files of tests that import or start a script."""
     own, found = (
-        re.compile(rf"^import {script}$|\b{script}\.py\b|\b{script}_options\b|\btools\.{script}\b", re.MULTILINE),
+        re.compile(
+            rf"^import {script}$|^from {script} import |\b{script}\.py\b|\b{script}_options\b|\btools\.{script}\b",
+            re.MULTILINE,
+        ),
         set(),
     )
     for path in sorted((ROOT / "tests").rglob("test_*.py")):

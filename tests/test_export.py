@@ -28,8 +28,7 @@ from models.runtimes.onnx_header import read_onnx_header
 from models.yolo import Model
 from utils.files.checkpoint import Checkpoint, save_checkpoint
 from utils.files.images import read_image
-from utils.general import ROOT
-from utils.ops.nms import non_max_suppression
+from utils.general import ROOT, non_max_suppression
 
 ALL = ["torchscript", "onnx", "openvino"]
 SMALL = {  # NAM is layer 7

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import export
+from export import parse_opt
 from models.experimental import attempt_load
 from models.exporters.dynamo import layer_path
 from models.exporters.onnx import check_nam
 from models.runtimes.load import load_backend
 from models.runtimes.onnx_header import read_onnx_header
-from utils.cli.export_options import parse_opt
 
 NAM = [f"/network/model.7/Channel_Att/{name}" for name in ("Mul", "Add", "Sigmoid", "Mul_1")]
 needs_onnxscript = pytest.mark.usefixtures("onnxscript")

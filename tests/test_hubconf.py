@@ -105,7 +105,7 @@ def test_pretrained_of_the_same_classes(folder):
 
 
 def test_pretrained_of_other_classes(folder):
-    trained = hubconf.custom("yolov5n.pt", autoshape=False, **QUIET).state_dict()
+    trained = hubconf.custom("yolov5n.pt", autoshape=False, **QUIET).model.state_dict()
     model = hubconf.yolov5n(pretrained=True, classes=5, autoshape=False, **QUIET)
     same = [name for name, value in model.state_dict().items() if torch.equal(value, trained[name])]
     assert len(model.names) == 5

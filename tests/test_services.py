@@ -81,9 +81,9 @@ def test_all_services_and_the_same_weights_as_without(data, tmp_path, monkeypatc
 
 
 def test_a_save_period_of_nought_keeps_no_checkpoint(tmp_path):
-    run = train.RunFiles(tmp_path, {"save_period": 0}, {}, {}, [])
+    run = train.RunFiles(tmp_path, {}, {}, {}, [], save_period=0)
     assert [run.epoch_checkpoint(epoch) for epoch in range(3)] == [None] * 3
-    run = train.RunFiles(tmp_path, {"save_period": 2}, {}, {}, [])
+    run = train.RunFiles(tmp_path, {}, {}, {}, [], save_period=2)
     assert [bool(run.epoch_checkpoint(epoch)) for epoch in range(5)] == [False, False, True, False, True]
 
 

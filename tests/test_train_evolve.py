@@ -74,7 +74,7 @@ def test_a_search_goes_on(data, tmp_path):
 
 
 def test_the_default_project_is_evolves(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.evolve.search.ROOT", tmp_path)
+    monkeypatch.setattr("utils.cli.train_options.ROOT", tmp_path)
     folder = train.run(**TINY, data=data, evolve=1, noplots=True, noautoanchor=True)
     assert folder == tmp_path / "runs" / "evolve" / "exp"
 

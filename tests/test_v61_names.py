@@ -8,7 +8,6 @@ import pytest
 import utils.general
 import utils.metrics
 import utils.ops.boxes
-import utils.ops.nms
 
 NAMES = {
     "utils.general": (
@@ -46,7 +45,6 @@ def test_import_path(module, name):
 @pytest.mark.parametrize(
     ("name", "home"),
     [
-        ("non_max_suppression", utils.ops.nms),
         ("box_iou", utils.metrics),
         ("fitness", utils.metrics),
         *((name, utils.ops.boxes) for name in ("clip_coords", "scale_coords", "xywh2xyxy", "xyxy2xywh")),
@@ -68,7 +66,7 @@ def test_passed_on_names_are_the_same_objects(name, home):
         ("utils.general", "increment_path", "path exist_ok sep mkdir"),
         ("utils.augmentations", "letterbox", "image new_shape color auto scaleFill scaleup stride"),
         ("utils.general", "check_img_size", "imgsz s floor"),
-        ("utils.plots", "Annotator", "image line_width font_size font pil example"),
+        ("utils.plots", "Annotator", "im line_width font_size font pil example"),
         ("utils.torch_utils", "select_device", "device"),
         ("utils.torch_utils", "time_sync", ""),
         ("utils.torch_utils", "fuse_conv_and_bn", "conv bn"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.autoanchor import GENERATIONS, kmean_anchors, label_sizes, measure, yaml_text
+from utils.autoanchor import GENERATIONS, label_sizes, measure, search_anchors, yaml_text
 from utils.cli.arguments import tool_parser
 from utils.data.config import DataConfig
 from utils.data.labels import load_split
@@ -66,7 +66,7 @@ def main(opt: Options) -> np.ndarray:
     data = DataConfig.from_yaml(opt.data)
     data.prepare()
     sizes = label_sizes(load_split(data, "train", workers=8), opt.imgsz, np.random.default_rng(opt.seed))
-    found = kmean_anchors(sizes, opt.n, opt.anchor_t, opt.generations, opt.seed).round(2)
+    found = search_anchors(sizes, opt.n, opt.anchor_t, opt.generations, opt.seed).round(2)
     LOGGER.info(f"{measure(sizes, found, opt.anchor_t)}, {len(sizes)} labels, {opt.imgsz} pixels")
     print(yaml_text(found.reshape(opt.levels, -1).tolist()))
     return found

@@ -31,7 +31,7 @@ from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, find_images, scan
 from utils.data.tools import autosplit, extract_boxes, flatten_recursive
 from utils.files.yamls import read_yaml
-from utils.general import LOGGER, check_file, plural, progress, run_script
+from utils.general import LOGGER, find_file, plural, progress, run_script
 
 MAX_SHOWN = 20  # errors that are said one by one
 
@@ -133,7 +133,7 @@ def convert_published(opt: ConvertOptions) -> None:
             texts = labelled(objects365.pictures(errors), names, errors, replace(opt, boxes=True))
             write_data_set(out, texts, names, opt.copy)
             return
-        description = check_file(published.description)
+        description = find_file(published.description)
         names = DataConfig.from_yaml(description).names
         texts = labelled(published.read(roots, names, errors), names, errors, opt)
         content = {key: value for key, value in read_yaml(description).items() if key != "path"}

@@ -17,7 +17,7 @@ from models.edit.text import with_rows
 from models.spec.rows import load_model_yaml
 from utils.cli.arguments import tool_parser
 from utils.files.yamls import YAML_SUFFIXES
-from utils.general import LOGGER, atomic_write, check_file, run_script
+from utils.general import LOGGER, atomic_write, find_file, run_script
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def main(opt: Options) -> str:
     if not insertions:
         raise ValueError(f"--after or --before: where to put it is missing. A place is {PLACES}")
     check_out(opt.out, opt.exist_ok)
-    path = check_file(opt.cfg, YAML_SUFFIXES)
+    path = find_file(opt.cfg, YAML_SUFFIXES)
     content, file = load_model_yaml(path)
     inserted = insert(content, insertions, file)
     text = with_rows(path.read_bytes().decode("utf-8-sig"), inserted.nodes, file)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train import default_settings
 from utils.cli.arguments import tool_parser
 from utils.general import LOGGER, run_script
 from utils.report.page import make_page
@@ -31,7 +32,7 @@ def main(opt: ReportOptions) -> Path:
     folder = Path(opt.folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name that of a run, e.g. runs/train/exp")
-    path = make_page(folder)
+    path = make_page(folder, default_settings())
     LOGGER.info(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")
     return path
 

@@ -11,6 +11,7 @@ continuous: pixel i covers [i, i + 1), so a width of w ends at w and a mirrored 
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NamedTuple
 
 import cv2
@@ -374,3 +375,11 @@ def to_pixels(source: Source, hw: tuple[int, int], origin: tuple[int, int]) -> t
 def scaling(scale_x: float, scale_y: float, shift_x: float, shift_y: float) -> np.ndarray:
     """The (3, 3) matrix that scales, then shifts."""
     return np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y], [0, 0, 1]], np.float64)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

@@ -9,6 +9,7 @@ Legend: N labels, A anchors of all levels, I images, L levels, K centroids.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ def fitness(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
 # Fitting --------------------------------------------------------------------------------------------------------------
 
 
-def kmean_anchors(
+def search_anchors(
     sizes: np.ndarray, n: int, anchor_t: float = 4.0, generations: int = GENERATIONS, seed: int = 0
 ) -> np.ndarray:
     """The n anchors (n, 2) in pixels, by area, that fit labels (N, 2) best: k-means, then random changes that help.
@@ -159,7 +160,7 @@ def refine(
 # A model's anchors ----------------------------------------------------------------------------------------------------
 
 
-def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
+def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
     """Says how well the model's anchors fit the labels and replaces them where they do not; their fit in the end.
 
     New ones are taken only if they reach more labels, and always where the yaml gives but a number of anchors.
@@ -176,7 +177,7 @@ def check_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
         LOGGER.info(f"{prefix}{current}")
         if current.bpr > GOOD_BPR:
             return current
-    found = kmean_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
+    found = search_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
     fit = measure(sizes, found, anchor_t)
     if current and fit.bpr <= current.bpr:
         LOGGER.info(f"{prefix}no others reach more labels ({fit}); they stay")
@@ -192,3 +193,11 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
     """Anchors, w, h, w, h, ... in pixels for each level, as a model yaml has them."""
     rows = (", ".join(f"{w:g},{h:g}" for w, h in zip(row[::2], row[1::2], strict=True)) for row in levels)
     return "\n".join(["anchors:", *(f"  - [{row}]" for row in rows)])
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

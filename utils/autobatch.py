@@ -8,6 +8,7 @@ Legend: B images of a batch, T targets of a batch.
 
 import gc
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 
@@ -136,3 +137,11 @@ def free_memory() -> None:
     """Gives memory that is no longer used back to the GPU, where others and other sizes can have it."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

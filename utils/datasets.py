@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import NamedTuple
 
 import cv2
@@ -407,3 +408,11 @@ def init_worker(worker: int) -> None:
     del worker
     cv2.setNumThreads(0)
     leave_stopping_to_parent()
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

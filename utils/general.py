@@ -1,6 +1,8 @@
 """What every script needs: the log, folders and files, sizes, seeds, and one way to start and to fail.
 
-The names that v6.1's users import from here and that live elsewhere now are passed on at the foot of the imports.
+The names that v6.1's users import from here and that live elsewhere are passed on: boxes and figures at the foot of the
+imports, all others by `__getattr__` when they are asked for. `from utils.general import *` brings them all, and np,
+torch, cv2, os and Path with them.
 """
 
 import difflib
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -24,42 +27,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.metrics import box_iou, fitness
-from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
-from utils.ops.nms import non_max_suppression
+from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
+from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
+from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
 from utils.processes.locks import is_abandoned, sign_of_life
 from utils.processes.signals import StopSignals, exit_status
 
-__all__ = [
-    "LOGGER",
-    "ROOT",
-    "atomic_write",
-    "box_iou",
-    "check_file",
-    "check_img_size",
-    "clip_coords",
-    "colorstr",
-    "fitness",
-    "increment_path",
-    "init_seeds",
-    "make_divisible",
-    "non_max_suppression",
-    "one_line",
-    "plural",
-    "progress",
-    "remove_stale",
-    "run_script",
-    "scale_coords",
-    "scratch_folder",
-    "set_logging",
-    "xywh2xyxy",
-    "xywhn2xyxy",
-    "xyxy2xywh",
-    "xyxy2xywhn",
-]
-
 ROOT = Path(__file__).resolve().parents[1]  # the repository
-LOGGER = logging.getLogger("yolov5")
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
@@ -86,6 +60,39 @@ class ConsoleHandler(logging.Handler):
         prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
         text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], self.format(record))
         tqdm.write(f"{prefix}{text}", file=sys.stderr)
+
+
+class ProjectLogger(logging.Logger):
+    """Prints from INFO on as long as nobody has set logging up, as v6.1's does: `LOGGER.info` of a bare import is seen.
+
+    Importing it sets neither a handler nor a level; once a program has its own, those alone count.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Whether records of this level go anywhere."""
+        if self.level or self.hasHandlers():
+            return super().isEnabledFor(level)
+        return level >= logging.INFO and level > self.manager.disable and not self.disabled
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Give a record to the handlers that there are, or to the console."""
+        if self.hasHandlers():
+            super().callHandlers(record)
+        else:
+            ConsoleHandler().handle(record)
+
+
+def _project_logger(name: str) -> logging.Logger:
+    """The logger of this name, made as a ProjectLogger; loggers of others are of the class that they were."""
+    former = logging.getLoggerClass()
+    logging.setLoggerClass(ProjectLogger)
+    try:
+        return logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(former)
+
+
+LOGGER = _project_logger("yolov5")
 
 
 def set_logging(verbose: bool = True) -> None:
@@ -230,7 +237,12 @@ def is_running(process: int) -> bool:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def check_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
+def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
+    """Find a file as `find_file` does, with v6.1's signature: return the path as text, and '' for ''."""
+    return str(find_file(file, [suffix] if isinstance(suffix, str) and suffix else suffix)) if str(file) else ""
+
+
+def find_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
     """The file of this path, or the one of this name below data/, models/ or utils/.
 
     FileNotFoundError where there is none, ValueError where there are several or the suffix is none of those allowed.
@@ -264,12 +276,15 @@ def _nearest(path: Path) -> str:
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
     """The path, or where it exists `path2`, `path3`, ..., one above the largest number; `mkdir` makes the folder.
 
-    With `mkdir` no two processes get the same one. Only the name's own digits count, and it may hold any character.
+    Of a file the number stands before the suffix: `image2.jpg`. With `mkdir` no two processes get the same one. Only
+    the name's own digits count, and it may hold any character.
     """
     path = Path(path)
     while True:
-        taken = os.path.lexists(path)  # by a broken link, too
-        free = path.with_name(f"{path.name}{sep}{_next_number(path, sep)}") if taken and not exist_ok else path
+        free = path
+        if os.path.lexists(path) and not exist_ok:  # a broken link counts, too
+            stem, suffix = (path.stem, path.suffix) if path.is_file() else (path.name, "")
+            free = path.with_name(f"{stem}{sep}{_next_number(path.parent, f'{stem}{sep}', suffix)}{suffix}")
         if not mkdir:
             return free
         for place in (free.parent, *free.parent.parents):
@@ -285,9 +300,9 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         return free
 
 
-def _next_number(path: Path, sep: str) -> int:
-    pattern = re.compile(re.escape(path.name + sep) + r"(\d+)")
-    numbers = [int(match[1]) for other in path.parent.iterdir() if (match := pattern.fullmatch(other.name))]
+def _next_number(folder: Path, start: str, suffix: str) -> int:
+    pattern = re.compile(rf"{re.escape(start)}(\d+){re.escape(suffix)}")
+    numbers = [int(match[1]) for other in folder.iterdir() if (match := pattern.fullmatch(other.name))]
     return max([1, *numbers]) + 1
 
 
@@ -361,8 +376,10 @@ def _is_stale(path: Path) -> bool:
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
-def make_divisible(x: float, divisor: int) -> int:
-    """x rounded up to a multiple of divisor."""
+def make_divisible(x: float, divisor: int | torch.Tensor) -> int:
+    """x rounded up to a multiple of divisor; of a tensor, as of a model's strides, the largest value counts."""
+    if isinstance(divisor, torch.Tensor):
+        divisor = int(divisor.max())
     return math.ceil(x / divisor) * divisor
 
 
@@ -389,3 +406,74 @@ def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> i
     if size != imgsz:
         LOGGER.warning(f"--imgsz {imgsz} must be a multiple of the stride {s}: {size} is used")
     return size
+
+
+# Boxes ----------------------------------------------------------------------------------------------------------------
+
+
+def non_max_suppression(
+    prediction: torch.Tensor | Sequence[torch.Tensor],
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    labels: Sequence[torch.Tensor] = (),
+    max_det: int = 300,
+) -> list[torch.Tensor]:
+    """Choose the detections of a network's predictions. All commands call this function.
+
+    A device without float64 (MPS) leaves it to the CPU, where the result then is.
+
+    Args:
+        prediction: (B, N, 5 + nc) of any float type: xywh in pixels, objectness, class scores; or what a network gives
+            in evaluation, of which it is the first. What is not finite is no object.
+        conf_thres: detections are above this confidence, the product of objectness and class score.
+        iou_thres: a box is dropped if its IoU with a surer one of its class is above this.
+        classes: the class numbers to keep.
+        agnostic: let boxes of different classes suppress each other.
+        multi_label: a box may be an object of several classes, else only of its best.
+        labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join the predictions with
+            confidence 1, for automatic labelling.
+        max_det: most detections of an image.
+
+    Returns:
+        B tensors (n, 6) float32 of xyxy, confidence, class, surest first.
+
+    Raises:
+        ValueError: a threshold or max_det is out of its range.
+    """
+    if isinstance(prediction, list | tuple):
+        prediction = prediction[0]
+    if prediction.device.type in WITHOUT_FLOAT64:
+        prediction = prediction.cpu()
+    assert prediction.ndim == 3, f"(B, N, 5 + nc) is expected, not {tuple(prediction.shape)}"
+    assert prediction.shape[2] > 5, "there are no class scores"
+    assert len(labels) in {0, len(prediction)}, f"labels of {len(labels)} images for a batch of {len(prediction)}"
+    for name, value in (("confidence", conf_thres), ("IoU", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"the {name} threshold is {value}: a share between 0 and 1 is wanted")
+    if max_det < 1:
+        raise ValueError(f"max_det is {max_det}: 1 or more detections of an image are wanted")
+
+    output: list[torch.Tensor] = []
+    for x in candidates(prediction, conf_thres, classes, multi_label, labels):  # (n, 6) of an image, surest first
+        tried, count = x, max(4 * max_det, 1024)
+        i = torch.zeros(0, dtype=torch.int64, device=x.device)
+        while len(x):  # the first few alone, then more: whether a box stays depends on surer ones only
+            tried = x[:count]
+            boxes, scores = boxes_by_class(tried, agnostic)  # (m, 4) xyxy, those of different classes apart, and (m,)
+            i = nms(boxes, scores, iou_thres)  # indices of the boxes that stay: the line to replace for another NMS
+            if len(i) >= max_det or count >= len(x):
+                break
+            count *= 4
+        output.append(tried[i[:max_det]])
+    return output
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

@@ -2,27 +2,30 @@
 
 A detection is right at a level of IoU if it overlaps a label of its class by that much and no surer one claims it. Each
 level has its own pairs, as COCO has it; v6.1 took those made at IoU 0.5 for all of them, which costs a few thousandths
-of mAP. Overlap itself is in utils/ops/iou.py, the confusion matrix in utils/ops/confusion.py; both can be imported from
-here.
+of mAP. `bbox_iou`, by which the loss is computed, is defined here. The IoU of all pairs is in utils/ops/iou.py, the
+confusion matrix in utils/ops/confusion.py; both can be imported from here.
 
 Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.ops.confusion import ConfusionMatrix
-from utils.ops.iou import bbox_iou, box_iou, first_claims
-from utils.ops.size_ap import SizeAP
+from utils.ops.iou import box_iou, first_claims
+from utils.ops.size_ap import SizeAP, coco_ap, precision_at
 
 __all__ = [
     "IOU_LEVELS",
     "AveragePrecision",
     "ConfusionMatrix",
     "EvalResult",
-    "ap_per_class",
+    "average_precision",
     "bbox_iou",
     "box_iou",
     "fitness",
@@ -33,13 +36,74 @@ IOU_LEVELS = np.linspace(0.5, 0.95, 10)
 FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU 0.5, mAP at 0.5 to 0.95
 CURVE_POINTS = 1000  # confidences, or recalls, from 0 to 1
 SMOOTHED_POINTS = 101  # of the F1 curve, before its peak is looked for: a single object must not move it far
-RECALL_POINTS = np.linspace(0, 1, 101)  # COCO's
 EPS = 1e-16
 
 
 def fitness(results: Sequence[float] | np.ndarray) -> np.ndarray:
     """The number (...) to choose the best epoch by, of results (..., 4 or more): P, R, mAP at 0.5, at 0.5 to 0.95."""
     return np.asarray(results, np.float64)[..., :4] @ np.array(FITNESS_WEIGHTS)
+
+
+# Overlap --------------------------------------------------------------------------------------------------------------
+
+
+def bbox_iou(
+    box1: Tensor,
+    box2: Tensor,
+    x1y1x2y2: bool = True,
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
+    eps: float = 1e-7,
+) -> Tensor:
+    """Compute the IoU of box1 and box2 pair by pair, or GIoU, DIoU or CIoU. The loss calls this function.
+
+    Value and gradient are finite for boxes without area, too.
+
+    Args:
+        box1: (4, n), as v6.1's callers give `boxes.T`; or (n, 4); or one box (4,) for all of box2. (4, 4) is (4, n).
+        box2: (n, 4).
+        x1y1x2y2: boxes are corners; False: centre, width and height.
+        GIoU: arXiv 1902.09630.
+        DIoU: arXiv 1911.08287.
+        CIoU: arXiv 1911.08287.
+        eps: added to heights and denominators.
+
+    Returns:
+        (n,) of the boxes' type.
+    """
+    if box1.ndim == 2 and box1.shape[0] != 4:
+        box1 = box1.T
+    left1, top1, right1, bottom1 = _corners(box1.unbind(0), x1y1x2y2)
+    left2, top2, right2, bottom2 = _corners(box2.unbind(-1), x1y1x2y2)
+    w1, h1, w2, h2 = right1 - left1, bottom1 - top1 + eps, right2 - left2, bottom2 - top2 + eps
+    both_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
+    both_h = torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
+    intersection = both_w.clamp(min=0) * both_h.clamp(min=0)
+    union = w1 * h1 + w2 * h2 - intersection + eps
+    iou = intersection / union
+    if not (GIoU or DIoU or CIoU):
+        return iou
+    hull_w = torch.maximum(right1, right2) - torch.minimum(left1, left2)
+    hull_h = torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
+    if GIoU:
+        hull = hull_w * hull_h + eps
+        return iou - (hull - union) / hull
+    apart = ((left2 + right2 - left1 - right1) ** 2 + (top2 + bottom2 - top1 - bottom1) ** 2) / 4  # of the centres
+    distance = apart / (hull_w**2 + hull_h**2 + eps)
+    if DIoU:
+        return iou - distance
+    shape = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)) ** 2
+    with torch.no_grad():
+        alpha = shape / (shape - iou + (1 + eps))
+    return iou - (distance + alpha * shape)
+
+
+def _corners(box: Sequence[Tensor], x1y1x2y2: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, b, c, d = box
+    if x1y1x2y2:
+        return a, b, c, d
+    return a - c / 2, b - d / 2, a + c / 2, b + d / 2
 
 
 # Matching -------------------------------------------------------------------------------------------------------------
@@ -63,7 +127,7 @@ def match_predictions(
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """What `ap_per_class` finds, for the C classes that have labels.
+    """What `average_precision` finds, for the C classes that have labels.
 
     Curves over the confidence have one threshold for all classes; so do precision, recall and f1, which are taken at
     `threshold`, where the mean F1 is highest.
@@ -83,13 +147,15 @@ class AveragePrecision:
     pr_curve: np.ndarray  # (C, P) at the first level
 
 
-def ap_per_class(
+def average_precision(
     tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, smooth: bool = True
 ) -> AveragePrecision:
     """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
 
-    AP is the area below the precision's envelope, taken at 101 recalls. `smooth` looks for the peak of an F1 curve that
-    is smoothed over a tenth of its range, as the v7 line does; v6.1 took the peak as it was.
+    AP is COCO's: the mean, over 101 recalls, of the best precision at that recall or a higher one, 0 for recalls that
+    are never reached. v6.1 continued the curve along a line to (1, 0) instead, which gives more to a detector that
+    finds little. `smooth` looks for the peak of an F1 curve that is smoothed over a tenth of its range, as the v7 line
+    does; v6.1 took the peak as it was.
     """
     classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
     order = (-conf).argsort(kind="stable")
@@ -107,21 +173,13 @@ def ap_per_class(
         # Thresholds above the surest detection leave none: all of them are right, and nothing is found.
         recall[i] = np.interp(-points, -conf[own], recalls[:, 0], left=0)
         precision[i] = np.interp(-points, -conf[own], precisions[:, 0], left=1)
-        envelopes = [_envelope(recalls[:, level], precisions[:, level]) for level in range(tp.shape[1])]
-        ap[i] = [np.trapezoid(np.interp(RECALL_POINTS, *envelope), RECALL_POINTS) for envelope in envelopes]
-        pr_curve[i] = np.interp(points, *envelopes[0])
+        ap[i] = coco_ap(tp[own], np.ones_like(tp[own]), count)
+        pr_curve[i] = precision_at(points, right[:, 0] / count, precisions[:, 0])
     f1 = 2 * precision * recall / (precision + recall + EPS)
     mean_f1 = f1.mean(0) if len(f1) else np.zeros(CURVE_POINTS)
     peak = int((_smoothed(mean_f1) if smooth else mean_f1).argmax())
     at_peak = precision[:, peak], recall[:, peak], f1[:, peak]
     return AveragePrecision(classes, counts, ap, float(points[peak]), *at_peak, points, precision, recall, f1, pr_curve)
-
-
-def _envelope(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve from recall 0 to 1 whose precision never rises: each is the best at this or a higher recall."""
-    recall = np.concatenate(((0.0,), recall, (1.0,)))
-    precision = np.concatenate(((1.0,), precision, (0.0,)))
-    return recall, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:
@@ -206,3 +264,11 @@ def best_threshold(points: np.ndarray, f1: np.ndarray) -> float | None:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

@@ -1,10 +1,12 @@
 """Draw boxes, labels and batches on images, with OpenCV and Pillow only; utils/draw/curves.py draws figures with axes.
 
-Images are (H, W, 3) uint8 BGR arrays; nothing that is given is drawn upon: what comes out is a copy.
+Images are (H, W, 3) uint8 BGR arrays. An Annotator draws on the array that it is given, as v6.1's does; all
+others draw on a copy.
 """
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from utils.files.fonts import load_font
 from utils.files.images import write_image
-from utils.ops.boxes import PAD_VALUE, clip_coords, xywh2xyxy, xyxy2xywh
+from utils.ops.boxes import PAD_VALUE, clipped_coords, xywh2xyxy, xyxy2xywh
 
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -50,11 +52,18 @@ class Colors:
     )
 
     def __init__(self) -> None:
-        self.rgb = tuple(tuple(bytes.fromhex(code)) for code in self.HEX)
+        self.palette = [self.hex2rgb(f"#{code}") for code in self.HEX]
+        self.n = len(self.palette)
+
+    @staticmethod
+    def hex2rgb(h: str) -> Color:
+        """The colour of `#RRGGBB` as (red, green, blue)."""
+        red, green, blue = bytes.fromhex(h.removeprefix("#"))
+        return red, green, blue
 
     def __call__(self, index: int, bgr: bool = False) -> Color:
         """The colour of class `index` as (red, green, blue), or (blue, green, red)."""
-        r, g, b = self.rgb[int(index) % len(self.rgb)]
+        r, g, b = self.palette[int(index) % self.n]
         return (b, g, r) if bgr else (r, g, b)
 
 
@@ -68,58 +77,95 @@ def text_color(background: Color) -> Color:
 
 
 class Annotator:
-    """Draws boxes and labels on a copy of a BGR image: ASCII with OpenCV, all other text with Pillow.
+    """Draws boxes and labels on a BGR image, `im`, in place: ASCII with OpenCV, all other text with Pillow.
 
-    font, pil and example are what v6.1's callers give to choose a font with; here each text finds its own.
+    An image that cannot be drawn upon as it lies in memory, such as `image[..., ::-1]`, is copied; so is a PIL image,
+    as an array. font, pil and example are what v6.1's callers give to choose a font with; here each text finds its
+    own. labels_last: labels are drawn by `result`, above all boxes.
     """
 
     def __init__(
         self,
-        image: np.ndarray,
+        im: np.ndarray | Image.Image,
         line_width: int | None = None,
         font_size: int | None = None,
         font: str = "",
         pil: bool = False,
         example: str = "",
+        *,
+        labels_last: bool = False,
     ) -> None:
-        assert image.shape[2:] == (3,), f"(H, W, 3) is drawn upon, not {image.shape}"
-        assert image.dtype == np.uint8, f"uint8 is drawn upon, not {image.dtype}"
-        self.image = image.copy(order="C")
-        side = sum(image.shape[:2]) / 2
-        self.line_width = line_width or max(round(side * 0.003), 2)
-        self.font_scale = font_size / PIXELS_PER_FONT_SCALE if font_size else self.line_width / 3
+        self.im = np.require(im, requirements=["C", "W"])
+        assert self.im.shape[2:] == (3,), f"(H, W, 3) is drawn upon, not {self.im.shape}"
+        assert self.im.dtype == np.uint8, f"uint8 is drawn upon, not {self.im.dtype}"
+        side = sum(self.im.shape[:2]) / 2
+        self.lw = line_width or max(round(side * 0.003), 2)
+        self.font_scale = font_size / PIXELS_PER_FONT_SCALE if font_size else self.lw / 3
         self.font_size = font_size or round(self.font_scale * PIXELS_PER_FONT_SCALE)
-        self.pending: list[tuple[tuple[int, int], str, Color]] = []
+        self.labels_last = labels_last
+        self.pending: list[tuple[tuple[int, int], str, Color, Color | None]] = []
 
     def box_label(
-        self, box_xyxy: Sequence[float] | np.ndarray | Tensor, label: str = "", color: Color = (128, 128, 128)
+        self,
+        box: Sequence[float] | np.ndarray | Tensor,
+        label: str = "",
+        color: Color = (128, 128, 128),
+        txt_color: Color | None = None,
     ) -> None:
-        """Draws a box (pixels, corners in any order); its label, if any, lies above all boxes in the result."""
-        x1, y1, x2, y2 = (int(v) for v in finite_corners(box_xyxy, self.image.shape[:2]))
-        cv2.rectangle(self.image, (x1, y1), (x2, y2), color, self.line_width)
-        if label:
-            self.pending.append(((x1, y1), label, color))
+        """Draw a box (xyxy in pixels, corners in any order) and its label, if any.
 
-    def text(self, corner_xy: tuple[int, int], text: str, background: Color) -> None:
+        txt_color: of the letters; without it black or white, whichever is easier to read on the box's colour.
+        """
+        x1, y1, x2, y2 = (int(v) for v in finite_corners(box, self.im.shape[:2]))
+        cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.lw)
+        if label and self.labels_last:
+            self.pending.append(((x1, y1), label, color, txt_color))
+        elif label:
+            self.label((x1, y1), label, color, txt_color)
+
+    def label(self, corner_xy: tuple[int, int], text: str, background: Color, ink: Color | None = None) -> None:
         """Writes above the corner if there is room, else below it, moved and shrunk so that it stays in the image."""
         mask = text_mask(text, self.font_scale, self.font_size)
-        mask = fit(mask, max_hw=self.image.shape[:2])
+        mask = fit(mask, max_hw=self.im.shape[:2])
         height, width = mask.shape
         x, y = corner_xy
         # The box's line is centred on its edge: the label starts where the line does.
-        x, y = x - self.line_width // 2, y - height if y >= height else y
-        x = min(max(x, 0), self.image.shape[1] - width)
-        y = min(max(y, 0), self.image.shape[0] - height)
+        x, y = x - self.lw // 2, y - height if y >= height else y
+        x = min(max(x, 0), self.im.shape[1] - width)
+        y = min(max(y, 0), self.im.shape[0] - height)
         opacity = mask[..., None] / 255  # (h, w, 1)
-        ink = np.array(text_color(background)) * opacity + np.array(background) * (1 - opacity)
-        self.image[y : y + height, x : x + width] = ink.round().astype(np.uint8)
+        letters = np.array(text_color(background) if ink is None else ink) * opacity
+        patch = letters + np.array(background) * (1 - opacity)
+        self.im[y : y + height, x : x + width] = patch.round().astype(np.uint8)
+
+    def rectangle(
+        self, xy: Sequence[float], fill: Color | None = None, outline: Color | None = None, width: int = 1
+    ) -> None:
+        """Draw a rectangle xyxy in pixels: filled, outlined, or both; outlined in white if neither colour is given."""
+        x1, y1, x2, y2 = (int(v) for v in finite_corners(xy, self.im.shape[:2]))
+        if fill is not None:
+            cv2.rectangle(self.im, (x1, y1), (x2, y2), fill, cv2.FILLED)
+        if outline is not None or fill is None:
+            cv2.rectangle(self.im, (x1, y1), (x2, y2), (255, 255, 255) if outline is None else outline, width)
+
+    def text(self, xy: Sequence[float], text: str, txt_color: Color = (255, 255, 255)) -> None:
+        """Write text without a background, its lower left corner at xy; what lies beyond the image is cut off."""
+        mask = text_mask(text, self.font_scale, self.font_size)
+        h, w = self.im.shape[:2]
+        left, top = int(xy[0]), int(xy[1]) - mask.shape[0] + 1
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + mask.shape[1], w), min(top + mask.shape[0], h)
+        if x1 >= x2 or y1 >= y2:
+            return
+        opacity = mask[y1 - top : y2 - top, x1 - left : x2 - left, None] / 255  # (h, w, 1)
+        patch = np.array(txt_color) * opacity + self.im[y1:y2, x1:x2] * (1 - opacity)
+        self.im[y1:y2, x1:x2] = patch.round().astype(np.uint8)
 
     def result(self) -> np.ndarray:
-        """The image with all that was drawn."""
-        for corner_xy, label, color in self.pending:
-            self.text(corner_xy, label, color)
+        """Return the image with all that was drawn, the array that was given where it could be drawn upon."""
+        for corner_xy, label, color, txt_color in self.pending:
+            self.label(corner_xy, label, color, txt_color)
         self.pending.clear()
-        return self.image
+        return self.im
 
 
 def finite_corners(box_xyxy: Sequence[float] | np.ndarray | Tensor, hw: tuple[int, int]) -> np.ndarray:
@@ -172,11 +218,11 @@ def crop_box(image: np.ndarray, box_xyxy: Tensor, gain: float = 1.02, pad: float
     box_xywh = xyxy2xywh(box_xyxy.detach().cpu().float().view(1, 4))
     size = box_xywh[:, 2:] * gain + pad
     corners = xywh2xyxy(torch.cat((box_xywh[:, :2], size), 1))
-    x1, y1, x2, y2 = clip_coords(corners, image.shape[:2])[0].long().tolist()
+    x1, y1, x2, y2 = clipped_coords(corners, image.shape[:2])[0].long().tolist()
     return image[y1:y2, x1:x2].copy()
 
 
-def plot_images(
+def plot_batch(
     images: Tensor,
     targets: Tensor,
     path: Path,
@@ -227,7 +273,10 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
     """One image of the grid with its rows of targets and its file's name."""
     h, w = tile.shape[:2]
     annotator = Annotator(
-        tile, line_width=max(round((h + w) / 2 * 0.004), 1), font_size=max(round((h + w) / 2 * 0.03), 11)
+        tile,
+        line_width=max(round((h + w) / 2 * 0.004), 1),
+        font_size=max(round((h + w) / 2 * 0.03), 11),
+        labels_last=True,
     )
     boxes_xyxy = xywh2xyxy(rows[:, 2:6]) * (w, h, w, h)
     for row, box_xyxy in zip(rows, boxes_xyxy, strict=True):
@@ -236,7 +285,7 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
         annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
     drawn = annotator.result()
     if caption:  # above all labels
-        annotator.text((5, 5), caption[-40:], (70, 70, 70))
+        annotator.label((5, 5), caption[-40:], (70, 70, 70))
     return drawn
 
 
@@ -249,3 +298,11 @@ def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: f
         boxes = xyxy2xywh(kept[:, :4]) / torch.tensor([w, h, w, h])
         parts.append(torch.cat((torch.full((len(kept), 1), float(i)), kept[:, 5:6], boxes, kept[:, 4:5]), 1))
     return torch.cat(parts)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,22 @@ DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or G
 # Devices --------------------------------------------------------------------------------------------------------------
 
 
-def select_device(device: str = "", local_rank: int = 0, processes: int = 1) -> torch.device:
+def select_device(
+    device: str | torch.device = "",
+    batch_size: int | None = None,
+    newline: bool = True,
+    *,
+    local_rank: int = 0,
+    processes: int = 1,
+) -> torch.device:
     """The device that `--device` means; ValueError where it is none, or not in this machine.
 
     A process computes on one GPU: of several it is the one at local_rank, the process's number on this machine. It
     becomes the current GPU, which events, streams and pinned memory use. The environment stays as it is.
+    batch_size and newline are for v6.1's callers and change nothing: no batch is divided here, and nothing printed.
     """
-    found = _find_device(device, local_rank, processes)
+    del batch_size, newline
+    found = _find_device(str(device), local_rank, processes)
     if found.type == "cuda":
         torch.cuda.set_device(found)
     return found
@@ -63,6 +73,17 @@ def _find_device(device: str, local_rank: int, processes: int) -> torch.device:
             f"torchrun --nproc_per_node {len(numbers)}"
         )
     return torch.device("cuda", numbers[local_rank])
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device without waiting for it; the copy's `on_host` is the original.
+
+    `ComputeLoss` matches targets on the host, by `on_host`, so that it need not ask the device what it has been given.
+    """
+    moved = tensor.to(device, non_blocking=True)
+    if moved is not tensor:
+        moved.on_host = tensor
+    return moved
 
 
 def time_sync(device: torch.device | None = None) -> float:
@@ -103,7 +124,8 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def largest_stride(model: nn.Module) -> int:
     """Pixels that the sides of a detector's images are multiples of, 32 at least."""
-    return max(int(model.stride.max()), 32)
+    stride = model.stride
+    return max(int(stride.max() if isinstance(stride, Tensor) else stride), 32)
 
 
 def model_info(model: nn.Module, imgsz: int = 640) -> str:
@@ -180,6 +202,17 @@ class ModelEMA:
                 average.copy_(value)
         torch._foreach_lerp_(averages, values, weight)
 
+    def update_attr(
+        self,
+        model: nn.Module,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = ("process_group", "reducer", "training"),
+    ) -> None:
+        """Give the average the model's attributes: those named, or all that are neither private nor in `exclude`."""
+        for name, value in vars(model).items():
+            if not name.startswith("_") and name not in exclude and (name in include or not include):
+                setattr(self.ema, name, value)
+
 
 Holder = tuple[dict[str, Tensor], str]  # a module's parameters or buffers, and the name of one of them
 
@@ -254,3 +287,11 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
             hook.remove()
     LOGGER.info(f"{sum(ms for ms, _ in results):10.2f} {sum(flops for _, flops in results):10.2f} {'-':>10s}  total")
     return results
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

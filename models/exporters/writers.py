@@ -26,6 +26,7 @@ from models.exporters.tensorrt import (
     write_engine_onnx,
 )
 from models.exporters.torch_files import write_pt2, write_safetensors
+from models.exporters.v61 import write_v61
 from models.runtimes.metadata import AXES, Metadata
 from models.runtimes.tensorrt import check_gpu, import_tensorrt, origin, write_engine
 
@@ -118,6 +119,11 @@ def coreml(job: Job, folder: Path) -> None:
     write_coreml(job.reference, job.images, job.metadata, folder)
 
 
+def v61(job: Job, path: Path) -> None:
+    """v6.1's pickled checkpoint, for converters of others; not fused."""
+    write_v61(job.weights, path, job.settings.half)
+
+
 def engine(job: Job, path: Path) -> None:
     """By way of ONNX, on the GPU that is to run it."""
     trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
@@ -160,5 +166,5 @@ Writer = Callable[[Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
     **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
     **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},
-    **{"executorch": executorch, "tflite": tflite, "coreml": coreml},
+    **{"executorch": executorch, "tflite": tflite, "coreml": coreml, "v61": v61},
 }

@@ -271,7 +271,7 @@ def load_backend(
     if threads and set(kinds) <= {"pt", "torchscript"}:
         torch.set_num_threads(threads)
     if set(kinds) <= {"pt"}:
-        return attempt_load(paths, device, fuse)
+        return attempt_load(paths, device, fuse=fuse)
     if len(paths) > 1:
         exported = paths[next(i for i, kind in enumerate(kinds) if kind != "pt")]
         raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this one alone")
@@ -285,9 +285,6 @@ def load_backend(
     settings = {"precision": precision, "hint": hint}
     given = {key: value for key, value in settings.items() if len(getattr(classes[kind], f"{key}s")) > 1}
     return classes[kind](path, place, names or no_names, threads, **given).eval()
-
-
-DetectMultiBackend = load_backend  # v6.1's name
 
 
 def _place(weights: str | Weights) -> Weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
-from utils.general import check_file
+from utils.general import find_file
 
 PREVIOUS = -1  # in `from` and in a plan: the row before
 IMAGE = -1  # among the rows that a row reads
@@ -59,13 +59,13 @@ def _plain(value: object) -> str:
 def load_model_yaml(cfg: str | Path | dict) -> tuple[dict, str]:
     """The content of a model yaml and the name to call it by in errors; of a mapping a copy.
 
-    A file is found as `check_file` finds it. ValueError where a key is missing or its value makes no sense; the rows
+    A file is found as `find_file` finds it. ValueError where a key is missing or its value makes no sense; the rows
     are looked at by `read_rows`.
     """
     if isinstance(cfg, dict):
         content, file = copy.deepcopy(cfg), "model yaml"
     else:
-        path = check_file(cfg, YAML_SUFFIXES)
+        path = find_file(cfg, YAML_SUFFIXES)
         content, file = read_yaml(path), str(path)
     missing = [key for key in KEYS if key not in content]
     if missing:

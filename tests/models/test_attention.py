@@ -462,7 +462,11 @@ def test_a_wrong_row_is_named(tiny_with, row: list, message: str) -> None:
     assert "row 5" in str(caught.value)
 
 
-YAMLS = [f"yolov5{size}-{kind}" for size in "ns" for kind in ("NAM-p3p5", "NAM-backbone", "NAM-identity", "C3NAM")]
+YAMLS = [
+    f"yolov5{size}-{kind}"
+    for size in "ns"
+    for kind in ("NAM-p3p5", "NAM-backbone", "NAM-identity", "NAM-open", "C3NAM")
+]
 
 
 @pytest.mark.parametrize("name", YAMLS)
@@ -471,7 +475,7 @@ def test_each_yaml_trains_a_step_and_folds(name: str) -> None:
     model = Model(f"{name}.yaml", nc=4, verbose=False).train()
     factors = scale_factors(model)
     assert len(factors) == {"NAM-p3p5": 3, "C3NAM": 11}.get(name[8:], 1)
-    loss = ComputeLoss(model.head, Hyp.from_yaml("hyp.scratch-low.yaml"))
+    loss = ComputeLoss(model, hyp=Hyp.from_yaml("hyp.scratch-low.yaml"))
     targets = torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.6], [1, 3, 0.3, 0.6, 0.2, 0.1]])
     total, _ = loss(model(torch.rand(2, 3, 64, 64)), targets)
     total.backward()

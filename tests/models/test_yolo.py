@@ -30,8 +30,8 @@ PARAMETERS = {  # of v6.1, nc 80
     **{"yolov3": 61949149, "yolov3-spp": 62998749, "yolov3-tiny": 8852366},
     # ours
     **{"yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256), "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512)},
-    **{f"yolov5n-NAM-{kind}": 1872157 + 2 * 256 for kind in ("backbone", "identity")},
-    **{f"yolov5s-NAM-{kind}": 7235389 + 2 * 512 for kind in ("backbone", "identity")},
+    **{f"yolov5n-NAM-{kind}": 1872157 + 2 * 256 for kind in ("backbone", "identity", "open")},
+    **{f"yolov5s-NAM-{kind}": 7235389 + 2 * 512 for kind in ("backbone", "identity", "open")},
     "yolov5n-C3NAM": 1872157 + 2 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
     "yolov5s-C3NAM": 7235389 + 4 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
 }

@@ -16,14 +16,14 @@ from utils import autoanchor
 from utils.autoanchor import (
     SMALLEST,
     Fit,
-    check_anchors,
+    adapt_anchors,
     fitness,
     initial_anchors,
-    kmean_anchors,
     label_sizes,
     likeness,
     measure,
     refine,
+    search_anchors,
     yaml_text,
 )
 from utils.data.labels import LabelRecord
@@ -93,7 +93,7 @@ def test_no_labels():
     assert label_sizes([], 640, np.random.default_rng(0)).shape == (0, 2)
     assert label_sizes([record((50, 50))], 640, np.random.default_rng(0)).shape == (0, 2)
     with pytest.raises(ValueError, match="no label"):
-        kmean_anchors(none, 9)
+        search_anchors(none, 9)
 
 
 def test_text_is_that_of_v61():
@@ -117,19 +117,19 @@ def test_label_sizes_are_pixels_of_the_longer_side():
 
 def test_clusters_are_found():
     centres = np.array([(10, 12), (30, 20), (20, 60), (100, 90), (200, 300), (400, 150)])
-    found = kmean_anchors(clusters(centres), 6)
+    found = search_anchors(clusters(centres), 6)
     order = centres.prod(1).argsort()
     np.testing.assert_allclose(found, centres[order], rtol=0.03)
 
 
 def test_sorted_by_area():
     sizes = np.exp(np.random.default_rng(0).normal(3, 1, (300, 2))).astype(np.float32)
-    assert (np.diff(kmean_anchors(sizes, 9, generations=50).prod(1)) >= 0).all()
+    assert (np.diff(search_anchors(sizes, 9, generations=50).prod(1)) >= 0).all()
 
 
 def test_seed_decides():
     sizes = np.exp(np.random.default_rng(0).normal(3, 1, (300, 2))).astype(np.float32)
-    first, second, other = (kmean_anchors(sizes, 9, generations=100, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (search_anchors(sizes, 9, generations=100, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
 
@@ -139,7 +139,7 @@ def test_many_labels_are_drawn_from(monkeypatch):
     seen = []
     monkeypatch.setattr(autoanchor, "refine", lambda sizes, anchors, *_: seen.append(len(sizes)) or anchors)
     centres = np.array([(10, 12), (100, 90)])
-    np.testing.assert_allclose(kmean_anchors(clusters(centres, each=500), 2), centres, rtol=0.03)
+    np.testing.assert_allclose(search_anchors(clusters(centres, each=500), 2), centres, rtol=0.03)
     assert seen == [100]
 
 
@@ -155,7 +155,7 @@ def test_many_labels_are_drawn_from(monkeypatch):
 )
 def test_fewer_kinds_than_anchors(sizes, reached):
     """Each kind of label has its own anchor, whatever the rest are."""
-    found = kmean_anchors(sizes, 9)
+    found = search_anchors(sizes, 9)
     assert found.shape == (9, 2)
     assert np.isfinite(found).all()
     assert (found >= SMALLEST).all()
@@ -178,9 +178,9 @@ def test_tiny_labels_do_not_pull():
     """Below 2 pixels on both sides they are left out, unless there are no others; anchors are never smaller."""
     large = clusters(np.array([(20, 20), (60, 60)]))
     tiny = np.full((500, 2), 1.5, np.float32)
-    np.testing.assert_array_equal(kmean_anchors(np.concatenate((tiny, large)), 2), kmean_anchors(large, 2))
-    assert (kmean_anchors(tiny, 3) >= SMALLEST).all()
-    kept = kmean_anchors(np.concatenate((np.full((500, 2), (1, 40), np.float32), large)), 3)
+    np.testing.assert_array_equal(search_anchors(np.concatenate((tiny, large)), 2), search_anchors(large, 2))
+    assert (search_anchors(tiny, 3) >= SMALLEST).all()
+    kept = search_anchors(np.concatenate((np.full((500, 2), (1, 40), np.float32), large)), 3)
     assert (abs(kept - (2, 40)) < 3).all(1).any()  # one side is large enough
 
 
@@ -222,7 +222,7 @@ def records_of(pixels, imgsz=640):
 def test_good_anchors_stay(caplog):
     model = FakeModel([8.0, 16.0], [[20, 20], [80, 80]])
     with caplog.at_level(logging.INFO, "yolov5"):
-        fit = check_anchors(model, records_of([(20, 20), (82, 78)]), 640, 3.0)
+        fit = adapt_anchors(model, records_of([(20, 20), (82, 78)]), 640, 3.0)
     assert fit.bpr == 1
     assert model.given is None
     assert "1.00 anchors/target, 1.000 Best Possible Recall (BPR)" in caplog.text
@@ -231,7 +231,7 @@ def test_good_anchors_stay(caplog):
 def test_bad_anchors_are_replaced(caplog):
     model = FakeModel([8.0, 16.0], [[400, 400], [500, 500]])
     with caplog.at_level(logging.INFO, "yolov5"):
-        fit = check_anchors(model, records_of([(20, 20), (81, 79)] * 9), 640, 4.0)
+        fit = adapt_anchors(model, records_of([(20, 20), (81, 79)] * 9), 640, 4.0)
     assert fit.bpr == 1
     np.testing.assert_allclose(np.ravel(model.given), [20, 20, 80, 80], rtol=0.12)
     assert "0.00 anchors/target, 0.000 Best Possible Recall" in caplog.text
@@ -240,28 +240,28 @@ def test_bad_anchors_are_replaced(caplog):
 
 def test_others_that_are_no_better_are_not_taken(monkeypatch):
     model = FakeModel([8.0, 16.0], [[20, 20], [400, 400]])
-    monkeypatch.setattr(autoanchor, "kmean_anchors", lambda *_, **__: np.array([(19.0, 19.0), (500.0, 500.0)]))
-    fit = check_anchors(model, records_of([(20, 20), (80, 80)]), 640, 3.0)
+    monkeypatch.setattr(autoanchor, "search_anchors", lambda *_, **__: np.array([(19.0, 19.0), (500.0, 500.0)]))
+    fit = adapt_anchors(model, records_of([(20, 20), (80, 80)]), 640, 3.0)
     assert fit.bpr == 0.5
     assert model.given is None
 
 
 def test_stand_ins_always_go():
     model = FakeModel([8.0, 16.0], [[0, 1], [0, 1]])
-    check_anchors(model, records_of([(20, 20), (80, 80)]), 640, 4.0)
+    adapt_anchors(model, records_of([(20, 20), (80, 80)]), 640, 4.0)
     assert min(np.ravel(model.given)) >= SMALLEST
 
 
 @pytest.mark.parametrize("stride", [*itertools.permutations((8.0, 16.0, 32.0))], ids=str)
 def test_larger_anchors_go_to_larger_strides(stride):
     model = FakeModel(list(stride), [[300, 300]] * 3)
-    check_anchors(model, records_of([(10, 10), (40, 40), (70, 70)] * 9), 640, 1.5)
+    adapt_anchors(model, records_of([(10, 10), (40, 40), (70, 70)] * 9), 640, 1.5)
     areas = [w * h for w, h in model.given]
     assert np.argsort(areas).tolist() == np.argsort(stride).tolist()
 
 
 def test_small_labels_are_told(caplog):
-    check_anchors(FakeModel([8.0], [[20, 20]]), records_of([(2, 20), (40, 40)]), 640, 4.0)
+    adapt_anchors(FakeModel([8.0], [[20, 20]]), records_of([(2, 20), (40, 40)]), 640, 4.0)
     assert "1 of 2 labels are below 3 pixels" in caplog.text
 
 
@@ -319,7 +319,7 @@ def test_checkpoints_rebuild_with_the_new_anchors(finished):
 
 def test_resumed_runs_keep_their_anchors(finished, monkeypatch):
     before = load_checkpoint(finished / "weights" / "epoch1.pt")
-    monkeypatch.setattr(train, "check_anchors", lambda *_: pytest.fail("a resumed run must not look for anchors"))
+    monkeypatch.setattr(train, "adapt_anchors", lambda *_: pytest.fail("a resumed run must not look for anchors"))
     folder = train.run(resume=str(finished / "weights" / "epoch1.pt"), epochs=3)
     after = load_checkpoint(folder / "weights" / "last.pt")
     assert after.yaml == before.yaml

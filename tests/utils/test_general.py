@@ -24,6 +24,7 @@ from utils.general import (
     check_file,
     check_img_size,
     colorstr,
+    find_file,
     increment_path,
     init_seeds,
     make_divisible,
@@ -176,7 +177,7 @@ def test_a_file_where_the_results_are_to_go_is_said(tmp_path):
 )
 def test_a_missing_files_nearest_names_are_said(file, hint):
     with pytest.raises(FileNotFoundError, match=r"no such file.*; did you mean") as error:
-        check_file(file)
+        find_file(file)
     assert hint in str(error.value).partition(";")[2]
 
 
@@ -310,18 +311,26 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_file_of_a_name_is_found_below(repository):
-    assert check_file("a.yaml") == repository / "data/hyps/a.yaml"
-    assert check_file("b.py") == repository / "utils/b.py"
+    assert find_file("a.yaml") == repository / "data/hyps/a.yaml"
+    assert find_file("b.py") == repository / "utils/b.py"
+
+
+def test_check_file_gives_text(repository):
+    assert check_file("a.yaml") == str(repository / "data/hyps/a.yaml")
+    assert check_file("a.yaml", ".yaml") == check_file("a.yaml", suffix=(".yaml", ".yml"))
+    assert check_file("") == ""
+    with pytest.raises(ValueError, match=r"b\.py"):
+        check_file("b.py", ".yaml")
 
 
 def test_file_here_comes_first(repository, tmp_path):
     (tmp_path / "here/a.yaml").touch()
-    assert check_file("a.yaml").resolve() == tmp_path / "here/a.yaml"
+    assert find_file("a.yaml").resolve() == tmp_path / "here/a.yaml"
 
 
 def test_file_in_the_users_folder(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "repo"))
-    assert check_file("~/data/one.yaml") == tmp_path / "repo/data/one.yaml"
+    assert find_file("~/data/one.yaml") == tmp_path / "repo/data/one.yaml"
 
 
 @pytest.mark.parametrize(
@@ -340,13 +349,13 @@ def test_file_in_the_users_folder(repository, tmp_path, monkeypatch):
 )
 def test_files_that_are_not_found(repository, name, error, message):
     with pytest.raises(error, match=message):
-        check_file(name, (".yaml", ".yml"))
+        find_file(name, (".yaml", ".yml"))
 
 
 def test_a_folder_is_no_file(repository, tmp_path):
     (tmp_path / "here/folder.yaml").mkdir()
     with pytest.raises(FileNotFoundError):
-        check_file("folder.yaml")
+        find_file("folder.yaml")
 
 
 @pytest.mark.parametrize(
@@ -373,6 +382,21 @@ def test_increment_path(tmp_path, present, name, expected, mkdir):
         (tmp_path / folder).mkdir()
     assert increment_path(tmp_path / name, mkdir=mkdir) == tmp_path / expected
     assert (tmp_path / expected).is_dir() == mkdir
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ([], "a.jpg"),
+        (["a.jpg"], "a2.jpg"),
+        (["a.jpg", "a2.jpg", "a9.png"], "a3.jpg"),
+        (["a.jpg", "a.jpg7"], "a2.jpg"),
+    ],
+)
+def test_increment_path_of_a_file(tmp_path, present, expected):
+    for name in present:
+        (tmp_path / name).touch()
+    assert increment_path(tmp_path / "a.jpg") == tmp_path / expected
 
 
 def test_increment_path_with_separator(tmp_path):

@@ -1,5 +1,7 @@
 """Overlap, matching and average precision: v6.1's numbers, plain re-computations, degenerate boxes and empty sets."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from utils.general import ROOT
 from utils.metrics import (
     IOU_LEVELS,
     EvalResult,
-    ap_per_class,
+    average_precision,
     bbox_iou,
     best_threshold,
     box_iou,
@@ -32,18 +34,33 @@ def random_boxes(seed, count):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("xywh", [True, False])
-def test_bbox_iou_equals_v61(kind, xywh):
+@pytest.mark.parametrize("corners", [True, False])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_bbox_iou_equals_v61(kind, corners, layout):
     golden = np.load(GOLDEN / "iou.npz")
     boxes = [torch.from_numpy(golden[name]) for name in ("box1_xywh", "box2_xywh")]
-    boxes = boxes if xywh else [xywh2xyxy(box) for box in boxes]
-    np.testing.assert_allclose(bbox_iou(*boxes, xywh=xywh, **KINDS[kind]), golden[kind], atol=1e-5)
+    box1, box2 = [xywh2xyxy(box) for box in boxes] if corners else boxes
+    box1 = box1.T if layout == "columns" else box1
+    np.testing.assert_allclose(bbox_iou(box1, box2, corners, **KINDS[kind]), golden[kind], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bbox_iou_of_a_box_with_itself_is_one(kind):
     boxes = random_boxes(0, 50)
-    np.testing.assert_allclose(bbox_iou(boxes, boxes, **KINDS[kind]), 1, atol=1e-5)
+    np.testing.assert_allclose(bbox_iou(boxes, boxes, x1y1x2y2=False, **KINDS[kind]), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bbox_iou_of_one_box_with_many(kind):
+    one, many = xywh2xyxy(random_boxes(5, 1)), xywh2xyxy(random_boxes(6, 4))
+    expected = bbox_iou(one.expand(4, 4).T, many, **KINDS[kind])
+    torch.testing.assert_close(bbox_iou(one[0], many, **KINDS[kind]), expected)
+    torch.testing.assert_close(bbox_iou(one, many, **KINDS[kind]), expected)
+
+
+def test_four_boxes_by_four_numbers_are_v61s_columns():
+    box1, box2 = xywh2xyxy(random_boxes(7, 4)), xywh2xyxy(random_boxes(8, 4))
+    torch.testing.assert_close(bbox_iou(box1.T, box2), box_iou(box1, box2).diag())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +68,7 @@ def test_bbox_iou_and_gradient_are_finite_for_boxes_without_area(kind):
     sizes = torch.tensor([[0.0, 0], [0, 5], [5, 0], [1e-30, 1e-30], [5, 5]])
     first, second = sizes.repeat_interleave(len(sizes), 0), sizes.repeat(len(sizes), 1)
     box1 = torch.cat((torch.full_like(first, 3.0), first), 1).requires_grad_()
-    iou = bbox_iou(box1, torch.cat((torch.full_like(second, 3.0), second), 1), **KINDS[kind])
+    iou = bbox_iou(box1, torch.cat((torch.full_like(second, 3.0), second), 1), False, **KINDS[kind])
     iou.sum().backward()
     assert iou.isfinite().all()
     assert box1.grad.isfinite().all()
@@ -62,13 +79,13 @@ def test_ciou_gradient_equals_torchvision():
     corners = xywh2xyxy(random_boxes(1, 100)).requires_grad_()
     others = xywh2xyxy(random_boxes(2, 100))
     (expected,) = torch.autograd.grad(ops.complete_box_iou_loss(corners, others, reduction="sum"), corners)
-    (gradient,) = torch.autograd.grad((1 - bbox_iou(corners, others, xywh=False, CIoU=True)).sum(), corners)
+    (gradient,) = torch.autograd.grad((1 - bbox_iou(corners, others, CIoU=True)).sum(), corners)
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_box_iou_is_bbox_iou_of_all_pairs():
     first, second = random_boxes(3, 7), random_boxes(4, 5)
-    expected = bbox_iou(first[:, None].expand(7, 5, 4), second[None].expand(7, 5, 4))
+    expected = torch.stack([bbox_iou(box, second, x1y1x2y2=False) for box in first])
     np.testing.assert_allclose(box_iou(xywh2xyxy(first), xywh2xyxy(second)), expected, atol=1e-5)
     assert box_iou(torch.zeros(0, 4), torch.zeros(3, 4)).shape == (0, 3)
     assert box_iou(torch.zeros(2, 4), torch.zeros(3, 4)).tolist() == [[0, 0, 0]] * 2
@@ -122,18 +139,37 @@ def test_matching_of_nothing(detections, labels):
 # Average precision ----------------------------------------------------------------------------------------------------
 
 
-def test_ap_equals_v61():
+def test_ap_equals_coco_and_the_rest_v61():
     golden = np.load(GOLDEN / "ap.npz")
-    stats = ap_per_class(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
+    stats = average_precision(*(golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")), smooth=False)
     np.testing.assert_array_equal(stats.classes, golden["classes"])
-    for name in ("ap", "precision", "recall", "f1"):
+    np.testing.assert_allclose(stats.ap, golden["ap_coco"], atol=1e-9)
+    for name in ("precision", "recall", "f1"):
         np.testing.assert_allclose(getattr(stats, name), golden[name], atol=1e-9)
+
+
+def test_recalls_that_are_never_reached_count_as_nothing():
+    """Ten of a hundred objects are found, all of them rightly: eleven recalls, 0 to 0.1, have a precision of 1."""
+    tp, zeros = np.ones((10, 10), bool), np.zeros(10)
+    stats = average_precision(tp, np.linspace(0.9, 0.5, 10), zeros, np.zeros(100))
+    np.testing.assert_allclose(stats.ap, 11 / 101)
+    np.testing.assert_allclose(stats.pr_curve.mean(), 0.1, atol=1e-3)
+
+
+def test_leaving_out_unsure_detections_never_raises_ap():
+    golden = np.load(GOLDEN / "ap.npz")
+    tp, conf, pred_cls = (golden[name] for name in ("tp", "conf", "pred_cls"))
+    aps = []
+    for threshold in (0, 0.25, 0.5, 0.75):
+        sure = conf >= threshold
+        aps.append(average_precision(tp[sure], conf[sure], pred_cls[sure], golden["target_cls"]).ap)
+    assert all((more >= fewer).all() for more, fewer in itertools.pairwise(aps))
 
 
 def test_smoothing_moves_the_peak_only():
     golden = np.load(GOLDEN / "ap.npz")
     arguments = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
-    plain, smooth = ap_per_class(*arguments, smooth=False), ap_per_class(*arguments)
+    plain, smooth = average_precision(*arguments, smooth=False), average_precision(*arguments)
     np.testing.assert_array_equal(plain.f1_curve, smooth.f1_curve)
     assert plain.threshold == plain.points[plain.f1_curve.mean(0).argmax()]
     padded = np.pad(smooth.f1_curve.mean(0), 50, mode="edge")
@@ -144,10 +180,10 @@ def test_smoothing_moves_the_peak_only():
 
 def test_perfect_detections():
     classes = np.array([0, 0, 2, 2, 2])
-    stats = ap_per_class(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
+    stats = average_precision(np.ones((5, 10), bool), np.linspace(0.9, 0.5, 5), classes, classes)
     assert stats.classes.tolist() == [0, 2]
     assert stats.counts.tolist() == [2, 3]
-    np.testing.assert_allclose(stats.ap, 0.995, atol=1e-9)  # the envelope falls to 0 at the last of 101 recalls
+    np.testing.assert_allclose(stats.ap, 1)
     np.testing.assert_allclose(stats.f1, 1)
     assert stats.threshold < 0.5
 
@@ -156,7 +192,10 @@ def test_order_of_detections_makes_no_difference():
     rng = np.random.default_rng(0)
     tp, conf, classes = rng.random((200, 10)) < 0.5, rng.permutation(200) / 200, rng.integers(0, 4, 200)
     labels, order = rng.integers(0, 4, 150), rng.permutation(200)
-    one, other = ap_per_class(tp, conf, classes, labels), ap_per_class(tp[order], conf[order], classes[order], labels)
+    one, other = (
+        average_precision(tp, conf, classes, labels),
+        average_precision(tp[order], conf[order], classes[order], labels),
+    )
     np.testing.assert_array_equal(one.ap, other.ap)
     np.testing.assert_array_equal(one.pr_curve, other.pr_curve)
 
@@ -164,7 +203,7 @@ def test_order_of_detections_makes_no_difference():
 @pytest.mark.parametrize(("detections", "labels"), [(0, 0), (3, 0), (0, 3), (3, 3)])
 def test_nothing_right(detections, labels):
     zeros = np.zeros(detections)
-    stats = ap_per_class(np.zeros((detections, 10), bool), zeros + 0.5, zeros, np.zeros(labels))
+    stats = average_precision(np.zeros((detections, 10), bool), zeros + 0.5, zeros, np.zeros(labels))
     assert stats.counts.tolist() == [labels] * bool(labels)
     assert stats.ap.sum() == stats.f1.sum() == 0
     result = EvalResult(("a",), 1, np.array([labels]), stats, None, (0, 0, 0), ())
@@ -195,7 +234,7 @@ def test_each_class_has_its_own_threshold():
     conf = np.array([0.9, 0.8, 0.7, 0.5, 0.45, 0.4, 0.38, 0.2, 0.15])
     tp = np.repeat((np.array([1, 1, 1, 0, 0, 1, 1, 0, 0]) > 0)[:, None], 10, 1)
     classes = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2])
-    stats = ap_per_class(tp, conf, classes, np.array([0, 0, 0, 2, 2]))
+    stats = average_precision(tp, conf, classes, np.array([0, 0, 0, 2, 2]))
     result = EvalResult(("a", "b", "c"), 1, np.array([3, 0, 2]), stats, None, (0, 0, 0), ())
     thresholds = result.class_thresholds
     assert list(thresholds) == ["a", "b", "c"]

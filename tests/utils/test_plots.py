@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from utils.files import fonts
 from utils.files.images import read_image
 from utils.ops.boxes import PAD_VALUE
-from utils.plots import Annotator, Colors, colors, crop_box, draw_batch, plot_images, targets_of, text_color
+from utils.plots import Annotator, Colors, colors, crop_box, draw_batch, plot_batch, targets_of, text_color
 
 WHITE = np.full((120, 200, 3), 255, np.uint8)
 RED = (0, 0, 255)
@@ -37,24 +38,48 @@ def test_text_can_be_read_on_every_color():
         assert np.abs(background - text_color(tuple(background))).max() > 100
 
 
-def test_annotator_leaves_the_image_alone():
+def test_annotator_draws_on_the_array_that_it_is_given():
     image = WHITE.copy()
     annotator = Annotator(image)
     annotator.box_label((10, 40, 60, 90), "cat 0.9", RED)
+    assert annotator.result() is image
+    assert annotator.im is image
+    assert (image != 255).any()
+
+
+@pytest.mark.parametrize("kind", ["reversed", "frozen", "pil"])
+def test_annotator_copies_what_cannot_be_drawn_upon(kind):
+    image = WHITE.copy()
+    image.flags.writeable = kind != "frozen"
+    given = {"reversed": image[..., ::-1], "frozen": image, "pil": Image.fromarray(image)}[kind]
+    annotator = Annotator(given)
+    annotator.box_label((10, 40, 60, 90), "cat 0.9", RED)
     assert (image == 255).all()
     assert (annotator.result() != 255).any()
+
+
+def test_annotators_rectangle_and_text():
+    annotator = Annotator(WHITE.copy(), line_width=3)
+    annotator.rectangle((10, 20, 60, 40), fill=RED)
+    assert drawn_area(annotator.im) == (10, 20, 61, 41)
+    annotator.text((70, 100), "cat", RED)
+    x1, y1, _, y2 = drawn_area(annotator.im[:, 65:])
+    assert x1 >= 5
+    assert y1 > 60
+    assert y2 <= 101
+    annotator.text((-500, -500), "cat")  # beyond the image
 
 
 @pytest.mark.parametrize(
     ("hw", "expected"), [((64, 64), 2), ((480, 640), 2), ((720, 1280), 3), ((2160, 3840), 9)], ids=str
 )
 def test_default_line_width(hw, expected):
-    assert Annotator(np.zeros((*hw, 3), np.uint8)).line_width == expected
+    assert Annotator(np.zeros((*hw, 3), np.uint8)).lw == expected
 
 
 @pytest.mark.parametrize("box", [(60, 40, 100, 90), (100, 90, 60, 40), (100, 40, 60, 90)], ids=["plain", "both", "x"])
 def test_box_corners_in_any_order(box):
-    annotator = Annotator(WHITE, line_width=1)
+    annotator = Annotator(WHITE.copy(), line_width=1)
     annotator.box_label(box, color=RED)
     assert drawn_area(annotator.result()) == (60, 40, 101, 91)
 
@@ -72,7 +97,7 @@ def test_box_corners_in_any_order(box):
 )
 @pytest.mark.parametrize("label", ["", "cat", "ключ"])
 def test_odd_boxes_are_survived(box, label):
-    annotator = Annotator(WHITE)
+    annotator = Annotator(WHITE.copy())
     annotator.box_label(box, label, RED)
     assert annotator.result().shape == WHITE.shape
 
@@ -82,8 +107,8 @@ def test_odd_boxes_are_survived(box, label):
 )
 @pytest.mark.parametrize("corner", [(0, 0), (190, 0), (0, 118), (190, 110), (90, 60)], ids=str)
 def test_label_stays_inside_and_can_be_read(label, corner):
-    annotator = Annotator(WHITE, line_width=2)
-    annotator.text(corner, label, RED)
+    annotator = Annotator(WHITE.copy(), line_width=2)
+    annotator.label(corner, label, RED)
     x1, y1, x2, y2 = drawn_area(annotator.result())
     patch = annotator.result()[y1:y2, x1:x2]
     assert y2 - y1 >= 8
@@ -95,14 +120,14 @@ def test_label_stays_inside_and_can_be_read(label, corner):
 
 def test_label_above_the_box_where_there_is_room_else_below():
     for top, is_above in ((60, True), (3, False)):
-        annotator = Annotator(WHITE, line_width=1)
-        annotator.text((20, top), "cat", RED)
+        annotator = Annotator(WHITE.copy(), line_width=1)
+        annotator.label((20, top), "cat", RED)
         _, y1, _, y2 = drawn_area(annotator.result())
         assert (y2 <= top + 1) if is_above else (y1 >= top - 1)
 
 
 def test_labels_lie_above_boxes_drawn_later():
-    first, second = Annotator(WHITE, line_width=1), Annotator(WHITE, line_width=1)
+    first, second = (Annotator(WHITE.copy(), line_width=1, labels_last=True) for _ in range(2))
     first.box_label((20, 60, 90, 100), "cat", RED)
     second.box_label((20, 60, 90, 100), "cat", RED)
     second.box_label((30, 5, 190, 110), color=(255, 0, 0))  # its left edge crosses the label
@@ -112,7 +137,7 @@ def test_labels_lie_above_boxes_drawn_later():
 def test_words_of_v61s_callers_change_nothing():
     pictures = []
     for words in ({}, {"font": "Arial.ttf", "pil": True, "example": "['cat']"}):
-        annotator = Annotator(WHITE, line_width=3, **words)
+        annotator = Annotator(WHITE.copy(), line_width=3, **words)
         annotator.box_label((10, 40, 60, 90), "cat 0.9", color=RED)
         pictures.append(annotator.result())
     np.testing.assert_array_equal(*pictures)
@@ -126,15 +151,15 @@ def test_tiny_image():
 
 def test_labels_of_the_same_letters_look_alike_in_both_fonts():
     ascii_height, other_height = (
-        np.ptp(np.nonzero((Annotator(WHITE, 3).image != drawn).any(2))[0])
+        np.ptp(np.nonzero((Annotator(WHITE.copy(), 3).im != drawn).any(2))[0])
         for drawn in (draw_text("xx"), draw_text("x\u0445"))  # a Cyrillic x
     )
     assert abs(ascii_height - other_height) <= 8
 
 
 def draw_text(text):
-    annotator = Annotator(WHITE, 3)
-    annotator.text((20, 80), text, RED)
+    annotator = Annotator(WHITE.copy(), 3)
+    annotator.label((20, 80), text, RED)
     return annotator.result()
 
 
@@ -241,7 +266,7 @@ def test_unknown_class_and_confidence(columns):
 
 
 def test_plot_images_has_written_when_it_returns(tmp_path):
-    plot_images(torch.zeros(2, 3, 64, 64), torch.zeros(0, 6), tmp_path / "é.jpg", ["cat"], ["a/b.jpg", "c.jpg"])
+    plot_batch(torch.zeros(2, 3, 64, 64), torch.zeros(0, 6), tmp_path / "é.jpg", ["cat"], ["a/b.jpg", "c.jpg"])
     assert read_image(tmp_path / "é.jpg").shape == (320, 640, 3)
 
 

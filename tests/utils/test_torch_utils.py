@@ -88,14 +88,24 @@ def test_device(gpus, monkeypatch, name, count, device):
 )
 def test_each_process_has_a_device_of_its_own(gpus, name, count, devices):
     gpus(count)
-    assert [str(select_device(name, rank, len(devices))) for rank in range(len(devices))] == devices
+    assert [
+        str(select_device(name, local_rank=rank, processes=len(devices))) for rank in range(len(devices))
+    ] == devices
+
+
+def test_v61s_words_for_a_device(gpus):
+    gpus(2)
+    assert select_device("1", batch_size=16, newline=False) == torch.device("cuda:1")
+    assert select_device("0", 16) == torch.device("cuda:0")
+    assert select_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert select_device(torch.device("cpu")) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "count"), [("", 1), ("1", 2)])
 def test_more_processes_than_gpus(gpus, name, count):
     gpus(count)
     with pytest.raises(ValueError, match="fewer GPUs than processes"):
-        select_device(name, 1, 2)
+        select_device(name, local_rank=1, processes=2)
 
 
 @pytest.mark.parametrize(

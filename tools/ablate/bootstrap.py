@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.evaluation.evaluate import EvaluatedBatch
 from utils.general import atomic_write
-from utils.metrics import IOU_LEVELS, ap_per_class, box_iou, match_predictions
+from utils.metrics import IOU_LEVELS, average_precision, box_iou, match_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ImageStats:
             chosen = chosen.repeat(counts[self.owner])
             labels = labels.repeat(counts[self.label_owner])
         confidence, category = self.scores[chosen].T
-        ap = ap_per_class(self.right[chosen], confidence, category, self.label_class[labels], smooth=False).ap
+        ap = average_precision(self.right[chosen], confidence, category, self.label_class[labels], smooth=False).ap
         return float(ap.mean()) if ap.size else 0.0
 
 

@@ -3,6 +3,8 @@
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --dry-run  # show the plan and how long it takes
     python -m tools.ablate --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml --plan     # how many seeds a difference needs
+    python -m tools.ablate --runs docs/nam-bccd-runs.csv docs/nam-cards-runs.csv  # tables from committed rows
 
 Several processes, on this machine or on others that share --project, may run the same command at the same time: each
 training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
@@ -22,23 +24,26 @@ import torch
 from models.experimental import attempt_load
 from models.yolo import Model
 from tools.ablate.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
+from tools.ablate.effects import effects_of, plot_effects, read_effects, tables_of
+from tools.ablate.known import adopt_known
 from tools.ablate.plan import Plan, Run, load_plan
+from tools.ablate.power import Look, describe, stopped_at
 from tools.ablate.queue import RunQueue
 from tools.ablate.report import write_reports
 from tools.ablate.runs import check_same, work
 from tools.ablate.stats import smallest_p
 from tools.ablate.table import Findings, summary
 from tools.costs import measure_costs
+from train import parse_opt as parse_train
 from utils.cli.arguments import tool_parser
 from utils.cli.train_options import TrainOptions
-from utils.cli.train_options import parse_opt as parse_train
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.draw.curves import read_results
 from utils.evaluation.evaluate import EvalSettings, EvaluatedBatch, evaluate
 from utils.files.checkpoint import load_checkpoint
-from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, plural, progress
+from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, find_file, plural, progress
 from utils.metrics import IOU_LEVELS
 from utils.ops.size_ap import SIZES
 from utils.report.facts import environment
@@ -61,6 +66,11 @@ class AblateOptions:
     report: bool
     retry: bool
     rounds: int
+    plan: bool
+    sd: float | None
+    runs: list[str]
+    baseline: str
+    figure: str
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
@@ -68,26 +78,42 @@ def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
     parser = tool_parser(
         "ablate", "Train variants x seeds and compare them.", "--config data/ablations/nam-shapes.yaml --dry-run"
     )
-    parser.add_argument("--config", required=True, help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
+    parser.add_argument("--config", default="", help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
     parser.add_argument("--project", default=str(ROOT / "runs" / "ablate"), help="results go to project/name")
     parser.add_argument("--name", default="", help="results go to project/name, which may exist; empty: as the yaml")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and how long it may take, train nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, train nothing")
     parser.add_argument("--retry", action="store_true", help="try trainings again that have failed")
     parser.add_argument("--rounds", type=int, default=50, help="how often the latency is measured")
-    return AblateOptions(**vars(parser.parse_args(arguments)))
+    parser.add_argument("--plan", action="store_true", help="how many paired seeds a difference needs; train nothing")
+    parser.add_argument(
+        "--sd", type=float, help="for --plan: sd of a pilot's paired differences in mAP; default: that of runs done"
+    )
+    parser.add_argument("--runs", nargs="+", default=[], metavar="CSV", help="print the tables of runs.csv files alone")
+    parser.add_argument("--baseline", default="plain", help="for --runs: the variant that others are compared with")
+    parser.add_argument("--figure", default="", metavar="PNG", help="for --runs: draw the effects into this file")
+    options = AblateOptions(**vars(parser.parse_args(arguments)))
+    if bool(options.config) == bool(options.runs):
+        parser.error("one of --config and --runs is wanted")
+    return options
 
 
 def main(opt: AblateOptions) -> Path:
     """Does what is left to do and writes the report; the folder of both."""
     if opt.rounds < 1:
         raise ValueError(f"--rounds {opt.rounds}: 1 or more")
+    if opt.runs:
+        return show_runs(opt.runs, opt.baseline, opt.figure)
     folder = (Path(opt.project) / (opt.name or Path(opt.config).stem)).resolve()
     plan = load_plan(opt.config, folder)
     queue = RunQueue(folder / "queue")
+    adopt_known(plan, queue)
     show_plan(plan, queue)
     if opt.dry_run:
         show_time(plan, queue)
+        return folder
+    if opt.plan:
+        show_power(plan, queue, opt.sd)
         return folder
     if opt.retry:
         for run in plan.runs:
@@ -95,7 +121,12 @@ def main(opt: AblateOptions) -> Path:
     data = DataConfig.from_yaml(plan.data)
     data.prepare()
     if not opt.report:
-        work(queue, plan.runs, lambda run, beat: measure(run, plan, data, beat))
+        work(
+            queue,
+            plan.runs,
+            lambda run, beat: measure(run, plan, data, beat),
+            is_wanted=lambda run: is_wanted(run, plan, queue),
+        )
     findings = find(plan, queue, opt.rounds)
     write_reports(findings, folder)
     for line in (*summary(findings), *findings.notes):
@@ -105,6 +136,20 @@ def main(opt: AblateOptions) -> Path:
         logs = folder / "queue" / findings.failed[0] / "log.txt"
         raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {logs}; --retry tries again")
     return folder
+
+
+def show_runs(files: Sequence[str], baseline: str, figure: str) -> Path:
+    """Prints the tables of runs.csv files, and draws their figure where one is wanted; the last file written or read.
+
+    ValueError or FileNotFoundError names the file that is wrong.
+    """
+    effects = read_effects([find_file(file, (".csv",)) for file in files], baseline)
+    LOGGER.info(tables_of(effects))
+    if not figure:
+        return Path(files[-1])
+    plot_effects(effects, Path(figure))
+    LOGGER.info(f"Effects drawn in {colorstr('bold', figure)}")
+    return Path(figure)
 
 
 # The plan -------------------------------------------------------------------------------------------------------------
@@ -141,6 +186,55 @@ def show_time(plan: Plan, queue: RunQueue) -> None:
     else:
         seconds, basis = probe(plan), "a few batches of noise; loading and validation come on top"
     LOGGER.info(f"about {seconds / 60:.1f} minutes a run, {left * seconds / 3600:.2f} hours in all (by {basis})")
+
+
+def show_power(plan: Plan, queue: RunQueue, sd: float | None) -> None:
+    """Says how many paired seeds find which difference, and the rule by which the ablation stops.
+
+    ValueError where neither `sd` nor runs that are done tell how far paired differences are apart.
+    """
+    records = [queue.record(run.key) for run in plan.runs if queue.state(run.key) == "done"]
+    known = [float(record["train_seconds"]) for record in records if record.get("train_seconds")]
+    if sd is None:
+        sd = pilot_sd(plan, records)
+    if not sd > 0:
+        raise ValueError(f"--sd {sd:g}: the standard deviation of paired differences in mAP, above 0, as 0.01")
+    for line in describe(sd, float(np.mean(known)) / 60 if known else None, plan.alpha, plan.looks):
+        LOGGER.info(line)
+
+
+def pilot_sd(plan: Plan, records: Sequence[Mapping[str, object]]) -> float:
+    """The root mean square of the variants' sd of paired differences, in the runs that are done."""
+    pairs = []
+    if any(record["variant"] == plan.baseline for record in records):
+        pairs = [effect.paired for effect in effects_of(records, plan.baseline) if effect.paired is not None]
+    if not pairs:
+        raise ValueError("no pilot: give --sd, or do three seeds of two variants first")
+    return math.sqrt(float(np.mean([pair.sd**2 for pair in pairs])))
+
+
+def is_wanted(run: Run, plan: Plan, queue: RunQueue) -> bool:
+    """Whether a run is still to be done: not if a planned look has stopped its variant, or all variants."""
+    if not plan.looks:
+        return True
+    others = [name for name in plan.variants if name != plan.baseline]
+    names = others if run.variant == plan.baseline else [run.variant]
+    index = plan.seeds.index(run.seed)
+    looks = [look_of(name, plan, queue) for name in names]
+    return any(look is None or index < look.pairs for look in looks)
+
+
+def look_of(variant: str, plan: Plan, queue: RunQueue) -> Look | None:
+    """The planned look at which a variant's test has stopped, by the runs that are done; None where none has."""
+    values: dict[str, list[float]] = {variant: [], plan.baseline: []}
+    keys = {(run.variant, run.seed): run.key for run in plan.runs}
+    for seed in plan.seeds:
+        pair = {name: keys[name, seed] for name in values}
+        if any(queue.state(key) != "done" for key in pair.values()):
+            break
+        for name, key in pair.items():
+            values[name].append(float(queue.record(key)["map"]))
+    return stopped_at(np.array(values[variant]) - np.array(values[plan.baseline]), plan.looks)
 
 
 def probe(plan: Plan) -> float:
@@ -249,14 +343,22 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         for key, what in (("data", "their data set"), ("env_commit", "the code's commit"), ("env_device", "the device"))
         if len(values := sorted({str(record.get(key)) for record in records})) > 1
     ]
-    first = {run.variant: run for run in reversed(done)}
+    here = [run for run in done if final_weights(run).is_file()]  # the others are known by their rows alone
+    first = {run.variant: run for run in reversed(here)}
     device = select_device(options_of(done[0]).device)
     trained = {name: final_weights(first[name]) for name in plan.variants if name in first}
     models = {name: attempt_load(weights, device, fuse=False) for name, weights in trained.items()}
-    costs = measure_costs(models, max(options_of(run).imgsz for run in first.values()), device, rounds)
+    costs = {}
+    if models:
+        costs = measure_costs(models, max(options_of(run).imgsz for run in first.values()), device, rounds)
     curves: dict[str, list[np.ndarray]] = {name: [] for name in first}
-    for run in done:
+    for run in here:
         curves[run.variant].append(read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"])
+    if len(here) < len(done):
+        notes.append(
+            f"{plural(len(done) - len(here), 'run')} known from {plan.known}; curves, costs and draws of the images "
+            f"are of the {len(here)} whose files are here"
+        )
     return Findings(
         title=f"Ablation {plan.file.stem}",
         baseline=plan.baseline,
@@ -264,12 +366,12 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         alpha=plan.alpha,
         records=records,
         costs={name: asdict(cost) for name, cost in costs.items()},
-        bootstrap=image_intervals(plan, done),
+        bootstrap=image_intervals(plan, here),
         curves=curves,
         provenance=provenance(plan, records),
         notes=notes,
         failed=[key for key, state in states.items() if state == "failed"],
-        open=sum(state in ("open", "running") for state in states.values()),
+        open=sum(states[run.key] in ("open", "running") and is_wanted(run, plan, queue) for run in plan.runs),
     )
 
 
@@ -312,8 +414,17 @@ def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str,
         "weights rated": "of the best epoch on val",
         "seeds": ", ".join(map(str, plan.seeds)),
         "alpha": f"{plan.alpha:g}",
+        "rule for stopping": stopping_rule(plan),
         "draws of images": str(plan.bootstrap),
         "data fingerprint": str(records[0].get("data")),
         "options of all": json.dumps({k: v for k, v in options.items() if k != "--data"}),
         **environments,
     }
+
+
+def stopping_rule(plan: Plan) -> str:
+    """The rule that was fixed before the first run, in words."""
+    if not plan.looks:
+        return f"none: {plural(len(plan.seeds), 'paired seed')}, tested once when all are done"
+    limits = ", ".join(f"p <= {look.p:.4f} after {look.pairs} pairs" for look in plan.looks)
+    return f"a variant stops at {limits} (alpha spent as Lan and DeMets have it)"

@@ -2,20 +2,23 @@
 
 import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import yaml
 
+from tools.ablate.power import Look, plan_looks
+from train import parse_opt
 from utils.cli.arguments import normalized
-from utils.cli.train_options import TrainOptions, parse_opt
+from utils.cli.train_options import TrainOptions
 from utils.data.config import SPLITS, Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
-from utils.general import atomic_write, check_file
+from utils.general import ROOT, atomic_write, find_file
 
-KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap")
+KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap", "known", "looks")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
 ALLOWED = sorted({field.name for field in fields(TrainOptions)} - OWN)
 BOOTSTRAP = 200  # draws
@@ -23,7 +26,10 @@ BOOTSTRAP = 200  # draws
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its variant and seed, the folder it goes to, the options of train.py, and a hash of all it reads."""
+    """A training: its variant and seed, the folder it goes to, the options of train.py, and a hash of what they say.
+
+    The digest is the same on every machine and in every folder: it is of what files hold, not of where they are.
+    """
 
     variant: str
     seed: int
@@ -51,6 +57,8 @@ class Plan:
     train: TrainOptions  # what all variants share
     alpha: float
     bootstrap: int
+    known: Path | None  # a runs.csv of an earlier time, whose rows need not be done again
+    looks: tuple[Look, ...]  # after how many seeds a variant is tested and may stop; empty: once, at the end
     runs: tuple[Run, ...]
 
 
@@ -59,7 +67,7 @@ def load_plan(file: str, folder: Path) -> Plan:
 
     ValueError or FileNotFoundError where it cannot be carried out as it stands.
     """
-    path = check_file(file, YAML_SUFFIXES)
+    path = find_file(file, YAML_SUFFIXES)
     content = read_yaml(path)
     unknown = [str(key) for key in content if key not in KEYS]
     missing = [key for key in ("data", "seeds", "baseline", "variants") if key not in content]
@@ -80,7 +88,7 @@ def load_plan(file: str, folder: Path) -> Plan:
     names = [safe_name(str(name)).replace(" ", "_") for name in variants]
     if len({name.casefold() for name in names}) < len(names):
         raise ValueError(f"{path}: variants: two have the same name in the file system: {', '.join(sorted(names))}")
-    data = str(check_file(str(content["data"]), YAML_SUFFIXES))
+    data = str(find_file(str(content["data"]), YAML_SUFFIXES))
     common = _options(content.get("train", {}), f"{path}: train")
     settings, models = {}, {}
     for name, variant in variants.items():
@@ -93,7 +101,31 @@ def load_plan(file: str, folder: Path) -> Plan:
         _run(name, seed, folder / "runs" / f"{place}-s{seed}", {**settings[name], "data": data, "seed": seed})
         for seed, (name, place) in itertools.product(seeds, zip(variants, names, strict=True))
     )
-    return Plan(path, data, split, seeds, baseline, tuple(variants), models, shared, alpha, bootstrap, runs)
+    return Plan(
+        file=path,
+        data=data,
+        split=split,
+        seeds=seeds,
+        baseline=baseline,
+        variants=tuple(variants),
+        models=models,
+        train=shared,
+        alpha=alpha,
+        bootstrap=bootstrap,
+        known=_known(content.get("known"), path),
+        looks=_looks(content.get("looks"), len(seeds), alpha, path),
+        runs=runs,
+    )
+
+
+def _known(value: object, path: Path) -> Path | None:
+    """The runs.csv that the key `known` names, from the yaml's folder or the repository's."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.endswith(".csv"):
+        raise ValueError(f"{path}: known {value!r}: the runs.csv of an earlier time, as docs/nam-bccd-runs.csv")
+    places = (path.parent / value, ROOT / value)
+    return next((place for place in places if place.is_file()), places[-1])
 
 
 def prepare(common: Mapping[str, object], own: Mapping[str, object], place: Path, source: str) -> dict[str, object]:
@@ -125,7 +157,7 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
 
     ValueError where it has no such block.
     """
-    path = check_file(cfg, YAML_SUFFIXES)
+    path = find_file(cfg, YAML_SUFFIXES)
     content = read_yaml(path)
     for old, new in blocks.items():
         rows = [
@@ -143,13 +175,36 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
 
 def _run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -> Run:
     arguments = _arguments(options)
-    digest = hashlib.sha256("\0".join(arguments).encode())
-    parsed = parse_opt(arguments)
-    for file in (parsed.cfg, parsed.hyp, parsed.data, parsed.weights if "weights" in parsed.given else ""):
-        if file and (Path(file).is_file() or Path(file).suffix in YAML_SUFFIXES):
-            digest.update(check_file(file).read_bytes())
+    digest = hashlib.sha256()
+    for name, value in sorted(options.items()):
+        digest.update(f"{name}={_content_of(name, value)}\0".encode())
     place = ["--project", str(folder.parent), "--name", folder.name, "--exist-ok"]
     return Run(variant, seed, folder, (*arguments, *place), digest.hexdigest()[:16])
+
+
+def _looks(value: object, seeds: int, alpha: float, path: Path) -> tuple[Look, ...]:
+    """The tests that the key `looks` plans, the last of them after all seeds."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or any(type(count) is not int for count in value) or value[-1:] != [seeds]:
+        raise ValueError(f"{path}: looks {value}: numbers of seeds that rise and end with all {seeds}, as [8, {seeds}]")
+    try:
+        return plan_looks(value, alpha)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _content_of(name: str, value: object) -> str:
+    """What an option says, for the digest: of a yaml its values, of weights a hash of the file, else the value."""
+    if not isinstance(value, str) or not value:
+        return str(value)
+    if name in ("cfg", "hyp", "data"):
+        content = read_yaml(find_file(value, YAML_SUFFIXES))
+        content.pop("path", None)  # where the images are; what they are is in a record's `data`
+        return json.dumps(content, sort_keys=True, default=str)
+    if name == "weights" and Path(value).is_file():
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value
 
 
 def _options(values: object, source: str) -> dict[str, object]:

@@ -17,13 +17,21 @@ from utils.training.resume import has_ended
 Measure = Callable[[Run, Callable[[], object]], dict[str, object]]
 
 
-def work(queue: RunQueue, runs: Sequence[Run], measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
+def work(
+    queue: RunQueue,
+    runs: Sequence[Run],
+    measure: Measure,
+    trainer: Sequence[str] = TRAINER,
+    is_wanted: Callable[[Run], bool] = lambda run: True,
+) -> None:
     """Does all runs that nobody else has done or is at; measure(run, beat) rates one that is trained.
 
     It calls beat() now and then, so that nobody takes the run for lost. A training that fails is
-    recorded and the next one is begun.
+    recorded and the next one is begun. `is_wanted` is asked before each run whether it is still needed.
     """
     for run in runs:
+        if not is_wanted(run):
+            continue
         claim = queue.claim(run.key)
         if claim is None:
             continue
@@ -55,7 +63,8 @@ def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINE
         # Of a run that was cut off only the last part's time is known: it is not the training's.
         facts = {"train_seconds": None if goes_on else ended.seconds, "peak_mb": ended.peak_mb}
     claim.beat()
-    claim.end("done", {"variant": run.variant, "seed": run.seed, **facts, **measure(run, claim.beat)})
+    who = {"variant": run.variant, "seed": run.seed, "digest": run.digest}
+    claim.end("done", who | facts | measure(run, claim.beat))
 
 
 def is_trained(folder: Path) -> bool:

@@ -31,8 +31,7 @@ from tools.gates.gates import Hook, as_constant, as_identity, hooked
 from utils.datasets import Batch
 from utils.draw.html_page import Markup, escaped, image_tag, jpeg, number, section, table, write_page
 from utils.files.names import UniqueNames, safe_name
-from utils.general import LOGGER, atomic_write, plural, progress
-from utils.ops.nms import non_max_suppression
+from utils.general import LOGGER, atomic_write, non_max_suppression, plural, progress
 from utils.plots import draw_tile, targets_of
 
 CONFIDENCE, IOU = 0.25, 0.45  # of the boxes kept, as detect.py has them

@@ -25,13 +25,12 @@ from tools.serve.metrics import Metrics
 from tools.serve.page import export_page
 from tools.serve.predictor import Predictor, Thresholds, model_card
 from utils.cli.arguments import tool_parser
-from utils.cli.detect_options import add_network_flags
 from utils.data.config import names_of
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr
+from utils.general import LOGGER, ROOT, colorstr
 from utils.ops.boxes import PAD_VALUE
-from utils.predict.inference import ready, warm_up
+from utils.predict.inference import HINTS, PRECISIONS, ready, warm_up
 from utils.torch_utils import select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
@@ -181,7 +180,37 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         "Serve a model: a page to try it, and an interface for programs.",
         "--weights runs/train/exp/weights/best.pt",
     )
-    add_network_flags(parser)
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py; "
+        "where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "coco128.yaml"),
+        help="class names for formats that carry none; a checkpoint carries its own",
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
     parser.add_argument("--batch-size", type=int, default=8, help="most images that go through the network at a time")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tools.serve.metrics import Metrics
 from utils.augmentations import letterbox
-from utils.ops.nms import non_max_suppression
+from utils.general import non_max_suppression
 from utils.plots import Colors
 from utils.predict.features import ATTENTION, nam_gate
 from utils.predict.inference import fixed_size, input_size, to_native, to_tensor

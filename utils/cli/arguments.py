@@ -3,7 +3,11 @@
 import argparse
 import difflib
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
+
+Options = TypeVar("Options")
 
 
 def normalized(
@@ -28,6 +32,34 @@ def normalized(
     found = {name: plain(value) for name, value in options.items()}
     lone = [name for name in several if name in found and not isinstance(found[name], list | None)]
     return found | {name: [found[name]] for name in lone}
+
+
+def read_options(
+    kind: type[Options], parser: argparse.ArgumentParser, arguments: Sequence[str] | None, several: Collection[str] = ()
+) -> Options:
+    """Read the command line, or `arguments`, into a dataclass that has a field for each flag.
+
+    Defaults may be paths, and a single value where the flag takes `several`. Ends the script for a flag without field.
+    """
+    values = normalized(vars(parser.parse_args(arguments)), several)
+    unknown = sorted(values.keys() - {field.name for field in fields(kind)})
+    if unknown:
+        name = unknown[0]
+        parser.error(
+            f"--{name.replace('_', '-')} has no field: add `{name}: <type>` to {kind.__name__} in "
+            f"{kind.__module__.replace('.', '/')}.py"
+        )
+    return kind(**values)
+
+
+def given_names(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> frozenset[str]:
+    """Return the names of the options that the command line has, whatever their values.
+
+    The parser's defaults are suppressed for this; it is of no use afterwards.
+    """
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_args(arguments)))
 
 
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -62,8 +94,3 @@ def add_run_folder(parser: argparse.ArgumentParser, project: str | Path) -> None
     parser.add_argument(
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add --device."""
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")

@@ -1,17 +1,22 @@
-"""The options of export.py, and the names of the formats."""
+"""The options of export.py, their types and checks, and the names of the formats."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.files.weights import DEFAULT_WEIGHTS
-from utils.general import ROOT
 from utils.predict.inference import check_limits
 
 FORMATS = {
-    **{"torchscript": ".torchscript", "pt2": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"},
-    **{"openvino": "_openvino_model", "ncnn": "_ncnn_model", "mnn": ".mnn", "engine": ".engine"},
-    **{"executorch": ".pte", "tflite": ".tflite", "coreml": ".mlpackage"},
+    "torchscript": ".torchscript",
+    "pt2": ".pt2",
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "openvino": "_openvino_model",
+    "ncnn": "_ncnn_model",
+    "mnn": ".mnn",
+    "engine": ".engine",
+    "executorch": ".pte",
+    "tflite": ".tflite",
+    "coreml": ".mlpackage",
+    "v61": "_v61.pt",
 }  # what a file's name ends on after that of its weights
 FOLDERS = {"openvino", "ncnn", "coreml"}  # those that are a folder
 WITH_RAW = {"torchscript", "onnx", "openvino", "engine"}  # those that --train is for
@@ -27,11 +32,12 @@ OPSETS = range(12, 21)  # what the exporter writes; below 12 the head has no ope
 WITH_NMS = {"onnx", "engine"}  # those that --nms is for
 DYNAMO_OPSET = 18  # the least of torch's newer exporter
 BY_ONNX = {"onnx", "openvino", "mnn", ENGINE}  # what is made of an ONNX file
+SEVERAL = {"weights", "imgsz", "include"}  # options that take several values
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The flags of `parse_opt`, which holds their defaults and meanings."""
+    """The flags of `parse_opt` in export.py, which holds their defaults and meanings."""
 
     data: str
     weights: list[str]
@@ -112,53 +118,3 @@ class ExportOptions:
         named = [name.lower() for name in self.include]
         order = [*FORMATS]
         return sorted(dict.fromkeys(named), key=lambda name: order.index(name) if name in order else -1)
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Write a trained network in the formats that others run.")
-    parser.add_argument(
-        "--data", default=str(ROOT / "data" / "coco128.yaml"), help="--int8: the data set with its images"
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="image size: one, or h w"
-    )
-    parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
-    parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")
-    parser.add_argument("--half", action="store_true", help="FP16: half the size; boxes still come out in FP32")
-    parser.add_argument(
-        "--inplace", action="store_true", help="v6.1's; no effect, as this head writes nothing in place"
-    )
-    parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
-    parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
-    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
-    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
-    parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
-    parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
-    parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
-    parser.add_argument("--opset", type=int, default=12, help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}")
-    parser.add_argument(
-        "--dynamo",
-        action="store_true",
-        help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
-    )
-    parser.add_argument("--verbose", action="store_true", help="engine: all that TensorRT says")
-    parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
-    parser.add_argument(
-        "--trtexec", action="store_true", help="engine: write its ONNX file and show the command that builds it"
-    )
-    parser.add_argument("--nms", action="store_true", help="ONNX, engine: NMS inside; detections come out")
-    parser.add_argument("--agnostic-nms", action="store_true", help="with --nms, classes suppress each other")
-    parser.add_argument("--topk-per-class", type=int, default=100, help="v6.1's; no effect, --topk-all limits")
-    parser.add_argument("--topk-all", type=int, default=100, help="with --nms, most detections of an image")
-    parser.add_argument("--iou-thres", type=float, default=0.45, help="with --nms, IoU above which a box is dropped")
-    parser.add_argument("--conf-thres", type=float, default=0.25, help="with --nms, least confidence")
-    parser.add_argument("--triton", default="", metavar="FOLDER", help="ONNX: also a model in this Triton repository")
-    parser.add_argument("--include", nargs="+", default=["torchscript", "onnx"], help=f"formats: {', '.join(FORMATS)}")
-    return ExportOptions(**vars(parser.parse_args(arguments)))

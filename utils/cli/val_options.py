@@ -1,23 +1,19 @@
-"""The options of val.py."""
+"""The options of val.py: their types and checks."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.cli.arguments import add_device, add_run_folder
 from utils.data.config import SPLITS
-from utils.evaluation.study import STUDY_SIZES
-from utils.files.weights import DEFAULT_WEIGHTS
-from utils.general import LOGGER, ROOT
-from utils.predict.inference import add_runtime_flags, check_limits
+from utils.general import LOGGER
+from utils.predict.inference import check_limits
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 TASKS = (*SPLITS, "speed", "study")
+SEVERAL = {"weights", "sizes"}  # options that take several values
 
 
 @dataclass(frozen=True)
 class ValOptions:
-    """The flags of `parse_opt`, which holds their defaults and meanings."""
+    """The flags of `parse_opt` in val.py, which holds their defaults and meanings."""
 
     data: str
     weights: list[str]
@@ -71,58 +67,3 @@ class ValOptions:
             LOGGER.warning(
                 f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
             )
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(description="Say how good a model is on a labelled data set.")
-    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(DEFAULT_WEIGHTS)],
-        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
-        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
-    parser.add_argument("--conf-thres", type=float, default=LOW_CONFIDENCE, help="least confidence of a detection")
-    parser.add_argument(
-        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
-    )
-    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
-    parser.add_argument(
-        "--task",
-        choices=TASKS,
-        default="val",
-        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
-        "and speed of each of the weights at each of --sizes, as a table and a figure",
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
-    )
-    add_device(parser)
-    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
-    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
-    parser.add_argument(
-        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
-    parser.add_argument(
-        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
-    )
-    parser.add_argument(
-        "--save-hybrid",
-        action="store_true",
-        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
-    )
-    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
-    parser.add_argument(
-        "--save-json",
-        action="store_true",
-        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
-    )
-    add_run_folder(parser, ROOT / "runs" / "val")
-    add_runtime_flags(parser)
-    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
-    return ValOptions(**vars(parser.parse_args(arguments)))

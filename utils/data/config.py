@@ -9,7 +9,7 @@ from typing import Self
 
 from utils.data.shapes import SPLITS, generate
 from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
-from utils.general import LOGGER, ROOT, check_file
+from utils.general import LOGGER, ROOT, find_file
 
 DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
 
@@ -57,8 +57,8 @@ class Hyp:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
-        """The values of a YAML file, found as `check_file` finds it; ValueError names what is wrong and where."""
-        path = check_file(file, YAML_SUFFIXES)
+        """The values of a YAML file, found as `find_file` finds it; ValueError names what is wrong and where."""
+        path = find_file(file, YAML_SUFFIXES)
         return cls.from_dict(read_yaml(path), str(path))
 
     @classmethod
@@ -138,14 +138,14 @@ class DataConfig:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
-        """The description in a data yaml, found as `check_file` finds it.
+        """The description in a data yaml, found as `find_file` finds it.
 
         A relative `path` lies below the repository, as in v6.1, or else beside the yaml; without `path` the root is the
         yaml's folder or else the repository. Splits are looked for in both. Names are a list or a mapping from 0 on.
         ValueError names what is wrong.
         Nothing is read but the yaml; `prepare` sees to it that the images are there.
         """
-        path = check_file(file, YAML_SUFFIXES)
+        path = find_file(file, YAML_SUFFIXES)
         content = read_yaml(path)
         names = parse_names(content.get("names"), content.get("nc"), str(path))
         generator = content.get("generate")

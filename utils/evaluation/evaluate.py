@@ -18,12 +18,12 @@ from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
-from utils.general import LOGGER, progress
-from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class, box_iou, match_predictions
-from utils.ops.boxes import scale_coords, xywhn2xyxy
-from utils.ops.nms import load_nms, non_max_suppression
+from utils.general import LOGGER, non_max_suppression, progress
+from utils.metrics import IOU_LEVELS, EvalResult, average_precision, box_iou, match_predictions
+from utils.ops.boxes import scaled_coords, xywhn2xyxy
+from utils.ops.nms import load_nms
 from utils.ops.size_ap import SIZES, SizeTally
-from utils.torch_utils import time_sync
+from utils.torch_utils import time_sync, to_device
 
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
@@ -104,7 +104,7 @@ def evaluate(
             )
             watch.lap()
             if compute_loss is not None:
-                losses += compute_loss(raw, targets.to(device, non_blocking=True))[1]
+                losses += compute_loss(raw, to_device(targets, device))[1]
             evaluated = in_native_pixels(accumulator.batches, batch, targets, found, single_cls)
             accumulator.add(evaluated, watch)
             if on_batch is None:
@@ -218,7 +218,7 @@ def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], sh
     table = np.array([(*shape.image_hw, *shape.ratio_pad[0], *shape.ratio_pad[1]) for shape in shapes], np.float32)
     h, w, ratio_h, ratio_w, pad_w, pad_h = table.reshape(-1, 6)[image].T  # (n,) each: all boxes of a batch at once
     return torch.from_numpy(
-        scale_coords(net_hw, boxes_xyxy.numpy(), (h, w), ((ratio_h, ratio_w), (pad_w, pad_h))).astype(np.float32)
+        scaled_coords(net_hw, boxes_xyxy.numpy(), (h, w), ((ratio_h, ratio_w), (pad_w, pad_h))).astype(np.float32)
     )
 
 
@@ -294,7 +294,7 @@ class EvalAccumulator:
             names=self.names,
             images=self.images,
             counts=np.bincount(classes, minlength=len(self.names)),
-            stats=ap_per_class(np.concatenate(self.true_positives), scores[:, 0], scores[:, 1], classes),
+            stats=average_precision(np.concatenate(self.true_positives), scores[:, 0], scores[:, 1], classes),
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,

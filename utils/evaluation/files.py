@@ -22,7 +22,7 @@ from utils.metrics import EvalResult
 from utils.ops.boxes import xyxy2xywhn
 from utils.ops.confusion import ConfusionMatrix
 from utils.ops.size_ap import SIZES
-from utils.plots import plot_images, targets_of
+from utils.plots import plot_batch, targets_of
 
 EXAMPLE_BATCHES = 3
 
@@ -55,8 +55,8 @@ class EvalPlots:
             targets = as_one_class(targets)
         h, w = images.shape[2:]
         stem = self.folder / f"val_batch{evaluated.index}"
-        plot_images(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
-        plot_images(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
+        plot_batch(images, targets, Path(f"{stem}_labels.jpg"), self.names, paths)
+        plot_batch(images, targets_of(evaluated.found, (h, w)), Path(f"{stem}_pred.jpg"), self.names, paths)
 
     def finish(self, result: EvalResult) -> None:
         """Writes PR_curve.png, F1_curve.png, P_curve.png, R_curve.png, AP_bars.png and confusion_matrix.png."""

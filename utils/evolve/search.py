@@ -8,13 +8,11 @@ import math
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli.train_options import DEFAULT_PROJECT, TrainOptions
 from utils.data.config import Hyp
-from utils.dist import find_ranks
 from utils.evolve.files import EvolveFiles, best_index
 from utils.evolve.sampler import HYP, bounded, make_sampler, outside, search_space
 from utils.evolve.study import (
@@ -30,7 +28,7 @@ from utils.evolve.study import (
     running,
 )
 from utils.files.names import run_folder
-from utils.general import LOGGER, ROOT, colorstr, one_line, plural
+from utils.general import LOGGER, colorstr, one_line, plural
 from utils.metrics import fitness
 from utils.training.engine import TrainingDiverged
 
@@ -41,30 +39,6 @@ if TYPE_CHECKING:
 ANCHORS = 3.0  # per level, where --hyp does not say how many
 PREFIX = "evolve: "
 OWN_STUDY = "evolve"  # the study's name in the folder's own database
-# What makes trainings comparable: workers and searches that go on must have the same. Files by their names alone, since
-# they may lie elsewhere on other machines.
-COMMON = (
-    "epochs",
-    "imgsz",
-    "batch_size",
-    "optimizer",
-    "seed",
-    "cos_lr",
-    "label_smoothing",
-    "freeze",
-    "single_cls",
-    "rect",
-    "quad",
-    "multi_scale",
-    "image_weights",
-    "close_mosaic",
-    "noautoanchor",
-    "noval",
-    "patience",
-    "insert",
-)
-COMMON_FILES = ("data", "cfg", "weights")
-
 Report = Callable[[int, float], None]  # called with each epoch and its fitness; raises where the trial is to end
 TrainOne = Callable[[dict[str, float], Report], Sequence[float]]  # a training: its values in, its seven results out
 
@@ -73,8 +47,29 @@ class Surplus(Exception):
     """Another worker has begun this generation first."""
 
 
-def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
-    """Searches as --evolve says and writes what is found; the folder of the files.
+@dataclass(frozen=True)
+class SearchSettings:
+    """How hyper-parameters are searched, and where the files of the search go.
+
+    start: the values to begin with. common: what all trainings of the search must have in common, epochs among it.
+    folder: of the files; a number is added where it exists, unless exist_ok. storage: the address of a database that
+    several workers share, in which the study has the folder's name; empty takes a file in the folder.
+    """
+
+    start: dict[str, float]
+    generations: int
+    sampler: str
+    seed: int
+    epochs: int
+    common: dict[str, object]
+    folder: Path
+    exist_ok: bool = False
+    storage: str = ""
+    plots: bool = True
+
+
+def find_hyp(settings: SearchSettings, train_one: TrainOne) -> Path:
+    """Search hyper-parameters and write what is found; the folder of the files.
 
     train_one(hyp, report) trains once; after each validation it calls report(epoch, fitness), which may raise.
     """
@@ -83,25 +78,21 @@ def find_hyp(opt: TrainOptions, train_one: TrainOne) -> Path:
     except ImportError:
         raise ImportError("--evolve needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told here
-    opt, start = evolve_options(opt), start_values(opt)
-    common = {
-        **{name: getattr(opt, name) for name in COMMON},
-        **{name: Path(getattr(opt, name)).name for name in COMMON_FILES},
-        "hyp": start,
-    }
-    with run_folder(Path(opt.project) / opt.name, opt.exist_ok, is_shared=True) as folder:
-        files = EvolveFiles(folder, tuple(start), not opt.noplots)
-        url = opt.evolve_storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
+    start, generations, name = settings.start, settings.generations, settings.folder.name
+    common = settings.common | {"hyp": start}
+    with run_folder(settings.folder, settings.exist_ok, is_shared=True) as folder:
+        files = EvolveFiles(folder, tuple(start), settings.plots)
+        url = settings.storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
         with database_errors(url):
-            study = open_study(url, opt.name if opt.evolve_storage else OWN_STUDY, common, opt.epochs)
+            study = open_study(url, name if settings.storage else OWN_STUDY, common, settings.epochs)
             if not study.get_trials(deepcopy=False):
                 add_generations(study, files.read())
-            LOGGER.info(f"{colorstr(PREFIX)}{opt.evolve} generations, {opt.evolve_sampler}; results go to {folder}")
-            search = Search(start, opt.evolve, opt.evolve_sampler, opt.seed, is_local=not opt.evolve_storage)
+            LOGGER.info(f"{colorstr(PREFIX)}{generations} generations, {settings.sampler}; results go to {folder}")
+            search = Search(start, generations, settings.sampler, settings.seed, is_local=not settings.storage)
             try:
                 search.run(study, train_one, lambda study: files.write(ended(study)))
             except KeyboardInterrupt:
-                where = "" if opt.evolve_storage else f" with --name {folder.name} --exist-ok"
+                where = "" if settings.storage else f" with --name {folder.name} --exist-ok"
                 LOGGER.info(f"\nto go on: the same command{where}")
                 raise
             finish(study, files)
@@ -187,32 +178,16 @@ class Search:
         return value if math.isfinite(value) else 0.0
 
 
-# Options --------------------------------------------------------------------------------------------------------------
+# Start ----------------------------------------------------------------------------------------------------------------
 
 
-def evolve_options(opt: TrainOptions) -> TrainOptions:
-    """The options as they are meant here: runs/evolve for the default project, and --resume means --exist-ok."""
-    if isinstance(opt.resume, str):
-        raise ValueError(
-            f"--resume {opt.resume}: a search goes on with --evolve N --project ... --name ... --resume, without a path"
-        )
-    if find_ranks().size > 1:
-        raise ValueError(
-            "--evolve runs in one process; for more start several commands with the same --evolve-storage, each with "
-            "its own --device"
-        )
-    is_default = Path(opt.project) == Path(DEFAULT_PROJECT)
-    project = str(ROOT / "runs" / "evolve") if is_default else opt.project
-    return replace(opt, project=project, exist_ok=opt.exist_ok or bool(opt.resume), resume=False)
-
-
-def start_values(opt: TrainOptions) -> dict[str, float]:
-    """The values to start from, those of --hyp; with a number of anchors, as in v6.1, unless --noautoanchor stands."""
-    start = Hyp.from_yaml(opt.hyp).to_dict()
-    if not opt.noautoanchor:
+def start_values(hyp_file: str, with_anchors: bool) -> dict[str, float]:
+    """Return the values to start from, those of a file; with_anchors: with a number of anchors, as in v6.1."""
+    start = Hyp.from_yaml(hyp_file).to_dict()
+    if with_anchors:
         start.setdefault("anchors", ANCHORS)
     if far := outside(start):
         LOGGER.warning(
-            f"{opt.hyp}: {', '.join(far)} beyond the bounds of the search: only the first generation has the values"
+            f"{hyp_file}: {', '.join(far)} beyond the bounds of the search: only the first generation has the values"
         )
     return start

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.files.addresses import ModelAddress, is_url, without_credentials
-from utils.general import LOGGER, ROOT, check_file
+from utils.general import LOGGER, ROOT, find_file
 
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
 
 
 def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
     """The checkpoint to start a training from, or None to start from scratch; unless it was named it may be absent."""
-    check_file(cfg, (".yaml", ".yml"))
+    find_file(cfg, (".yaml", ".yml"))
     if not weights:
         return None
     path = Path(weights)

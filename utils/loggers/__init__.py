@@ -4,9 +4,10 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from utils.general import LOGGER, atomic_write, one_line, progress
 from utils.loggers.base import BEST_KEYS, KEYS, METRIC_KEYS, EpochNumbers, Logger, RunEnd, RunStart
 from utils.loggers.mlflow import MlflowLogger, import_mlflow
 from utils.loggers.tensorboard import TensorBoardLogger, summary_writer
-from utils.loggers.wandb import WandbLogger, box_interval, check_wandb, wandb_project
+from utils.loggers.wandb import WandbFlags, WandbLogger, box_interval, check_wandb, wandb_project
 from utils.metrics import EvalResult
 from utils.training.run_files import RunFiles
 
@@ -27,10 +28,10 @@ HEADER = ",".join(f"{name:>20}" for name in ("epoch", *KEYS))
 BAR_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
 
-def check_services(options: Mapping[str, Any]) -> None:
-    """ValueError or ImportError where what train.py's options, by name, ask of W&B and MLflow cannot be had."""
-    check_wandb(options)
-    if options["mlflow"]:
+def check_services(wandb: WandbFlags, experiment: str | None) -> None:
+    """ValueError or ImportError where what is asked of W&B, or logging to an MLflow experiment, cannot be had."""
+    check_wandb(wandb)
+    if experiment:
         import_mlflow()
 
 
@@ -41,15 +42,20 @@ def open_loggers(
     imgsz: int,
     names: Sequence[str],
     splits: Mapping[str, Sequence[LabelRecord]],
+    *,
+    epochs: int,
+    data_file: str | Path,
+    wandb: WandbFlags,
+    experiment: str | None = None,
     is_main: bool = True,
 ) -> "RunLogger":
-    """The loggers that a run's options ask for, to be entered with `with`; none where the process is not main.
+    """Make the loggers of a run, to be entered with `with`; none where the process is not main.
 
-    names: the classes. splits: the images of train and val.
+    names: the classes. splits: the images of train and val, and data_file the yaml that describes them. epochs: of the
+    whole run. wandb: what is asked of W&B. experiment: of MLflow, None without it.
     """
-    options = run.options
-    project, experiment = wandb_project(options), options["mlflow"]
-    interval = box_interval(int(options["bbox_interval"]), int(options["epochs"])) if project else 0
+    project = wandb_project(wandb)
+    interval = box_interval(wandb.bbox_interval, epochs) if project else 0
     if not is_main:
         return RunLogger(interval=interval)
     loggers: list[Logger] = [CsvLogger()]
@@ -57,10 +63,10 @@ def open_loggers(
     if writer is not None:
         loggers.append(TensorBoardLogger(writer))
     if project:
-        loggers.append(WandbLogger(project))
+        loggers.append(WandbLogger(project, wandb.entity, wandb.upload_dataset, data_file))
     if experiment:
-        loggers.append(MlflowLogger(str(experiment)))
-    options = {**options, "save_dir": str(run.folder)}
+        loggers.append(MlflowLogger(experiment))
+    options = {**run.options, "save_dir": str(run.folder)}
     start = RunStart(run.folder, options, run.hyp, start_epoch, tuple(names), model, imgsz, splits)
     return RunLogger(loggers, start, interval)
 
@@ -271,3 +277,11 @@ class EpochBar:
             self.losses = tuple(f"{value:.4g}" for value in losses.tolist())
         cells = (self.epoch, memory, *self.losses, len(batch.targets), batch.images.shape[-1])
         self.bar.set_description_str(("%10s" * len(BAR_COLUMNS)) % cells, refresh=False)
+
+
+# Names of v6.1 --------------------------------------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> object:
+    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    return import_module("utils.v61").find(__name__, name)

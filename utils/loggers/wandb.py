@@ -6,10 +6,11 @@ folder, until `wandb sync` is called.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -27,28 +28,36 @@ BOX_IMAGES, BOX_CONFIDENCE = 16, 0.25  # how many images with boxes are logged, 
 FINISH_TIMEOUT_S = 600  # a server that is gone must not hold the end of a run for ever
 
 
-def wandb_project(options: Mapping[str, Any]) -> str | None:
-    """The project to log to, or None where no option of train.py, given by name, asks for W&B."""
-    implied = (
-        options["entity"]
-        or options["upload_dataset"]
-        or options["bbox_interval"] != -1
-        or options["artifact_alias"] != "latest"
-    )
-    return options["wandb"] or (DEFAULT_PROJECT if implied else None)
+@dataclass(frozen=True)
+class WandbFlags:
+    """What the user asks of W&B: train.py's --wandb and the options that mean nothing without it."""
+
+    project: str | None = None
+    entity: str | None = None
+    upload_dataset: str | bool = False
+    bbox_interval: int = -1
+    artifact_alias: str = "latest"
 
 
-def check_wandb(options: Mapping[str, Any]) -> None:
+def wandb_project(flags: WandbFlags) -> str | None:
+    """Return the project to log to, or None if no option asks for W&B."""
+    if flags.project:
+        return flags.project
+    is_implied = flags.entity or flags.upload_dataset or flags.bbox_interval != -1 or flags.artifact_alias != "latest"
+    return DEFAULT_PROJECT if is_implied else None
+
+
+def check_wandb(flags: WandbFlags) -> None:
     """ValueError where an option of W&B cannot be used, ImportError where its package is missing."""
-    project = wandb_project(options)
+    project = wandb_project(flags)
     if project is None:
         return
     if BAD_IN_PROJECT.search(project) or len(project) > 128:
         raise ValueError(f"--wandb {project}: a project's name has at most 128 characters and none of / \\ # ? % :")
-    if options["upload_dataset"] not in (False, True, "train", "val"):
-        raise ValueError(f"--upload_dataset {options['upload_dataset']}: val, train, or nothing for both")
-    if options["bbox_interval"] < -1:
-        raise ValueError(f"--bbox_interval {options['bbox_interval']}: a number of epochs, 0 = never, -1 = ten times")
+    if flags.upload_dataset not in (False, True, "train", "val"):
+        raise ValueError(f"--upload_dataset {flags.upload_dataset}: val, train, or nothing for both")
+    if flags.bbox_interval < -1:
+        raise ValueError(f"--bbox_interval {flags.bbox_interval}: a number of epochs, 0 = never, -1 = ten times")
     import_wandb()
 
 
@@ -58,29 +67,33 @@ def box_interval(asked: int, epochs: int) -> int:
 
 
 class WandbLogger(Logger):
-    """Logs to a run of a W&B project; a training that goes on goes on with the same run."""
+    """Logs to a run of a W&B project; a training that goes on goes on with the same run.
+
+    entity: the user or team that the project belongs to. upload: the split of the data set to upload, True for both,
+    False for none; data_file: its yaml.
+    """
 
     name = "W&B"
 
-    def __init__(self, project: str) -> None:
-        self.project = project
+    def __init__(
+        self, project: str, entity: str | None = None, upload: str | bool = False, data_file: str | Path = ""
+    ) -> None:
+        self.project, self.entity, self.upload, self.data_file = project, entity, upload, data_file
 
     def on_start(self, start: RunStart) -> None:
         """Opens the run, and uploads the data set where that is asked for; ValueError where W&B does not let it."""
         self.wandb = import_wandb()
-        options = start.options
         stored = stored_service(start.folder, "wandb") if start.start_epoch else {}
         is_same = bool(stored.get("id")) and stored.get("project") == self.project
-        self.run = open_run(
-            self.wandb, self.project, options["entity"], start.folder, stored["id"] if is_same else None
-        )
+        self.run = open_run(self.wandb, self.project, self.entity, start.folder, stored["id"] if is_same else None)
         store_service(start.folder, "wandb", {"id": self.run.id, "project": self.project})
-        self.run.config.update({**options, "hyp": dict(start.hyp)}, allow_val_change=True)
+        self.run.config.update({**start.options, "hyp": dict(start.hyp)}, allow_val_change=True)
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
         self.names = dict(enumerate(start.names))
-        if options["upload_dataset"] and not is_same:
-            upload_dataset(self.wandb, self.run, start)
+        if self.upload and not is_same:
+            splits = {name: start.splits[name] for name in start.splits if self.upload in (True, name)}
+            upload_dataset(self.wandb, self.run, self.data_file, splits)
 
     def on_images(self, epoch: int, evaluated: EvaluatedBatch) -> None:
         """Images with the boxes found in them."""
@@ -135,7 +148,7 @@ class WandbLogger(Logger):
         self.run.finish(exit_code=0 if is_complete else 1)
 
 
-def open_run(wandb: ModuleType, project: str, entity: object, folder: Path, run_id: str | None) -> "Run":
+def open_run(wandb: ModuleType, project: str, entity: str | None, folder: Path, run_id: str | None) -> "Run":
     """W&B's run, the one of this id or a new one; what it keeps on this machine lies in the run's folder."""
     settings = wandb.Settings(console="off", save_code=False, quiet=True, finish_timeout=FINISH_TIMEOUT_S)
     try:

@@ -2,18 +2,17 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from utils.data.config import DataConfig
-from utils.data.labels import label_path
+from utils.data.labels import LabelRecord, label_path
 from utils.files.names import UniqueNames, safe_name
 from utils.general import LOGGER, ROOT, colorstr, one_line, plural
-from utils.loggers.base import RunStart
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -35,29 +34,31 @@ def import_wandb() -> ModuleType:
     return wandb
 
 
-def upload_dataset(wandb: ModuleType, run: "Run", start: RunStart) -> None:
-    """Logs the images, labels and description of train and val, or of the one split named, as a data set artifact.
+def upload_dataset(
+    wandb: ModuleType, run: "Run", data_file: str | Path, splits: Mapping[str, Sequence[LabelRecord]]
+) -> None:
+    """Logs the images, labels and description of splits of the data set of a yaml as a data set artifact.
 
     The files are uploaded from where they are; no copy of them is made on this machine.
     """
-    file, chosen = Path(str(start.options["data"])), start.options["upload_dataset"]
-    splits = [name for name in start.splits if chosen in (True, name)]
+    file = Path(data_file)
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII), type="dataset")
     content: dict[str, object] = {name: f"images/{name}" for name in splits}
     content["names"] = list(DataConfig.from_yaml(file).names)  # those of the label files, also with --single-cls
     with artifact.new_file(DATA_FILE, encoding="utf-8") as description:
         yaml.safe_dump(content, description, sort_keys=False, allow_unicode=True)
     count = 0
-    for split in splits:
+    for split, records in splits.items():
         names = UniqueNames()
-        for record in start.splits[split]:
+        for record in records:
             image, labels = Path(record.image), Path(label_path(record.image))
             stem = names.claim(image.stem)
             count += 1
-            add = {"policy": "immutable", "skip_cache": True}
-            artifact.add_file(str(image), f"images/{split}/{stem}{image.suffix}", **add)
+            files = {f"images/{split}/{stem}{image.suffix}": image}
             if labels.is_file():
-                artifact.add_file(str(labels), f"labels/{split}/{stem}.txt", **add)
+                files[f"labels/{split}/{stem}.txt"] = labels
+            for name, path in files.items():
+                artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
     run.log_artifact(artifact)
     LOGGER.info(f"{colorstr('W&B: ')}data set {artifact.name} with {plural(count, 'image')}, {' and '.join(splits)}")
 
@@ -85,7 +86,6 @@ def fetch_dataset(address: str, alias: str) -> Path:
     return file
 
 
-def local_data(options: Mapping[str, Any]) -> str:
-    """--data as a file on this machine: fetched from W&B where it names a data set there."""
-    data = str(options["data"])
-    return os.fspath(fetch_dataset(data, options["artifact_alias"])) if data.startswith(ARTIFACT_PREFIX) else data
+def local_data(data: str, alias: str) -> str:
+    """Return --data as a file on this machine: fetched from W&B, by its alias there, if it names a data set there."""
+    return os.fspath(fetch_dataset(data, alias)) if data.startswith(ARTIFACT_PREFIX) else data

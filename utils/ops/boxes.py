@@ -37,7 +37,7 @@ def xywh2xyxy(boxes_xywh: Boxes) -> Boxes:
 def xyxy2xywhn(boxes_xyxy: Boxes, w: float = 640, h: float = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
     """Corners in pixels of a w x h image to normalised xywh; `clip` first cuts them to the image less eps pixels."""
     if clip:
-        boxes_xyxy = clip_coords(boxes_xyxy, (h - eps, w - eps))
+        boxes_xyxy = clipped_coords(boxes_xyxy, (h - eps, w - eps))
     x, y, width, height = (xyxy2xywh(boxes_xyxy)[..., i] for i in range(4))
     return _join((x / w, y / h, width / w, height / h))
 
@@ -48,17 +48,17 @@ def xywhn2xyxy(boxes_xywhn: Boxes, w: float = 640, h: float = 640, padw: float =
     return _join((x1 * w + padw, y1 * h + padh, x2 * w + padw, y2 * h + padh))
 
 
-def clip_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
-    """The boxes cut to an image of shape (h, w); a new one, what was given stays (v6.1 changed it in place)."""
+def clipped_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
+    """Cut boxes to an image of shape (h, w); return new ones."""
     h, w = shape[:2]
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
     return _join((x1.clip(0, w), y1.clip(0, h), x2.clip(0, w), y2.clip(0, h)))
 
 
-def scale_coords(
+def scaled_coords(
     img1_shape: Sequence[int], coords: Boxes, img0_shape: Sequence[int], ratio_pad: RatioPad | None = None
 ) -> Boxes:
-    """Boxes xyxy in the network's image (h, w) as boxes in the original of shape (h, w), clipped to it; a new one.
+    """Bring boxes xyxy from the network's image (h, w) into the original of shape (h, w), cut to it; return new ones.
 
     Without ratio_pad the image is taken to be letterboxed in the middle, at one ratio for both sides.
     """
@@ -70,4 +70,27 @@ def scale_coords(
         (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad
     x1, y1, x2, y2 = (coords[..., i] for i in range(4))
     x1, x2, y1, y2 = (x1 - pad_w) / ratio_w, (x2 - pad_w) / ratio_w, (y1 - pad_h) / ratio_h, (y2 - pad_h) / ratio_h
-    return clip_coords(_join((x1, y1, x2, y2)), img0_shape)
+    return clipped_coords(_join((x1, y1, x2, y2)), img0_shape)
+
+
+# v6.1's two, which change what they are given -------------------------------------------------------------------------
+
+
+def clip_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
+    """Cut boxes in place, as v6.1 does, to an image of shape (h, w), and return them."""
+    boxes_xyxy[..., :4] = clipped_coords(boxes_xyxy, shape)
+    return boxes_xyxy
+
+
+def scale_coords(
+    img1_shape: Sequence[int], coords: Boxes, img0_shape: Sequence[int], ratio_pad: RatioPad | None = None
+) -> Boxes:
+    """Change boxes in place, as v6.1 does, to what `scaled_coords` makes of them, and return them.
+
+    ratio_pad: as `letterbox` or the data loader gives it; the first of the two ratios counts for both sides.
+    """
+    if ratio_pad is not None:
+        (ratio, *_), (pad_w, pad_h) = ratio_pad
+        ratio_pad = ((ratio, ratio), (pad_w, pad_h))
+    coords[..., :4] = scaled_coords(img1_shape, coords, img0_shape, ratio_pad)
+    return coords

@@ -1,5 +1,7 @@
 """How much boxes overlap, and which detection may claim which label.
 
+The IoU of matched pairs and its relatives, which the loss uses, are `bbox_iou` in utils/metrics.py.
+
 Legend: N and M boxes, n detections, L levels of IoU.
 """
 
@@ -8,49 +10,6 @@ import torch
 from torch import Tensor
 
 # Overlap --------------------------------------------------------------------------------------------------------------
-
-
-def bbox_iou(
-    box1: Tensor,
-    box2: Tensor,
-    xywh: bool = True,
-    GIoU: bool = False,
-    DIoU: bool = False,
-    CIoU: bool = False,
-    eps: float = 1e-7,
-) -> Tensor:
-    """The IoU of each box of box1 (..., 4) with the one of its row in box2, or one of IoU's relatives: (...).
-
-    xywh: centre, width and height, else corners. GIoU: arXiv 1902.09630, DIoU and CIoU: 1911.08287. Value and gradient
-    are finite for boxes without any area too.
-    """
-    (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = (_corners(box, xywh) for box in (box1, box2))
-    w1, h1, w2, h2 = right1 - left1, bottom1 - top1 + eps, right2 - left2, bottom2 - top2 + eps
-    both_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
-    both_h = torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
-    intersection = both_w.clamp(min=0) * both_h.clamp(min=0)
-    union = w1 * h1 + w2 * h2 - intersection + eps
-    iou = intersection / union
-    if not (GIoU or DIoU or CIoU):
-        return iou
-    hull_w = torch.maximum(right1, right2) - torch.minimum(left1, left2)
-    hull_h = torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
-    if GIoU:
-        hull = hull_w * hull_h + eps
-        return iou - (hull - union) / hull
-    apart = ((left2 + right2 - left1 - right1) ** 2 + (top2 + bottom2 - top1 - bottom1) ** 2) / 4  # of the centres
-    distance = apart / (hull_w**2 + hull_h**2 + eps)
-    if DIoU:
-        return iou - distance
-    shape = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)) ** 2
-    with torch.no_grad():
-        alpha = shape / (shape - iou + (1 + eps))
-    return iou - (distance + alpha * shape)
-
-
-def _corners(boxes: Tensor, xywh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, b, c, d = boxes.unbind(-1)
-    return (a - c / 2, b - d / 2, a + c / 2, b + d / 2) if xywh else (a, b, c, d)
 
 
 def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor, eps: float = 1e-7) -> Tensor:

@@ -1,4 +1,6 @@
-"""Non-maximum suppression: of boxes that overlap, the surest stays.
+"""The parts of non-maximum suppression, by which the surest of boxes that overlap stays.
+
+`non_max_suppression` itself is in utils/general.py.
 
 There is no time limit: what is found never depends on the machine's speed. torchvision suppresses where it works, which
 is tried on first use; else OpenCV does, on the CPU, with the same result.
@@ -7,7 +9,7 @@ Legend: B images, N candidate boxes of an image, M of them that could be objects
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import cv2
@@ -26,54 +28,32 @@ WITHOUT_FLOAT64 = {"mps"}  # kinds of devices
 MAX_SCORES = 2**24  # computed at once: bounds the memory that a batch of an untrained model takes
 
 
-def non_max_suppression(
+def candidates(
     prediction: Tensor,
-    conf_thres: float = 0.25,
-    iou_thres: float = 0.45,
+    conf_thres: float,
     classes: Sequence[int] | None = None,
-    agnostic: bool = False,
     multi_label: bool = False,
     labels: Sequence[Tensor] = (),
-    max_det: int = 300,
-) -> list[Tensor]:
-    """B tensors (n, 6) float32 of xyxy, confidence, class, surest first, at most max_det of an image.
+) -> Iterator[Tensor]:
+    """Yield for each of B images its detections before suppression, (n, 6) xyxy, confidence, class, surest first.
 
-    prediction: (B, N, 5 + nc) of any float type, xywh in pixels, objectness, class scores; confidence is their product
-    and must be above conf_thres. A box goes whose IoU with a surer one of its class, with `agnostic` of any, is above
-    iou_thres. classes: the class numbers to keep. multi_label: a box may be an object of several classes, else only of
-    its best. labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join them with
-    confidence 1, for automatic labelling. What is not finite is no object. ValueError for what is out of its range.
-    A device without float64 (MPS) leaves it to the CPU, where the result then is.
+    The arguments are those of `non_max_suppression`; at most MAX_BOXES of an image come.
     """
-    if prediction.device.type in WITHOUT_FLOAT64:
-        prediction = prediction.cpu()
-    assert prediction.ndim == 3, f"(B, N, 5 + nc) is wanted, not {tuple(prediction.shape)}"
-    assert prediction.shape[2] > 5, "there are no class scores"
     batch, count, nc = *prediction.shape[:2], prediction.shape[2] - 5
-    assert len(labels) in {0, batch}, f"labels of {len(labels)} images for a batch of {batch}"
-    for name, value in (("confidence", conf_thres), ("IoU", iou_thres)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"the {name} threshold is {value}: a share between 0 and 1 is wanted")
-    if max_det < 1:
-        raise ValueError(f"max_det is {max_det}: 1 or more detections of an image are wanted")
-    unknown = [index for index in classes or () if not 0 <= index < nc]
-    if unknown:
-        raise ValueError(f"class {unknown[0]} is not among the model's, which are 0 to {nc - 1}")
-
     wanted = None
     if classes is not None:
         wanted = torch.zeros(nc, dtype=torch.bool)
-        wanted[list(classes)] = True
+        wanted[[int(index) for index in classes if 0 <= index < nc]] = True  # others find nothing, as in v6.1
         wanted = wanted.to(prediction.device)
     group = max(MAX_SCORES // max(count * nc, 1), 1)
-    found: list[Tensor] = []
     for start in range(0, batch, group):
         part = slice(start, start + group)
         rows, image = _candidates(prediction[part], labels[part], conf_thres)
         detections, image = _classify(rows, image, conf_thres, multi_label and nc > 1, wanted)
         counts = torch.bincount(image, minlength=len(prediction[part])).tolist()
-        found += [_suppress(boxes, iou_thres, agnostic, max_det) for boxes in detections.split(counts)]
-    return found
+        for boxes in detections.split(counts):
+            order = boxes[:, 4].sort(descending=True, stable=True).indices[:MAX_BOXES]
+            yield boxes[order]
 
 
 def _candidates(prediction: Tensor, labels: Sequence[Tensor], conf_thres: float) -> tuple[Tensor, Tensor]:
@@ -114,23 +94,33 @@ def _classify(
     return torch.cat((boxes_xyxy, confidence[:, None], category[:, None].float()), 1), image[row]
 
 
-def _suppress(detections: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
-    """The detections of an image that stay.
+def boxes_by_class(detections: Tensor, agnostic: bool) -> tuple[Tensor, Tensor]:
+    """Return boxes (n, 4) xyxy and scores (n,) of detections (n, 6); unless `agnostic` each class has its own place.
 
-    Whether a box stays depends on surer ones only, so a first few are tried until max_det of them stay.
+    Then both are float64, or far places would cost the boxes digits.
     """
-    order = detections[:, 4].sort(descending=True, stable=True).indices[:MAX_BOXES]
-    suppress = _backend(detections.device.type)
-    size = max(4 * max_det, 1024)
-    while True:
-        tried = detections[order[:size]]
-        boxes_xyxy = tried[:, :4]
-        if not agnostic:  # each class gets a place of its own; in float64, or far places would cost their boxes digits
-            boxes_xyxy = boxes_xyxy.double() + tried[:, 5:] * CLASS_DISTANCE
-        kept = suppress(boxes_xyxy, tried[:, 4].to(boxes_xyxy), iou_thres)
-        if len(kept) >= max_det or size >= len(order):
-            return tried[kept[:max_det]]
-        size *= 4
+    boxes, scores = detections[:, :4], detections[:, 4]
+    if agnostic:
+        return boxes, scores
+    return boxes.double() + detections[:, 5:] * CLASS_DISTANCE, scores.double()
+
+
+def nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
+    """Return the indices of the boxes (n, 4) that stay, surest first: those that no surer one overlaps by iou_thres."""
+    return _backend(boxes_xyxy.device.type)(boxes_xyxy, scores, iou_thres)
+
+
+class LazyTorchvision:
+    """Stand for the module torchvision until one of its names is asked for, since its import takes a second."""
+
+    def __getattr__(self, name: str) -> object:
+        """Import torchvision."""
+        import torchvision
+
+        return getattr(torchvision, name)
+
+
+torchvision = LazyTorchvision()  # for a non_max_suppression that was written for v6.1, where it is imported
 
 
 def load_nms(device_type: str) -> None:
@@ -142,14 +132,14 @@ def load_nms(device_type: str) -> None:
 def _backend(device_type: str) -> Suppress:
     """torchvision's NMS if it works on such a device, else OpenCV's."""
     try:
-        from torchvision.ops import nms  # slow to import, and optional
+        from torchvision.ops import nms as suppress  # slow to import, and optional
 
-        nms(torch.zeros(1, 4, device=device_type), torch.zeros(1, device=device_type), 0.5)
+        suppress(torch.zeros(1, 4, device=device_type), torch.zeros(1, device=device_type), 0.5)
     except (ImportError, RuntimeError, AttributeError, OSError) as error:  # of another build than torch, most often
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logging.getLogger("yolov5").info(f"torchvision cannot be used ({reason}): NMS runs in OpenCV, on the CPU")
         return nms_opencv
-    return nms
+    return suppress
 
 
 def nms_opencv(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:

@@ -120,10 +120,19 @@ def claims(
 
 
 def coco_ap(right: np.ndarray, counted: np.ndarray, count: int) -> np.ndarray:
-    """(L,) AP of a class: right and counted (n, L) of its detections, surest first, and its number of labels."""
+    """(L,) COCO's AP of a class: the mean of the precision at 101 recalls.
+
+    right and counted are (n, L) bool of its detections, surest first; count is its number of labels.
+    """
     hits = right.cumsum(0)
-    precision = hits / np.maximum(counted.cumsum(0), 1)
+    curves = zip((hits / count).T, (hits / np.maximum(counted.cumsum(0), 1)).T, strict=True)
+    return np.array([precision_at(RECALL_POINTS, recall, precision).mean() for recall, precision in curves])
+
+
+def precision_at(points: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """The best precision at each of the recalls `points` or a higher one; 0 beyond the last that was reached.
+
+    recall and precision are (n,), one number for each detection, surest first.
+    """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    envelope = np.concatenate((envelope, np.zeros((1, right.shape[1]))))  # what is beyond the last recall
-    places = [np.searchsorted(recall, RECALL_POINTS) for recall in (hits / count).T]
-    return np.array([curve[place].mean() for curve, place in zip(envelope.T, places, strict=True)])
+    return np.append(envelope, 0.0)[np.searchsorted(recall, points)]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
 from utils.files.images import read_image
-from utils.general import make_divisible
-from utils.ops.boxes import scale_coords
-from utils.ops.nms import load_nms, non_max_suppression
+from utils.general import make_divisible, non_max_suppression
+from utils.ops.boxes import scaled_coords
+from utils.ops.nms import load_nms
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
@@ -32,8 +32,11 @@ class AutoShape(nn.Module):
 
     To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
     multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
-    most detections of an image; amp, FP16 by autocast on a GPU.
+    most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride, yaml, nc and hyp.
+    dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
     """
+
+    __module__ = "models.common"  # where v6.1 has it, and where programs look for it
 
     conf = 0.25
     iou = 0.45
@@ -46,16 +49,11 @@ class AutoShape(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval().to(memory_format=torch.channels_last)
-
-    @property
-    def names(self) -> list[str]:
-        """The class names."""
-        return self.model.names
-
-    @property
-    def stride(self) -> Tensor:
-        """Pixels of a cell of each level, (L,)."""
-        return self.model.stride
+        self.dmb = hasattr(model, "pt")
+        self.pt = getattr(model, "pt", True)
+        for name in ("yaml", "nc", "hyp", "names", "stride"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
 
     def train(self, mode: bool = True) -> "AutoShape":
         """Stays in evaluation; ValueError for what only a training has: `model.model` is the network to train."""
@@ -69,10 +67,10 @@ class AutoShape(nn.Module):
     ) -> Detections | tuple[Tensor, list[Tensor] | None]:
         """The detections in an image or a list of images, each in its own pixels.
 
-        imgs: paths, http(s) addresses, PIL images and numpy arrays: uint8 RGB (h, w, 3), or (3, h, w), or gray (h, w);
-        turned as their EXIF tags say. size: pixels that the longer side is scaled to. augment: test-time augmentation.
-        profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it is, and what
-        comes out is what the network gives. ValueError or OSError for what is no image.
+        imgs: paths, http(s) addresses, PIL images and numpy arrays: RGB in 0..255 (h, w, 3), or (3, h, w), or gray
+        (h, w); turned as their EXIF tags say. size: pixels that the longer side is scaled to. augment: test-time
+        augmentation. profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it
+        is, and what comes out is what the network gives. ValueError or OSError for what is no image.
         """
         parameter = next(self.model.parameters())
         device = parameter.device
@@ -83,22 +81,23 @@ class AutoShape(nn.Module):
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             fixed_hw = getattr(self.model, "fixed_hw", None)
-            batch = to_batch(images, size, largest_stride(self), fixed_hw).to(device)  # (B, 3, H, W)
+            batch = to_batch(images, size, largest_stride(self.model), fixed_hw).to(device)  # (B, 3, H, W)
             batch = batch.to(parameter.dtype).div_(255)
             times.append(time_sync(device))
-            prediction = self.model(batch, augment=augment)[0]  # (B, N, 5 + nc)
+            prediction = self.model(batch, augment=augment)
+            prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
         limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
-            torch.cat((scale_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
+            torch.cat((scaled_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
             for rows, image in zip(found, images, strict=True)
         ]
         times.append(time_sync(device))
         if profile:
-            networks = self.model if isinstance(self.model, nn.ModuleList) else [self.model]
-            for network in networks:
-                profile_layers(network, batch)
+            network = self.model.model if self.dmb else self.model
+            for member in network if isinstance(network, nn.ModuleList) else [network]:
+                profile_layers(member, batch)
         return Detections(images, native, files, np.diff(times).tolist(), self.names, batch.shape)
 
 
@@ -156,13 +155,26 @@ def to_rgb(image_bgr: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image_bgr[..., ::-1])
 
 
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    """Numbers in 0..255 as uint8; ValueError for others, and for those that look like shares in 0..1."""
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"an array of {array.dtype}; finite numbers in 0..255 are expected")
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if low < 0 or high > 255:
+        raise ValueError(f"an array of {array.dtype} from {low:g} to {high:g}; numbers in 0..255 are expected")
+    if array.dtype.kind == "f" and 0 < high <= 1:
+        raise ValueError(f"an array of {array.dtype} up to {high:g}; 0..255 is expected, so multiply it by 255")
+    return array.round().astype(np.uint8)
+
+
 def from_array(array: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB of an array (h, w), (h, w, c) or (c, h, w); c is 1 or 3, or 4 in the last place.
 
-    Channels come first where the first side is 1 or 3 and the last is no number of channels; a fourth one is left out.
+    Numbers of another type than uint8 are taken as they are, 0..255, and rounded. Channels come first where the first
+    side is 1 or 3 and the last is no number of channels; a fourth one is left out.
     """
     if array.dtype != np.uint8:
-        raise ValueError(f"an array of {array.dtype}; uint8 in 0..255 is wanted")
+        array = _as_bytes(array)
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim == 3 and image.shape[0] in {1, 3} and image.shape[2] not in {1, 3, 4}:
         image = image.transpose(1, 2, 0)

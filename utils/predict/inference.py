@@ -1,6 +1,5 @@
 """What val.py, detect.py and tools.serve share: limits, a network ready to run, images to it and boxes back."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,31 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from utils.general import LOGGER, check_img_size
-from utils.ops.boxes import scale_coords
+from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
 from utils.torch_utils import largest_stride
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision
 HINTS = ("latency", "throughput")  # of --hint
-
-
-def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds how a network is run: what load_backend is told of its device, number format and threads."""
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=PRECISIONS[0],
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
-    )
-    parser.add_argument(
-        "--hint",
-        choices=HINTS,
-        default=HINTS[0],
-        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
-    )
 
 
 def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
@@ -92,5 +72,5 @@ def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.d
 def to_native(detections: Tensor, net_hw: Sequence[int], image_hw: tuple[int, int]) -> Tensor:
     """The detections (n, 6) in whole pixels of the image, on the CPU, least sure first so that they are drawn below."""
     detections = detections.cpu().flip(0)
-    boxes_xyxy = scale_coords(tuple(net_hw), detections[:, :4], image_hw).round()
+    boxes_xyxy = scaled_coords(tuple(net_hw), detections[:, :4], image_hw).round()
     return torch.cat((boxes_xyxy, detections[:, 4:]), 1)

@@ -47,6 +47,8 @@ class Detections:
     s: the shape of the network's input, (B, 3, H, W).
     """
 
+    __module__ = "models.common"  # where v6.1 has it
+
     def __init__(
         self,
         imgs: Sequence[np.ndarray],
@@ -90,6 +92,31 @@ class Detections:
         """Prints what was found and how long it took."""
         print(self)
 
+    def display(
+        self,
+        pprint: bool = False,
+        show: bool = False,
+        save: bool = False,
+        crop: bool = False,
+        render: bool = False,
+        labels: bool = True,
+        save_dir: str | Path = SAVE_DIR,
+    ) -> list[dict[str, Any]] | None:
+        """Do several at once, as v6.1's method: print, show, save, crop and render; return the crops where asked for.
+
+        With `render` the images in `imgs` become the drawn ones. What is saved goes to save_dir.
+        """
+        if pprint:
+            self.print()
+        if show:
+            self.show(labels)
+        if save:
+            self.save(labels, save_dir)
+        found = self.crop(save, save_dir) if crop else None
+        if render:
+            self.imgs = self.render(labels)
+        return found
+
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
@@ -104,7 +131,7 @@ class Detections:
         return [self._drawn(i, labels) for i in range(self.n)]
 
     def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1])
+        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from torch import nn
 
-from utils.cli.train_options import parse_opt as train_opt
-from utils.data.config import Hyp
 from utils.draw.curves import read_results
 from utils.draw.html_charts import matrix_chart, metric_chart, training_chart
 from utils.draw.html_page import UNKNOWN, anchor, bars, escaped, image_tag, number, section, table, write_page
@@ -59,12 +58,6 @@ def write_report(
     make_page(plots.folder)
 
 
-def train_defaults() -> dict[str, Facts]:
-    """The defaults of train.py's options and of its hyper-parameters, as `write_report` takes them."""
-    options = train_opt([])
-    return {"options": options.values(), "hyp": Hyp.from_yaml(options.hyp).to_dict()}
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """What a run's folder holds for its page; empty where a file is absent."""
@@ -77,8 +70,11 @@ class Run:
     labels: Facts
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """What is there; FileNotFoundError where there is nothing of a run, ValueError names a damaged file."""
+    def read(cls, folder: Path, train_defaults: Mapping[str, Facts]) -> Self:
+        """Read what is there; train_defaults are for a folder without report.json.
+
+        FileNotFoundError where there is nothing of a run, ValueError names a damaged file.
+        """
         facts = _read(folder / FACTS)
         results = facts.get("results") or _read(folder / "results.json")
         history = read_results(folder / "results.csv") if (folder / "results.csv").is_file() else {}
@@ -86,16 +82,19 @@ class Run:
         if not settings and (folder / "opt.yaml").is_file():
             files = {"options": folder / "opt.yaml", "hyp": folder / "hyp.yaml"}
             settings = {name: read_yaml(file) for name, file in files.items() if file.is_file()}
-            defaults = train_defaults()
+            defaults = train_defaults
         if not (facts or results or history or settings):
             wanted = f"{FACTS}, results.json, results.csv, opt.yaml"
             raise FileNotFoundError(f"{folder}: no run's folder, it has none of {wanted}")
         return cls(facts, results, history, settings, defaults, _read(folder / LABELS))
 
 
-def make_page(folder: Path) -> Path:
-    """Makes report.html of what is in a run's folder; its path. Errors as `Run.read` has them."""
-    run = Run.read(folder)
+def make_page(folder: Path, train_defaults: Mapping[str, Facts] = MappingProxyType({})) -> Path:
+    """Makes report.html of what is in a run's folder; its path. Errors as `Run.read` has them.
+
+    train_defaults: defaults of train.py, in groups as `write_report` has them, for a folder without report.json.
+    """
+    run = Run.read(folder, train_defaults)
     path, name = folder / PAGE, folder.resolve().name
     try:
         parts = _sections(run)

@@ -24,7 +24,7 @@ from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible
-from utils.torch_utils import ModelEMA
+from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
@@ -115,9 +115,9 @@ class Trainer:
     that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
     more step.
 
-    Of several `ranks` each trains on its part of every batch, with a criterion whose losses are shares of the whole's;
-    gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages are
-    the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
+    Of several `ranks` each trains on its part of every batch, with a criterion whose losses have the whole's as their
+    mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
+    are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
 
     `progress` is how far the epoch has come that is being trained, or was last: `observe` may raise to break it off,
     and `state_dict` then holds what it takes to go on with its next batch.
@@ -163,7 +163,7 @@ class Trainer:
 
         Of an epoch that was broken off, whose `progress` was loaded, the batches are those that are left.
 
-        Batches without a finite loss are left out of the mean. Of several ranks each sees its own share of the losses
+        Batches without a finite loss are left out of the mean. Of several ranks each sees the losses of its own part
         until the epoch ends. observe(i, batch, means) is called after each batch;
         means, the losses so far, are given now and then only.
         """
@@ -180,7 +180,7 @@ class Trainer:
             done.pending += 1
             is_last = i + 1 == batch_count
             is_step = done.pending >= accumulate or is_last
-            items = self.backward(batch, number, is_step) * self.ranks.size
+            items = self.backward(batch, number, is_step)
             is_finite = items.isfinite().all()
             done.total += torch.where(is_finite, items, 0)
             done.counted += is_finite
@@ -215,7 +215,7 @@ class Trainer:
         is_step: an optimizer step follows, for which the ranks' gradients are added up.
         """
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
-        targets = batch.targets.to(self.device, non_blocking=True)  # (T, 6)
+        targets = to_device(batch.targets, self.device)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self.resize is not None:
             images = self.resize(images, number)

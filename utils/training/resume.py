@@ -16,8 +16,7 @@ from utils.data.config import Hyp
 from utils.data.labels import LabelRecord
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import newest
-from utils.files.yamls import YAML_SUFFIXES
-from utils.general import LOGGER, check_file, plural
+from utils.general import LOGGER, plural
 from utils.training.fingerprint import describe_changes, fingerprint
 
 LAST = "last.pt"
@@ -85,49 +84,6 @@ def load_run(path: Path) -> Checkpoint:
 
 
 # With which options ---------------------------------------------------------------------------------------------------
-
-
-def resumed_options(
-    path: Path,
-    checkpoint: Checkpoint,
-    defaults: Mapping[str, object],
-    named: Mapping[str, object],
-    changeable: Collection[str],
-) -> dict[str, object]:
-    """The options to go on with, from the checkpoint's and those named; ValueError where they leave nothing to do."""
-    stored = checkpoint.training["opt"]
-    named = dict(named)
-    check_same_hyp(path, checkpoint.training["hyp"], named.pop("hyp", None), stored.get("hyp"))
-    if "data" in named:
-        named["data"] = str(check_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
-    options = merged_options(path, stored, defaults, named, changeable)
-    reason = why_finished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
-    if reason and (path.name != LAST or has_ended(path, is_plotted=not options["noplots"])):
-        raise ValueError(reason)
-    return options
-
-
-def merged_options(
-    path: Path,
-    stored: Mapping[str, object],
-    defaults: Mapping[str, object],
-    named: Mapping[str, object],
-    changeable: Collection[str],
-) -> dict[str, object]:
-    """The options to go on with: those stored, by default those that came later, and named ones that may change.
-
-    What changes is said in the log; ValueError where one is named with another value that may not.
-    """
-    options = {name: stored.get(name, default) for name, default in defaults.items()}
-    for name, value in named.items():
-        if value == options[name]:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name not in changeable:
-            raise ValueError(f"{flag} {value!r} cannot change when resuming; {path} has {options[name]!r}")
-        LOGGER.info(f"{flag} {value} from here on, {options[name]} before")
-        options[name] = value
-    return options
 
 
 def why_finished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int) -> str:

@@ -33,6 +33,7 @@ class RunFiles:
     """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values.
 
     data: the images' fingerprints by split. changes: a line about each change of the data since the run began.
+    save_period: every so many epochs a checkpoint is kept, below 1 never. is_plotted: figures are drawn.
     """
 
     folder: Path
@@ -40,44 +41,30 @@ class RunFiles:
     hyp: dict[str, float]
     data: dict[str, Tensor]
     changes: list[str]
+    save_period: int = -1
+    is_plotted: bool = True
 
-    @classmethod
-    def create(
-        cls,
-        options: dict[str, object],
-        hyp: dict[str, float],
-        data: dict[str, Tensor],
-        changes: list[str],
-        ranks: DistEnv = SINGLE,
-        *,
-        lock: Lock,
+    def opened(
+        self, *, is_new: bool, lock: Lock, exist_ok: bool = False, weights: str = "", ranks: DistEnv = SINGLE
     ) -> Self:
-        """The folder of the run that --resume names, or a new one in project/name; its settings are written.
+        """Return the run in its folder, where its settings are written.
 
-        Rank 0 makes and locks it, and the others are told. ValueError where the weights to start from would be taken
-        away with an older run's; InUseError where another process trains in it.
+        is_new: a number is added to a folder that exists, unless exist_ok; else it is the folder of the run that is
+        resumed. Rank 0 makes and locks it, and the others are told. ValueError where the weights to start from would be
+        taken away with an older run's; InUseError where another process trains in it.
         """
         if not ranks.is_main:
-            return cls(Path(str(ranks.broadcast(None))), options, hyp, data, changes)
-        resume = options["resume"]
-        if resume:
-            folder = Path(str(resume)).parents[1]
-        else:
-            place = Path(str(options["project"])) / str(options["name"])
-            folder = increment_path(place, exist_ok=bool(options["exist_ok"]), mkdir=True)
-            weights = Path(str(options["weights"]))
-            if weights.is_file() and weights.resolve().parent == (folder / "weights").resolve():
+            return replace(self, folder=Path(str(ranks.broadcast(None))))
+        run = self
+        if is_new:
+            folder = increment_path(self.folder, exist_ok=exist_ok, mkdir=True)
+            if Path(weights).is_file() and Path(weights).resolve().parent == (folder / "weights").resolve():
                 raise ValueError(f"--weights {weights} is of the run that --exist-ok replaces; name another --name")
-        lock.take_folder(folder)
-        run = cls(folder, options, hyp, data, changes)
-        run.open(is_new=not resume)
-        ranks.broadcast(str(folder))
+            run = replace(self, folder=folder)
+        lock.take_folder(run.folder)
+        run.open(is_new)
+        ranks.broadcast(str(run.folder))
         return run
-
-    @property
-    def is_plotted(self) -> bool:
-        """Whether pictures are drawn."""
-        return not self.options["noplots"]
 
     @property
     def last(self) -> Path:
@@ -101,8 +88,9 @@ class RunFiles:
 
     def epoch_checkpoint(self, epoch: int) -> Path | None:
         """The epoch<N>.pt of an epoch whose checkpoint is kept, or None."""
-        period = self.options["save_period"]
-        return self.last.with_name(f"epoch{epoch}.pt") if period > 0 and epoch > 0 and epoch % period == 0 else None
+        if self.save_period < 1 or epoch == 0 or epoch % self.save_period:
+            return None
+        return self.last.with_name(f"epoch{epoch}.pt")
 
     def open(self, is_new: bool) -> None:
         """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written.

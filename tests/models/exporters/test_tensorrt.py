@@ -14,7 +14,7 @@ from models.exporters.tensorrt import WHAT, EngineSettings, Profile, trtexec_com
 from models.runtimes.load import load_backend
 from models.runtimes.tensorrt import check_gpu, read_engine
 from tests.models.tensorrt_standin import OPERATORS, StandIn, install
-from utils.ops.nms import non_max_suppression
+from utils.general import non_max_suppression
 
 VERSIONS = ["10.0.1", "11.4.0.106"]
 

@@ -430,7 +430,7 @@ def test_trains_a_step(halved):
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     before = [p.detach().clone() for p in model.parameters()]
     images = torch.rand(2, 3, 64, 64)
-    ComputeLoss(model.head, hyp)(model(images), targets)[0].sum().backward()
+    ComputeLoss(model, hyp=hyp)(model(images), targets)[0].sum().backward()
     optimizer.step()
     moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
     assert sum(moved) > 0.9 * len(moved)

@@ -18,7 +18,7 @@ from models.runtimes.load import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntim
 from models.runtimes.metadata import AXES
 from models.runtimes.onnx_header import read_onnx_header
 from utils.data.config import names_of
-from utils.ops.nms import non_max_suppression
+from utils.general import non_max_suppression
 
 FILES = {"pt": "a.pt", "torchscript": "a.torchscript", "onnx": "a.onnx", "openvino": "a_openvino_model"}
 EXPORTED = [kind for kind in FILES if kind != "pt"]

@@ -1,4 +1,4 @@
-"""Evaluations by image: the same AP as ap_per_class gives, and what drawing the images again does to it."""
+"""Evaluations by image: the same AP as average_precision gives, and what drawing the images again does to it."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tools.ablate.bootstrap import ImageRecorder, ImageStats, drawn_maps, interval
-from utils.metrics import ap_per_class
+from utils.metrics import average_precision
 
 
 def made(images=6, seed=0, quality=0.6):
@@ -22,7 +22,7 @@ def made(images=6, seed=0, quality=0.6):
 
 def test_all_once_is_the_ap_itself():
     stats = made()
-    ap = ap_per_class(stats.right, stats.scores[:, 0], stats.scores[:, 1], stats.label_class).ap.mean()
+    ap = average_precision(stats.right, stats.scores[:, 0], stats.scores[:, 1], stats.label_class).ap.mean()
     assert stats.map() == stats.map(np.ones(6, int)) == ap > 0
 
 
@@ -31,7 +31,9 @@ def test_counts_are_copies_of_images():
     rows = np.concatenate([np.flatnonzero(stats.owner == i) for i in (0, 0, 2, 3, 3, 3)])
     labels = np.concatenate([np.flatnonzero(stats.label_owner == i) for i in (0, 0, 2, 3, 3, 3)])
     args = stats.right[rows], stats.scores[rows, 0], stats.scores[rows, 1], stats.label_class[labels]
-    assert stats.map(counts) == pytest.approx(ap_per_class(*args).ap.mean(), abs=0.02)  # copies are ordered otherwise
+    assert stats.map(counts) == pytest.approx(
+        average_precision(*args).ap.mean(), abs=0.02
+    )  # copies are ordered otherwise
     assert stats.map(np.zeros(6, int)) == 0
 
 

@@ -105,3 +105,48 @@ def test_a_mistake_is_one_line(tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no such file" in done.stderr
+
+
+def test_plan_says_pairs_by_the_pilot_or_by_sd(config, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(ValueError, match="no pilot: give --sd"):
+        ablate.main(config("--plan"))
+    ablate.main(config("--plan", "--sd", "0.01", seeds=8, looks=[4, 8]))
+    assert "10 pairs for 80% power" in caplog.text
+    assert "look after 4 pairs" in caplog.text
+    with pytest.raises(ValueError, match="--sd -1"):
+        ablate.main(config("--plan", "--sd", "-1"))
+
+
+def test_a_look_stops_a_variant_and_then_the_baseline(config, monkeypatch):
+    """Of eight seeds four are enough, since the variant is better by far in each."""
+    done = []
+
+    def fake_do(claim, run, measure, trainer):
+        done.append(run.key)
+        value = 0.5 + 0.001 * run.seed + (0.2 + 0.001 * (run.seed % 2) if run.variant == "identity" else 0)
+        claim.end("done", {"variant": run.variant, "seed": run.seed, "digest": run.digest, "map": value})
+
+    monkeypatch.setattr("tools.ablate.runs.do", fake_do)
+    monkeypatch.setattr(ablate, "write_reports", lambda findings, folder: done.append(findings))
+    ablate.main(config(seeds=8, looks=[4, 8]))
+    *keys, findings = done
+    assert keys == [f"{name}-s{seed}" for seed in range(4) for name in ("plain", "identity")]
+    assert findings.open == 0
+    assert "after 4 pairs" in findings.provenance["rule for stopping"]
+
+
+def test_tables_of_committed_rows(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    with (tmp_path / "a-runs.csv").open("w", newline="") as file:
+        rows = (("NAM", 0, 0.6), ("plain", 0, 0.5), ("NAM", 1, 0.6), ("plain", 1, 0.51), ("NAM", 2, 0.6))
+        csv.writer(file).writerows((("variant", "seed", "map"), *rows, ("plain", 2, 0.49)))
+    options = ablate.parse_opt(["--runs", str(tmp_path / "a-runs.csv"), "--figure", str(tmp_path / "a.png")])
+    assert ablate.main(options) == tmp_path / "a.png"
+    assert "| NAM | 3 | 0.6000 (0.0000) | +0.1000 |" in caplog.text
+
+
+@pytest.mark.parametrize("words", [[], ["--config", "a.yaml", "--runs", "a.csv"]])
+def test_a_config_or_rows(words):
+    with pytest.raises(SystemExit):
+        ablate.parse_opt(words)

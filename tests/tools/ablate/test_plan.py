@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tools.ablate.plan import load_plan, replace_blocks
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
@@ -74,6 +74,8 @@ def test_the_digest_knows_options_and_files(plan_of):
         ({"split": "tests"}, "must be one of train, val, test"),
         ({"alpha": 5.0}, "between 0 and 1"),
         ({"bootstrap": -1}, "0 for none"),
+        ({"looks": [3, 4]}, "end with all 2"),
+        ({"looks": [1, 2]}, "that rise, from 3 on"),
     ],
 )
 def test_mistakes_are_named(plan_of, changes, message):
@@ -96,3 +98,21 @@ def test_the_example_is_a_plan(tmp_path):
     assert len(plan.runs) == 66
     assert plan.variants[:3] == ("plain", "NAM", "NAM identity-start")
     assert plan.variants[-4:] == ("identity", "half", "SiLU", "convolution")
+
+
+def test_the_digest_is_of_contents_and_not_of_places(plan_of, tmp_path):
+    (tmp_path / "a").mkdir()
+    copy = tmp_path / "a" / "copy.yaml"
+    copy.write_text("# the same network\n" + (ROOT / "models" / "yolov5n.yaml").read_text())
+    own = {**GOOD["variants"], "plain": {"cfg": str(copy)}}
+    first, moved = plan_of().runs, plan_of(variants=own).runs
+    assert [run.digest for run in first] == [run.digest for run in moved]
+    copy.write_text(copy.read_text().replace("depth_multiple: 0.33", "depth_multiple: 0.66"))
+    assert plan_of(variants=own).runs[0].digest != first[0].digest
+
+
+def test_known_names_a_csv(plan_of, tmp_path):
+    assert plan_of().known is None
+    assert plan_of(known="docs/nam-shapes-runs.csv").known == ROOT / "docs" / "nam-shapes-runs.csv"
+    with pytest.raises(ValueError, match="known 3"):
+        plan_of(known=3)

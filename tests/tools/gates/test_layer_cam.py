@@ -38,8 +38,7 @@ from tools.gates.layer_cam import (
 from utils.files.checkpoint import Checkpoint, save_checkpoint
 from utils.files.images import read_image
 from utils.files.yamls import read_yaml
-from utils.general import ROOT
-from utils.ops.nms import non_max_suppression
+from utils.general import ROOT, non_max_suppression
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 
 GOOD = parse_opt(["--epochs", "1", "--batch-size", "8", "--imgsz", "64", "--workers", "0"])
 

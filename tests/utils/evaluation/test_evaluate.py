@@ -58,10 +58,10 @@ def run(model, *batches, names=NAMES, compute_loss=None, on_batch=None, **settin
 def test_perfect_model():
     result = run(Answer([row()]), batch((0, 0, *CENTRE)), batch((0, 0, *CENTRE)))
     assert (result.mp, result.mr) == pytest.approx((1, 1))
-    assert (result.map50, result.map) == pytest.approx((0.995, 0.995))
-    assert result.fitness == pytest.approx(0.995)
+    assert (result.map50, result.map) == pytest.approx((1, 1))
+    assert result.fitness == pytest.approx(1)
     assert (result.images, result.counts.tolist(), result.losses) == (2, [2, 0], None)
-    assert result.maps.tolist() == pytest.approx([0.995, 0.995])
+    assert result.maps.tolist() == pytest.approx([1, 1])
     assert 0 <= result.threshold < 0.9
     assert result.shape == (1, 3, 96, 128)
     assert all(value >= 0 for value in result.speed_ms)
@@ -166,7 +166,7 @@ def test_all_classes_as_one():
     loader_batch = batch((0, 1, *CENTRE))
     rows = [row(classes=(0.9, 0, 0.8))]  # the model's number of classes does not matter
     result = run(Answer(rows), loader_batch, single_cls=True, compute_loss=loss)
-    assert (result.map50, result.names, result.counts.tolist()) == (pytest.approx(0.995), ("item",), [1])
+    assert (result.map50, result.names, result.counts.tolist()) == (pytest.approx(1), ("item",), [1])
     assert loss_targets[0][:, 1].tolist() == [0]
     assert loader_batch.targets[:, 1].tolist() == [1]  # is not changed
     assert run(Answer([row(classes=(1.0,))]), batch((0, 0, *CENTRE)), names=["a"], single_cls=True).names == ("a",)
@@ -210,7 +210,7 @@ def test_table_has_v61_columns(caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
     assert [line.split()[:3] for line in lines[1:4]] == [["all", "1", "2"], ["cat", "1", "1"], ["dog", "1", "1"]]
-    assert lines[2].split()[3:] == ["1", "1", "0.995", "0.995"]
+    assert lines[2].split()[3:] == ["1", "1", "1", "1"]
     assert lines[3].split()[3:] == ["0", "0", "0", "0"]
     assert {len(line) for line in lines} == {20 + 6 * 11}
     assert lines[4:] == lines[:2]
@@ -220,7 +220,7 @@ def test_labels_join_what_is_found():
     targets = [(1, 1, *CENTRE), (0, 0, 0.25, 0.25, 0.2, 0.2)]
     seen = []
     result = run(Answer([row(obj=0.0)]), batch(*targets, count=2), hybrid=True, on_batch=seen.append)
-    assert result.map == pytest.approx(0.995)
+    assert result.map == pytest.approx(1)
     for native, labels in zip(seen[0].native, seen[0].labels, strict=True):
         np.testing.assert_allclose(native[:, :4], labels[:, 1:], atol=1e-3)
         assert native[:, 4:].tolist() == [[1, labels[0, 0]]]

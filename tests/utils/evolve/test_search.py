@@ -15,7 +15,7 @@ import optuna
 import pytest
 import yaml
 
-from utils.cli.train_options import parse_opt
+from train import parse_opt, search_settings
 from utils.data.config import Hyp
 from utils.evolve.sampler import HYP
 from utils.evolve.search import OWN_STUDY, Search, find_hyp
@@ -26,8 +26,8 @@ from utils.training.engine import TrainingDiverged
 WORKER_CODE = """
 import sys, time
 from pathlib import Path
+import train
 from utils.evolve.search import find_hyp
-from utils.cli.train_options import parse_opt
 
 marks, own, wanted, arguments = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 def train_one(hyp, report):
@@ -35,7 +35,7 @@ def train_one(hyp, report):
     while len(list(marks.iterdir())) < wanted:
         time.sleep(0.02)
     return [hyp["lr0"]] * 7
-find_hyp(parse_opt(arguments), train_one)
+find_hyp(train.search_settings(train.parse_opt(arguments).for_search(1)), train_one)
 """
 
 
@@ -50,6 +50,11 @@ def quality(hyp):
 
 def train_one(hyp, report):
     return quality(hyp)
+
+
+def search(opt, train_one):
+    """Searches as train.py does."""
+    return find_hyp(search_settings(opt.for_search(1)), train_one)
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def start_worker(marks, own, wanted, *arguments):
 
 @pytest.mark.parametrize("sampler", ["ga", "tpe"])
 def test_search(options, sampler):
-    folder = find_hyp(options("--evolve", 4, "--evolve-sampler", sampler), train_one)
+    folder = search(options("--evolve", 4, "--evolve-sampler", sampler), train_one)
     found = ended(study_of(folder))
     assert [trial.number for trial in counted(study_of(folder))] == [*range(4)]
     assert found[0].hyp == START
@@ -118,26 +123,26 @@ def test_same_seed_same_search():
 
 @pytest.mark.parametrize("again", ["--exist-ok", "--resume"])
 def test_a_search_goes_on_as_if_it_had_not_ended(options, again):
-    whole = find_hyp(options("--evolve", 4), train_one)
-    part = find_hyp(options("--evolve", 2), train_one)
+    whole = search(options("--evolve", 4), train_one)
+    part = search(options("--evolve", 2), train_one)
     assert (whole.name, part.name) == ("exp", "exp2")
-    assert find_hyp(options("--evolve", 4, "--name", "exp2", again), train_one) == part
+    assert search(options("--evolve", 4, "--name", "exp2", again), train_one) == part
     assert rows(part) == rows(whole)
-    assert find_hyp(options("--evolve", 4, "--name", "exp2", again), None) == part, "it is complete"
+    assert search(options("--evolve", 4, "--name", "exp2", again), None) == part, "it is complete"
 
 
 def test_noautoanchor_searches_no_anchors(options):
-    folder = find_hyp(options("--evolve", 2, "--noautoanchor"), train_one)
+    folder = search(options("--evolve", 2, "--noautoanchor"), train_one)
     assert "anchors" not in rows(folder)[0]
 
 
 def test_anchors_of_the_hyp_file_are_the_start(options):
-    folder = find_hyp(options("--evolve", 2, "--hyp", "hyp.Objects365.yaml"), train_one)
+    folder = search(options("--evolve", 2, "--hyp", "hyp.Objects365.yaml"), train_one)
     assert ended(study_of(folder))[0].hyp["anchors"] == 3.2
 
 
 def test_start_beyond_the_bounds_is_trained_as_it_is(options, caplog):
-    folder = find_hyp(options("--evolve", 3, "--hyp", "hyp.shapes.yaml"), train_one)
+    folder = search(options("--evolve", 3, "--hyp", "hyp.shapes.yaml"), train_one)
     values = [generation.hyp["obj"] for generation in ended(study_of(folder))]
     assert values[0] == 8
     assert max(values[1:]) <= 4
@@ -145,12 +150,12 @@ def test_start_beyond_the_bounds_is_trained_as_it_is(options, caplog):
 
 
 def test_generations_of_v61_are_gone_on_with(options, tmp_path):
-    first = find_hyp(options("--evolve", 3), train_one)
+    first = search(options("--evolve", 3), train_one)
     folder = tmp_path / "evolve" / "old"
     folder.mkdir()
     (first / "evolve.csv").rename(folder / "evolve.csv")
     before = rows(folder)
-    find_hyp(options("--evolve", 4, "--name", "old", "--exist-ok"), train_one)
+    search(options("--evolve", 4, "--name", "old", "--exist-ok"), train_one)
     assert rows(folder)[:4] == before
     assert len(rows(folder)) == 5
 
@@ -166,7 +171,7 @@ def test_divergence_is_one_of_the_worst(options):
         return quality(hyp)
 
     calls = []
-    folder = find_hyp(options("--evolve", 3), diverging)
+    folder = search(options("--evolve", 3), diverging)
     assert [trial.state.name for trial in counted(study_of(folder))] == ["COMPLETE", "PRUNED", "COMPLETE"]
     assert len(rows(folder)) == 3
 
@@ -176,7 +181,7 @@ def test_all_diverge(options):
         raise TrainingDiverged("training diverged in epoch 0")
 
     with pytest.raises(ValueError, match="no training has come to its end"):
-        find_hyp(options("--evolve", 2), diverging)
+        search(options("--evolve", 2), diverging)
 
 
 def test_user_errors_end_the_search(options, tmp_path):
@@ -184,10 +189,10 @@ def test_user_errors_end_the_search(options, tmp_path):
         raise FileNotFoundError("images/train: no such folder")
 
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        find_hyp(options("--evolve", 4), failing)
+        search(options("--evolve", 4), failing)
     folder = tmp_path / "evolve" / "exp"
     assert [trial.state.name for trial in study_of(folder).trials] == ["FAIL"]
-    find_hyp(options("--evolve", 2, "--exist-ok"), train_one)
+    search(options("--evolve", 2, "--exist-ok"), train_one)
     assert ended(study_of(folder))[0].hyp["lr0"] == 0.01, "the start, which failed, comes first again"
     assert len(rows(folder)) == 3
 
@@ -240,7 +245,7 @@ def test_a_killed_training_does_not_count(options, tmp_path):
         worker.wait()
     folder = tmp_path / "evolve" / "exp"
     assert [trial.state.name for trial in study_of(folder).trials] == ["RUNNING"]
-    find_hyp(options("--evolve", 2, "--resume"), train_one)
+    search(options("--evolve", 2, "--resume"), train_one)
     assert [trial.state.name for trial in study_of(folder).trials] == ["FAIL", *["COMPLETE"] * 2]
     assert ended(study_of(folder))[0].hyp["lr0"] == 0.01
     assert len(rows(folder)) == 3
@@ -289,12 +294,12 @@ def test_two_workers_share_a_study(tmp_path):
 )
 def test_user_errors(options, arguments, says):
     with pytest.raises(ValueError, match=says):
-        find_hyp(options("--evolve", 2, *arguments), train_one)
+        search(options("--evolve", 2, *arguments), train_one)
 
 
 def test_a_missing_driver_is_named_and_no_password_told(options):
     with pytest.raises(ImportError, match="pip install") as caught:
-        find_hyp(options("--evolve", 2, "--evolve-storage", "mysql+pymysql://me:secret@host/db"), train_one)
+        search(options("--evolve", 2, "--evolve-storage", "mysql+pymysql://me:secret@host/db"), train_one)
     assert "secret" not in str(caught.value)
     assert "pymysql" in str(caught.value)
 
@@ -302,15 +307,12 @@ def test_a_missing_driver_is_named_and_no_password_told(options):
 def test_missing_optuna(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match="pip install optuna"):
-        find_hyp(options("--evolve", 2), train_one)
+        search(options("--evolve", 2), train_one)
 
 
-def test_torchrun_is_refused(options, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_several_processes_are_refused(options):
     with pytest.raises(ValueError, match="--evolve-storage"):
-        find_hyp(options("--evolve", 2), train_one)
+        options("--evolve", 2).for_search(2)
 
 
 @pytest.mark.parametrize(
@@ -321,13 +323,13 @@ def test_hyp_files_with_other_keys_are_refused(options, tmp_path, change, says):
     file = tmp_path / "hyp.yaml"
     file.write_text(yaml.safe_dump(Hyp.from_yaml(options().hyp).to_dict() | change))
     with pytest.raises(ValueError, match=says):
-        find_hyp(options("--evolve", 2, "--hyp", file), train_one)
+        search(options("--evolve", 2, "--hyp", file), train_one)
 
 
 def test_another_search_is_not_mixed_in(options, tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     first = options("--evolve", 2, "--evolve-storage", url)
-    find_hyp(first, train_one)
+    search(first, train_one)
     with pytest.raises(ValueError, match=r"'exp' has epochs 300, not 10; .* another --name"):
-        find_hyp(replace(first, epochs=10), train_one)
-    find_hyp(replace(first, epochs=10, name="other"), train_one)
+        search(replace(first, epochs=10), train_one)
+    search(replace(first, epochs=10, name="other"), train_one)

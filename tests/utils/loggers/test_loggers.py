@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.datasets import Batch
 from utils.files.images import write_image
 from utils.loggers import HEADER, KEYS, CsvLogger, EpochBar, RunLogger, check_services, open_loggers
 from utils.loggers.base import Logger, RunStart, store_service, stored_service
+from utils.loggers.wandb import WandbFlags
 from utils.training.run_files import RunFiles
 
 RESULT = SimpleNamespace(mp=0.5, mr=0.25, map50=0.123456789, map=0.1, losses=(0.1, 0.2, 0.3))
@@ -190,9 +191,11 @@ def test_loggers_leave_random_states_alone(tmp_path):
 
 
 def test_without_loggers_nothing_is_written(tmp_path):
-    options = {**parse_opt([]).values(), "bbox_interval": 3}
-    run = RunFiles(tmp_path, options, {}, {}, [])
-    with open_loggers(run, 0, nn.Identity(), 64, ("a",), {}, is_main=False) as logger:
+    run = RunFiles(tmp_path, {}, {}, {}, [])
+    flags = WandbFlags(bbox_interval=3)
+    with open_loggers(
+        run, 0, nn.Identity(), 64, ("a",), {}, epochs=300, data_file="", wandb=flags, is_main=False
+    ) as logger:
         logger.log_epoch(0, LOSSES, RESULT, RATES, 0)
         logger.log_end(0, run.final, None)
         seen = [logger.observer(epoch) is not None for epoch in range(4)]
@@ -222,7 +225,7 @@ def test_a_missing_package_is_named(monkeypatch, flags, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=f"--{package}: .* is not installed .*; pip install {package}, or leave"):
         parse_opt(flags).check()
-    check_services(parse_opt([]).values())
+    check_services(WandbFlags(), None)
 
 
 # Console --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.files.images import write_image
 from utils.loggers import RunLogger
 from utils.loggers.base import BEST_KEYS, KEYS, RunStart, stored_service

@@ -12,7 +12,7 @@ from utils.files.images import write_image
 from utils.loggers import KEYS, RunLogger
 from utils.loggers.base import RunStart
 from utils.loggers.tensorboard import TensorBoardLogger, pr_counts, summary_writer
-from utils.metrics import IOU_LEVELS, EvalResult, ap_per_class
+from utils.metrics import IOU_LEVELS, EvalResult, average_precision
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 LOSSES, RATES = torch.tensor([1.0, 2.0, 3.0]), [0.01, 0.01, 0.1]
@@ -22,7 +22,7 @@ LOSSES, RATES = torch.tensor([1.0, 2.0, 3.0]), [0.01, 0.01, 0.1]
 def result():
     """Four labels of class `b`, three detections, of which the second is wrong."""
     right = np.repeat([[True], [False], [True]], len(IOU_LEVELS), 1)
-    stats = ap_per_class(right, np.array([0.9, 0.8, 0.7]), np.ones(3), np.ones(4))
+    stats = average_precision(right, np.array([0.9, 0.8, 0.7]), np.ones(3), np.ones(4))
     return EvalResult(("a", "b"), 4, np.array([0, 4]), stats, (0.1, 0.2, 0.3), (0, 0, 0), (1, 3, 64, 64))
 
 
@@ -61,7 +61,7 @@ def test_counts_of_a_curve(result):
 
 
 def test_no_class_has_labels():
-    empty = ap_per_class(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.zeros(0))
+    empty = average_precision(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.zeros(0))
     assert pr_counts(EvalResult(("a",), 1, np.zeros(1), empty, None, (0, 0, 0), (1, 3, 64, 64))) == {}
 
 

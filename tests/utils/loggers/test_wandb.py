@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.utils.loggers.offline_runs import OfflineRun
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.files.images import write_image
 from utils.loggers import KEYS, RunLogger
 from utils.loggers.base import RunStart, stored_service
@@ -100,9 +100,9 @@ def test_images_with_boxes(tmp_path):
     ],
 )
 def test_what_asks_for_it(flags, project):
-    options = parse_opt(flags).values()
-    check_wandb(options)
-    assert wandb_project(options) == project
+    asked = parse_opt(flags).wandb_flags
+    check_wandb(asked)
+    assert wandb_project(asked) == project
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import wandb
 from torch import nn
 
 from tests.utils.loggers.offline_runs import OfflineRun
-from utils.cli.train_options import parse_opt
+from train import parse_opt
 from utils.data.config import DataConfig
 from utils.data.labels import load_split
 from utils.loggers import RunLogger, wandb_data
@@ -18,10 +18,10 @@ from utils.loggers.wandb_data import fetch_dataset, local_data
 
 
 def upload(data, folder, *flags, start_epoch=0):
-    options = parse_opt(["--data", data, *flags]).values()
-    splits = {name: load_split(DataConfig.from_yaml(data), name, 0, options["single_cls"]) for name in ("train", "val")}
-    start = RunStart(folder, options, {}, start_epoch, ("item",), nn.Identity(), 64, splits)
-    with RunLogger([WandbLogger("birds")], start):
+    opt = parse_opt(["--data", data, *flags])
+    splits = {name: load_split(DataConfig.from_yaml(data), name, 0, opt.single_cls) for name in ("train", "val")}
+    start = RunStart(folder, opt.values(), {}, start_epoch, ("item",), nn.Identity(), 64, splits)
+    with RunLogger([WandbLogger("birds", upload=opt.upload_dataset, data_file=data)], start):
         return sorted(folder.glob("wandb/offline-run-*"))[-1]
 
 
@@ -92,13 +92,13 @@ def server(tmp_path, monkeypatch):
     ],
 )
 def test_the_alias_chooses_the_version(server, tmp_path, address, flags, asked):
-    options = parse_opt(["--data", f"wandb-artifact://{address}", *flags]).values()
-    assert local_data(options) == str(tmp_path / "fetched" / "tiny-v3" / "data.yaml")
+    opt = parse_opt(["--data", f"wandb-artifact://{address}", *flags])
+    assert local_data(opt.data, opt.artifact_alias) == str(tmp_path / "fetched" / "tiny-v3" / "data.yaml")
     assert server == [asked]
 
 
 def test_other_data_is_left_alone(server):
-    assert local_data(parse_opt(["--data", "coco.yaml"]).values()) == "coco.yaml"
+    assert local_data("coco.yaml", "latest") == "coco.yaml"
     assert server == []
 
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from utils.augmentations import letterbox_placement
-from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.augmentations import letterbox, letterbox_placement
+from utils.ops.boxes import (
+    clip_coords,
+    clipped_coords,
+    scale_coords,
+    scaled_coords,
+    xywh2xyxy,
+    xywhn2xyxy,
+    xyxy2xywh,
+    xyxy2xywhn,
+)
 
 KINDS = [
     pytest.param(torch.tensor, id="tensor"),
@@ -59,8 +68,8 @@ def test_what_was_given_is_not_changed(kind):
         xywh2xyxy,
         lambda x: xyxy2xywhn(x, 9, 9, clip=True),
         xywhn2xyxy,
-        lambda x: clip_coords(x, (9, 9)),
-        lambda x: scale_coords((64, 64), x, (32, 16)),
+        lambda x: clipped_coords(x, (9, 9)),
+        lambda x: scaled_coords((64, 64), x, (32, 16)),
     ):
         result = function(boxes)
         result[...] = 0
@@ -69,7 +78,7 @@ def test_what_was_given_is_not_changed(kind):
 
 def test_half_precision_stays_half():
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).half()
-    assert scale_coords((64, 64), boxes, (32, 32)).dtype == torch.half
+    assert scaled_coords((64, 64), boxes, (32, 32)).dtype == torch.half
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,38 +94,58 @@ def test_normalised(kind):
 def test_clip_takes_height_and_width(kind):
     boxes = kind([[-1.0, -2.0, 300.0, 300.0], [5.0, 6.0, 7.0, 8.0], [-9.0, -9.0, -5.0, -5.0]])
     expected = [[0, 0, 200, 100], [5, 6, 7, 8], [0, 0, 0, 0]]
-    assert close(clip_coords(boxes, (100, 200)), expected)
-    assert close(clip_coords(boxes, (100, 200, 3)), expected)
+    assert close(clipped_coords(boxes, (100, 200)), expected)
+    assert close(clipped_coords(boxes, (100, 200, 3)), expected)
 
 
 @pytest.mark.parametrize("image_hw", SHAPES)
 @pytest.mark.parametrize(
     "options", [{"auto": False}, {"auto": True}, {"auto": False, "scaleFill": True}, {"scaleup": False}]
 )
-def test_scale_coords_undoes_the_letterbox(image_hw, options):
+def test_scaled_coords_undoes_the_letterbox(image_hw, options):
     placement = letterbox_placement(image_hw, (320, 416), **options)
     ratio_pad = (placement.ratio[::-1], placement.pad)
     boxes = drawn(image_hw)
     (ratio_w, ratio_h), (pad_w, pad_h) = placement.ratio, placement.pad
     inside = boxes * (ratio_w, ratio_h, ratio_w, ratio_h) + (pad_w, pad_h, pad_w, pad_h)
     for kind in (torch.tensor, np.array):
-        assert close(scale_coords((320, 416), kind(inside), image_hw, ratio_pad), boxes, 1e-9)
+        assert close(scaled_coords((320, 416), kind(inside), image_hw, ratio_pad), boxes, 1e-9)
 
 
 @pytest.mark.parametrize("image_hw", SHAPES)
-def test_scale_coords_without_numbers_errs_by_the_rounding_at_most(image_hw):
+def test_scaled_coords_without_numbers_errs_by_the_rounding_at_most(image_hw):
     placement = letterbox_placement(image_hw, (320, 416), auto=False)
     boxes = drawn(image_hw)
     ratio, (pad_w, pad_h) = placement.ratio[0], placement.pad
-    back = scale_coords((320, 416), boxes * ratio + (pad_w, pad_h, pad_w, pad_h), image_hw)
+    back = scaled_coords((320, 416), boxes * ratio + (pad_w, pad_h, pad_w, pad_h), image_hw)
     # the padding of whole pixels and that of the exact ratio differ by less than half a pixel, on small sides by one
     assert np.abs(back - boxes).max() <= 1 / ratio
 
 
-def test_scale_coords_clips_to_the_original():
-    assert scale_coords((64, 64), np.array([[-9.0, 0.0, 99.0, 64.0]]), (32, 64)).tolist() == [[0, 0, 64, 32]]
+def test_scaled_coords_clips_to_the_original():
+    assert scaled_coords((64, 64), np.array([[-9.0, 0.0, 99.0, 64.0]]), (32, 64)).tolist() == [[0, 0, 64, 32]]
 
 
 def test_no_boxes():
-    assert scale_coords((64, 64), torch.zeros(0, 4), (32, 32)).shape == (0, 4)
-    assert clip_coords(np.zeros((0, 4)), (32, 32)).shape == (0, 4)
+    assert scaled_coords((64, 64), torch.zeros(0, 4), (32, 32)).shape == (0, 4)
+    assert clipped_coords(np.zeros((0, 4)), (32, 32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_v61s_two_change_what_they_are_given(kind):
+    rows = kind([[-5.0, 4.0, 50.0, 70.0, 0.9, 1.0]])  # with confidence and class, of which a view is given
+    boxes = rows[:, :4]
+    assert clip_coords(boxes, (64, 48)) is boxes
+    assert close(rows, [[0, 4, 48, 64, 0.9, 1]])
+    assert scale_coords((64, 48), boxes, (128, 96)) is boxes
+    assert close(rows, [[0, 8, 96, 128, 0.9, 1]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("auto", [False, True])
+def test_ratio_and_padding_as_letterbox_gives_them(kind, auto):
+    image = np.zeros((100, 150, 3), np.uint8)
+    fitted, ratio, pad = letterbox(image, (320, 416), auto=auto)
+    boxes = drawn(image.shape[:2])
+    inside = kind(boxes * ratio[0] + (*pad, *pad))
+    assert close(scale_coords(fitted.shape[:2], inside, image.shape, (ratio, pad)), boxes, 1e-5)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.general import ROOT
+from utils.general import ROOT, non_max_suppression
 from utils.ops import nms
-from utils.ops.nms import nms_opencv, non_max_suppression
+from utils.ops.nms import nms_opencv
 
 GOLDEN = np.load(ROOT / "tests" / "golden" / "nms.npz")
 SETTINGS = {
@@ -203,12 +203,23 @@ def test_input_stays_as_it_is():
         ({"iou_thres": -0.1}, "IoU threshold is -0.1"),
         ({"conf_thres": float("nan")}, "confidence threshold is nan"),
         ({"max_det": 0}, "max_det is 0"),
-        ({"classes": [0, 3]}, "class 3 is not among the model's, which are 0 to 2"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         non_max_suppression(random_prediction(0), **options)
+
+
+def test_classes_that_the_model_has_not_are_ignored():
+    found = non_max_suppression(random_prediction(0), 0.1, classes=[0, 999, -1])[0]
+    assert torch.equal(found, non_max_suppression(random_prediction(0), 0.1, classes=[0])[0])
+    assert len(found)
+    assert not len(non_max_suppression(random_prediction(0), 0.1, classes=[999])[0])
+
+
+def test_what_a_network_gives_in_evaluation_is_taken_as_it_is():
+    prediction = random_prediction(0)
+    assert torch.equal(non_max_suppression((prediction, []))[0], non_max_suppression(prediction)[0])
 
 
 class WithoutFloat64(torch.Tensor):

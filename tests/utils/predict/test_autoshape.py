@@ -160,7 +160,10 @@ def test_it_stays_in_evaluation(model):
         ([], "no image is given"),
         (7, "a int is no image"),
         ([None], "a NoneType is no image"),
-        (np.zeros((8, 8, 3)), "float64; uint8"),
+        (np.full((8, 8, 3), 0.5), "float64 up to 0.5; .* multiply it by 255"),
+        (np.full((8, 8, 3), 256), "int64 from 256 to 256"),
+        (np.full((8, 8, 3), np.nan, np.float32), "float32; finite"),
+        (np.zeros((8, 8, 3), bool), "bool; "),
         (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
         (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"\(2, 8, 8, 3\)"),
@@ -177,3 +180,11 @@ def test_an_absent_file_and_a_size_of_nothing(model, rgb):
         model("nowhere.png")
     with pytest.raises(ValueError, match="size 0"):
         model(rgb, size=0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint16])
+def test_numbers_of_other_types_are_bytes(kind):
+    image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
+    found = from_array(image.astype(kind))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image)

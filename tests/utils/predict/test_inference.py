@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.general import non_max_suppression
 from utils.ops import nms
 from utils.predict.inference import check_limits, ready, warm_up
 
@@ -55,5 +56,5 @@ def test_the_suppression_is_loaded_before_the_first_image():
     nms._backend.cache_clear()
     warm_up(nn.Conv2d(3, 4, 3), (8, 8))
     assert nms._backend.cache_info().misses == 1
-    nms.non_max_suppression(torch.tensor([[[8.0, 8, 4, 4, 1, 1]]]))
+    non_max_suppression(torch.tensor([[[8.0, 8, 4, 4, 1, 1]]]))
     assert nms._backend.cache_info().misses == 1

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils.general import ROOT
-from utils.metrics import EvalResult, ap_per_class
+from utils.metrics import EvalResult, average_precision
 from utils.report.facts import curve_facts, environment, git_commit, model_facts
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -82,7 +82,7 @@ def test_an_exported_file():
 
 def test_curves_are_those_of_the_classes_with_labels():
     right = np.ones((2, 10), bool)
-    stats = ap_per_class(right, np.array([0.9, 0.5]), np.array([1, 1]), np.array([1, 1, 1]))
+    stats = average_precision(right, np.array([0.9, 0.5]), np.array([1, 1]), np.array([1, 1, 1]))
     curves = curve_facts(EvalResult(("a", "b"), 1, np.array([0, 3]), stats, None, (0, 0, 0), ()))
     assert curves["names"] == ["b"]
     assert (curves["points"][0], curves["points"][-1], len(curves["points"])) == (0, 1, 101)

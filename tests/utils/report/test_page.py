@@ -15,7 +15,7 @@ from utils.datasets import Batch, ImageShape
 from utils.draw.html_page import write_page
 from utils.evaluation.evaluate import EvalSettings, evaluate
 from utils.evaluation.files import EvalPlots
-from utils.report.page import make_page, train_defaults, write_report
+from utils.report.page import make_page, write_report
 
 EVIL = "<script>alert(1)</script>\"'&犬"
 MAX_BYTES = 5e6
@@ -188,7 +188,7 @@ def test_a_run_without_plots_has_numbers_and_no_page(data, tmp_path):
 
 
 def test_defaults_are_those_of_the_command_line():
-    defaults = train_defaults()
+    defaults = train.default_settings()
     assert defaults["options"]["epochs"] == 300
     assert defaults["hyp"]["lr0"] == 0.01
 

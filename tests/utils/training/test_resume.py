@@ -22,7 +22,6 @@ from utils.training.resume import (
     find_run,
     has_ended,
     load_run,
-    merged_options,
     why_finished,
 )
 
@@ -158,35 +157,6 @@ def test_damaged_run(tmp_path, part, value):
     save_checkpoint(tmp_path / "last.pt", replace(CHECKPOINT, training=training))
     with pytest.raises(ValueError, match=f"cannot be resumed, '{part}' is missing or damaged"):
         load_run(tmp_path / "last.pt")
-
-
-def merge(tmp_path, stored, named):
-    return merged_options(tmp_path, stored, {"epochs": 300, "imgsz": 640, "seed": 0}, named, {"epochs"})
-
-
-@pytest.mark.parametrize(
-    ("stored", "named", "expected"),
-    [
-        ({"epochs": 9, "imgsz": 64, "seed": 1}, {}, {"epochs": 9, "imgsz": 64, "seed": 1}),
-        ({"epochs": 9, "imgsz": 64, "seed": 1}, {"epochs": 12, "imgsz": 64}, {"epochs": 12, "imgsz": 64, "seed": 1}),
-        ({"epochs": 9, "imgsz": 64}, {}, {"epochs": 9, "imgsz": 64, "seed": 0}),  # of a version without --seed
-        ({"epochs": 9, "imgsz": 64, "seed": 1, "gone": 2}, {}, {"epochs": 9, "imgsz": 64, "seed": 1}),
-    ],
-    ids=["stored", "named", "older", "newer"],
-)
-def test_options(tmp_path, stored, named, expected):
-    assert merge(tmp_path, stored, named) == expected
-
-
-def test_a_change_is_told(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "yolov5"):
-        merge(tmp_path, {"epochs": 9}, {"epochs": 12})
-    assert caplog.messages == ["--epochs 12 from here on, 9 before"]
-
-
-def test_what_may_not_change(tmp_path):
-    with pytest.raises(ValueError, match=r"--imgsz 128 cannot change when resuming; .* has 64"):
-        merge(tmp_path, {"imgsz": 64}, {"imgsz": 128})
 
 
 def test_other_classes(tmp_path):

@@ -1,0 +1,112 @@
+"""v6.1's network of any file, `DetectMultiBackend`, over ours; and the name of a later kind of network.
+
+models.common and models.yolo have both behind their doors, see utils/v61.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.runtimes.load import READABLE, Weights, find_kind, load_backend
+from models.yolo import Model
+from utils.files.addresses import is_url
+from utils.files.yamls import read_yaml
+from utils.general import find_file
+from utils.torch_utils import largest_stride
+
+# v6.1's flags of a file's format, by our words for it; what v6.1 does not read has a word of its own only.
+FLAGS = {"pt": "pt", "torchscript": "jit", "onnx": "onnx", "openvino": "xml", "engine": "engine", "coreml": "coreml"}
+FLAGS |= {"tflite": "tflite"}
+UNREAD = ("saved_model", "pb", "edgetpu", "tfjs")
+
+
+class DetectMultiBackend(nn.Module):
+    """The network of a file, with v6.1's attributes and calls; all that a file can be is what load_backend reads.
+
+    pt, jit, onnx, xml, engine, coreml, tflite: whether it is of this format. model: the network itself, of a checkpoint
+    a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in FP16.
+    """
+
+    def __init__(
+        self,
+        weights: str | Weights | Sequence[str | Weights] = "yolov5s.pt",
+        device: torch.device | str | None = None,
+        dnn: bool = False,
+        data: str | Path | None = None,
+        fp16: bool = False,
+        fuse: bool = True,
+    ) -> None:
+        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only."""
+        super().__init__()
+        first = weights if isinstance(weights, str | Weights) else next(iter(weights))
+        kind = "remote" if is_url(str(first)) else find_kind(Path(str(first)))
+        for name in (*FLAGS.values(), *UNREAD):
+            setattr(self, name, FLAGS.get(kind) == name)
+        self.dnn = dnn and self.onnx
+        self.device = torch.device("cpu") if device is None else torch.device(device)
+        model = load_backend(weights, self.device, dnn=self.dnn, names=lambda: names_of(data, first), fuse=fuse)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.fp16 = fp16 and self.pt and self.device.type == "cuda"
+        if self.fp16:
+            self.model.half()
+        self.stride = largest_stride(self.model)
+        self.names, self.nc = self.model.names, self.model.nc
+
+    def __getattr__(self, name: str) -> object:
+        """What else the network has: yaml, hyp, save, fixed_hw, ..."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in {"model", "_modules"}:  # while it is made
+                raise
+            return getattr(self.model, name)
+
+    def forward(
+        self, im: Tensor, augment: bool = False, visualize: bool | str | Path = False, val: bool = False
+    ) -> Tensor | list[Tensor] | tuple[Tensor, list[Tensor] | None]:
+        """The decoded boxes (B, N, 5 + nc) of images (B, 3, H, W) in 0..1, with `val` and the raw maps of the levels.
+
+        While a checkpoint's network is in training mode: the raw maps alone. visualize: a folder for feature maps.
+        """
+        if visualize and self.pt:
+            found = self.model(im, augment=augment, visualize=visualize)
+        else:
+            found = self.model(im, augment=augment)
+        if val or isinstance(found, list):
+            return found
+        return found[0]
+
+    @torch.no_grad()
+    def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640), half: bool = False) -> None:
+        """Run a GPU's network once on zeros (B, 3, H, W), which chooses algorithms."""
+        if self.device.type != "cpu":
+            dtype = torch.float16 if half or self.fp16 else torch.float32
+            self.forward(torch.zeros(*imgsz, device=self.device, dtype=dtype))
+
+    @staticmethod
+    def model_type(p: str | Path = "path/to/model.pt") -> str:
+        """The format of a file, by our word for it; ValueError if it is none that is read."""
+        kind = find_kind(Path(p))
+        if not kind:
+            raise ValueError(f"{p}: of no format that is read here: {READABLE}")
+        return kind
+
+
+def names_of(data: str | Path | None, weights: str | Weights) -> list[str]:
+    """The class names of a data yaml; ValueError if there is none, or it does not name them."""
+    if data is None:
+        raise ValueError(f"{weights}: brings no class names; name the data yaml that has them with data=")
+    names = read_yaml(find_file(data)).get("names")
+    found = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{data}: names: a list of class names is expected")
+    return [str(name) for name in found]
+
+
+class SegmentationModel(Model):
+    """The name of YOLOv5 v7.0's networks for masks, so that programs can ask whether a network is one; none is here."""
+
+    def __init__(self, cfg: str | Path | dict = "yolov5s-seg.yaml", *_: object, **__: object) -> None:
+        raise ValueError(f"{cfg}: networks for segmentation are not built here, only detectors; Model builds those")
