@@ -1,4 +1,4 @@
-"""Runs of train.py that are ended by signals at any moment: what they leave, and that --resume brings them to the same end.
+"""Runs of train.py that signals end at any moment: what they leave, and that --resume brings them to the same end.
 
 KILLS=200 pytest tests/test_kills.py kills 200 times in place of 20.
 """
