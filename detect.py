@@ -49,7 +49,7 @@ from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
-from utils.processes.signals import exit_status
+from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -141,9 +141,10 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
-    with Background() as background:
+    # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
+    with stop_signals(is_deferred=True) as signals, Background() as background:
         try:
-            for frames in source:
+            for frames in interruptible(source, signals):
                 items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
                     counts = Counter(model.names[int(index)] for index in item.detections[:, 5].sort().values)
@@ -153,6 +154,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     background.submit(partial(save, opt, frame, item, writer, source, drawn))
                     if drawn is not None and not show(frame.name, drawn):
                         return stats
+                signals.check()
         except KeyboardInterrupt as error:
             LOGGER.warning(f"stopped by {error or 'Ctrl-C'}; what is written so far stays")
             stats.exit_status = exit_status(error)
@@ -160,6 +162,17 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
             if recorder is not None:
                 recorder.close()
     return stats
+
+
+def interruptible(source: FileSource | LiveSource, signals: StopSignals) -> Iterator[Sequence[Frame]]:
+    """Yield what a source gives; a signal ends the wait for it at once."""
+    frames = iter(source)
+    while True:
+        with signals.at_once():
+            batch = next(frames, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def find(

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # as far as the system has them
 ON_REQUEST = ("SIGUSR1",)  # sent by a scheduler that is told to warn a job some time before its end
 PATIENCE_S = 1.0  # within which a second Ctrl-C is taken for a repetition of the first
+RAISED_AGAIN_S = 0.02  # when Python is likely to be out of what has dropped the exception
 WORKER_GRACE_S = 5
 SET_PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
 Handler = Any  # what `signal.getsignal` returns: a function, or a constant
@@ -53,12 +54,14 @@ class StopSignals:
         self.number: int | None = None  # of the first signal that came
         self.since = 0.0  # when it came
         self.previous: dict[int, Handler] = {}
+        self.previous_hook: Callable[[Any], object] | None = None
         self.terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def install(self) -> None:
         """Begin to handle the signals."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self.previous_hook, sys.unraisablehook = sys.unraisablehook, self._handle_ignored
         for name in self.names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -66,6 +69,8 @@ class StopSignals:
 
     def restore(self) -> None:
         """Leave the signals to those that handled them before."""
+        if self.previous_hook is not None:
+            sys.unraisablehook, self.previous_hook = self.previous_hook, None
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
@@ -96,12 +101,27 @@ class StopSignals:
         elif number == signal.SIGINT and time.monotonic() - self.since > PATIENCE_S:
             os._exit(128 + number)
 
+    def _handle_ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise Stopped again if Python has dropped it, as it does in finalizers and in what it calls at a fork."""
+        if isinstance(unraisable.exc_value, Stopped) and unraisable.exc_value.number == self.number:
+            self.number = None
+            threading.Timer(RAISED_AGAIN_S, _signal_main_thread, [unraisable.exc_value.number]).start()
+        elif self.previous_hook is not None:
+            self.previous_hook(unraisable)
+
     def _leave_closed_terminals(self) -> None:
         """Send what is written to a closed terminal to nowhere: each write would be an error."""
         for descriptor in self.terminals:
             if not os.isatty(descriptor):
                 with open(os.devnull, "wb") as nowhere:
                     os.dup2(nowhere.fileno(), descriptor)
+
+
+def _signal_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)  # so that it leaves a system call, too
+    else:
+        signal.raise_signal(number)
 
 
 @contextmanager

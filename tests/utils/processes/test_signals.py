@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -76,3 +77,20 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback():
     assert done.returncode == 130
     assert done.stdout.split("\n") == ["cleaning up", "still at it", ""]
     assert not done.stderr
+
+
+def test_raised_again_where_python_drops_it():
+    """In a finalizer, for instance, whose errors are only shown."""
+
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            len("a call, after which a handler may run")
+
+    def drop_and_sleep():
+        made = Finalized()
+        del made
+        time.sleep(5)
+
+    with stop_signals(), pytest.raises(Stopped, match="SIGTERM"):
+        drop_and_sleep()
