@@ -33,10 +33,10 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     batches: images (B, 3, H, W) of 0..255 to fit the scales to, in batches of any length and of the file's own size.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers
+    openvino = import_package("openvino")  # first: so NNCF finds no telemetry package either
     with require_package("nncf", "export.py --int8"):
         import nncf
     nncf.set_log_level(logging.ERROR)
-    openvino = import_package("openvino")
     xml = find_xml(folder)
     network = openvino_core(openvino).read_model(str(xml))
     layers = [*nam_layers(model.network), f"model.{len(model.network.model) - 1}"]

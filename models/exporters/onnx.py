@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.attention import NAMAttention
 from models.exporters.dynamo import tidy_dynamo, write_by_dynamo
-from models.runtimes.base import reason
+from models.runtimes.base import import_openvino, reason
 from models.runtimes.load import CONFIG, OPENVINO_PLACE
 from models.runtimes.metadata import Metadata
 from utils.ops.boxes import xywh2xyxy
@@ -314,7 +314,7 @@ def import_package(name: str) -> ModuleType:
         elif name == "onnxscript":
             import onnxscript as found
         else:
-            import openvino as found
+            found = import_openvino()
     except ImportError as error:
         raise ImportError(f"{name} is missing: pip install -r requirements-export.txt") from error
     return found

@@ -6,9 +6,11 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from utils.general import LOGGER, resource_advice
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
 NMS_OUTPUTS = 4  # num, boxes, scores, classes
 METADATA_FILE = "metadata.json"  # in formats that are a folder or an archive
+OPENVINO_TELEMETRY = "openvino_telemetry"
 Names = Callable[[], Sequence[str]]  # gives the class names of --data, for a file that brings none
 
 
@@ -109,6 +112,17 @@ def reason(error: Exception) -> str:
     """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
     lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
     return lines[-1][:200]
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports each import and conversion to its makers.
+
+    NNCF reports by the same package. Without that both run as usual; ImportError without OpenVINO itself.
+    """
+    sys.modules.setdefault(OPENVINO_TELEMETRY, None)  # so that an import of it fails as if it were not installed
+    import openvino
+
+    return openvino
 
 
 @contextmanager
