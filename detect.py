@@ -39,12 +39,24 @@ from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
 from utils.files.checkpoint import strip_optimizer
+from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
 from utils.plots import Annotator, colors
-from utils.predict.features import FeatureRecorder, save_features
-from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.features import FeatureRecorder
+from utils.predict.inference import (
+    HINTS,
+    PRECISIONS,
+    SIZE_DEFAULT,
+    choose_size,
+    fixed_size,
+    input_size,
+    ready,
+    to_native,
+    to_tensor,
+    warm_up,
+)
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
@@ -57,9 +69,13 @@ WINDOW = 2  # batches of files are looked at together, so that those of one shap
 
 
 class Found(NamedTuple):
-    """What was found in a frame: (n, 6) in its pixels, the network's image (H, W), the seconds, the layers' maps."""
+    """What was found in a frame.
 
-    detections: Tensor
+    det: (n, 6) xyxy in pixels of the frame, confidence, class, surest first. net_hw: height and width of the network's
+    image. maps: of its layers, by name.
+    """
+
+    det: Tensor
     net_hw: tuple[int, int]
     seconds: float
     maps: Mapping[str, np.ndarray]
@@ -136,8 +152,8 @@ def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
 @torch.inference_mode()
 def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
-    imgsz = input_size(model, opt.imgsz)
-    opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
+    imgsz = choose_size(model, opt.imgsz)
+    opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
@@ -147,12 +163,23 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
             for frames in interruptible(source, signals):
                 items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
-                    counts = Counter(model.names[int(index)] for index in item.detections[:, 5].sort().values)
+                    names, det = model.names, item.det
+                    im0 = np.require(frame.image, requirements=["C", "W"])
+                    annotator = Annotator(im0, line_width=opt.line_thickness, labels_last=True)
+
+                    # Every image passes here. det is (n, 6): xyxy in pixels of im0, confidence and class, surest first;
+                    # im0 is (h, w, 3) BGR; frame.name is its path. Count, filter, draw or return boxes here, as with
+                    # v6.1's `for *xyxy, conf, cls in reversed(det):`. What det and im0 are below is what is saved.
+
+                    counts = Counter(names[int(index)] for index in det[:, 5].sort().values)
                     stats.objects += counts
                     LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
-                    drawn = draw(opt, frame, item.detections, writer.names) if opt.view_img else None
-                    background.submit(partial(save, opt, frame, item, writer, source, drawn))
-                    if drawn is not None and not show(frame.name, drawn):
+                    frame, item = frame._replace(image=im0), item._replace(det=det)
+                    if opt.view_img:
+                        frame = frame._replace(image=im0.copy())  # crops are cut from what has no boxes
+                        draw(opt, annotator, det, names)
+                    background.submit(partial(save, opt, frame, item, writer, source, annotator))
+                    if opt.view_img and not show(frame.name, annotator.im):
                         return stats
                 signals.check()
         except KeyboardInterrupt as error:
@@ -192,7 +219,6 @@ def find(
     device, dtype = parameter.device, parameter.dtype
     imgsz, stride = input_size(model, opt.imgsz), largest_stride(model)
     is_fixed = fixed_size(model) is not None
-    limits = (opt.conf_thres, opt.iou_thres, opt.classes, opt.agnostic_nms)
     found: dict[int, Found] = {}
     for indices in batches(frames, imgsz, stride, len(frames) if is_live else opt.batch_size):
         times = [time_sync(device)]
@@ -200,13 +226,21 @@ def find(
         times.append(time_sync(device))
         prediction = model(images, augment=opt.augment)[0]  # (B, N, 5 + nc)
         times.append(time_sync(device))
-        boxes = non_max_suppression(prediction.float(), *limits, max_det=opt.max_det)  # B of (n, 6)
+        boxes = non_max_suppression(
+            prediction.float(),
+            opt.conf_thres,
+            opt.iou_thres,
+            opt.classes,
+            opt.agnostic_nms,
+            max_det=opt.max_det,
+        )  # B of (n, 6)
         times.append(time_sync(device))
         stats.add(images.shape, np.diff(times))
         maps = recorder.take() if recorder is not None else [{}] * len(indices)
         net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
         for i, rows, layers in zip(indices, boxes, maps, strict=True):
-            found[i] = Found(to_native(rows, net_hw, frames[i].image.shape[:2]), net_hw, seconds, layers)
+            det = to_native(rows, net_hw, frames[i].image.shape[:2])  # (n, 6)
+            found[i] = Found(det, net_hw, seconds, layers)
     return [found[i] for i in range(len(frames))]
 
 
@@ -268,29 +302,32 @@ def save(
     found: Found,
     writer: ResultWriter,
     source: FileSource | LiveSource,
-    drawn: np.ndarray | None,
+    annotator: Annotator,
 ) -> None:
-    """Writes what the options ask for; runs in the writing thread. drawn: the frame with its boxes, if there is one."""
+    """Write what the options ask for; runs in the writing thread. annotator: of the frame; with --view-img it is drawn.
+
+    Files have the detections as v6.1's have, the surest last.
+    """
+    rows = found.det.flip(0)
     if opt.save_txt:
-        writer.save_labels(frame, found.detections, opt.save_conf)
+        writer.save_labels(frame, rows, opt.save_conf)
     if opt.save_crop:
-        writer.save_crops(frame, found.detections)
-    writer.save_rows(frame, found.detections)
+        writer.save_crops(frame, rows)
+    writer.save_rows(frame, rows)
     if found.maps:
         save_features(writer.folder / output_stem(frame), found.maps)
     if not opt.nosave and source.saves_pictures:
-        picture = draw(opt, frame, found.detections, writer.names) if drawn is None else drawn
-        writer.save_picture(frame, picture, source.is_live)
+        if not opt.view_img:
+            draw(opt, annotator, found.det, writer.names)
+        writer.save_picture(frame, annotator.im, source.is_live)
 
 
-def draw(opt: DetectOptions, frame: Frame, detections: Tensor, names: Sequence[str]) -> np.ndarray:
-    """A copy of the frame with the boxes of its detections (n, 6) and their labels."""
-    annotator = Annotator(frame.image.copy(), line_width=opt.line_thickness, labels_last=True)
-    for *box_xyxy, confidence, index in detections.tolist():
-        name = names[int(index)]
-        label = "" if opt.hide_labels else name if opt.hide_conf else f"{name} {confidence:.2f}"
-        annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
-    return annotator.result()
+def draw(opt: DetectOptions, annotator: Annotator, det: Tensor, names: Sequence[str]) -> None:
+    """Draw the boxes of detections (n, 6) and their labels, the surest on top."""
+    for *xyxy, conf, cls in reversed(det.tolist()):
+        label = names[int(cls)] if opt.hide_conf else f"{names[int(cls)]} {conf:.2f}"
+        annotator.box_label(xyxy, "" if opt.hide_labels else label, colors(cls, True))
+    annotator.result()
 
 
 def show(title: str, image: np.ndarray) -> bool:
@@ -324,7 +361,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         help="class names for formats that carry none; a checkpoint carries its own",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w; None = {SIZE_DEFAULT}",
     )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")

@@ -1,6 +1,6 @@
 """Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
-    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
+    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
     python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
@@ -35,7 +35,7 @@ from models.exporters.triton import write_triton
 from models.exporters.v61 import V61Runtime
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
-from models.runtimes.metadata import AXES, PROGRAM, Metadata
+from models.runtimes.metadata import AXES, PROGRAM, TRAINED_SIZE, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
 from utils.cli.arguments import normalized, read_options
 from utils.cli.export_options import DYNAMO_OPSET, ENGINE, FOLDERS, FORMATS, OPSETS, SEVERAL, ExportOptions
@@ -47,13 +47,13 @@ from utils.files.weights import find_weights
 from utils.general import (
     LOGGER,
     ROOT,
-    check_img_size,
     colorstr,
     one_line,
     remove_stale,
     run_script,
     scratch_folder,
 )
+from utils.predict.inference import SIZE_DEFAULT, choose_size
 from utils.processes.locks import Lock
 from utils.torch_utils import largest_stride, select_device
 
@@ -106,7 +106,7 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     """The network of a checkpoint, as it is to be written, and what its files say of themselves."""
     network = attempt_load(weights, device)
     stride = largest_stride(network)
-    height, width = check_img_size((opt.imgsz * 2)[:2], stride)
+    height, width = choose_size(network, opt.imgsz)
     nms = NmsSettings(opt.conf_thres, opt.iou_thres, opt.agnostic_nms, opt.topk_all) if opt.nms else None
     reference = ExportModel(network, opt.train, nms)
     dtype = torch.float16 if opt.half else torch.float32
@@ -122,6 +122,8 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
         "program": PROGRAM,
         "date": datetime.now().isoformat(timespec="seconds"),
     }
+    if network.imgsz is not None:
+        details[TRAINED_SIZE] = str(network.imgsz)
     axes = ()
     if opt.dynamic:
         axes = AXES[1:] if opt.nms else AXES
@@ -301,7 +303,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
         help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="image size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"image size in pixels: one, or h w; None = {SIZE_DEFAULT}",
     )
     parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
     parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")

@@ -62,6 +62,7 @@ def _create(
     place = torch_utils.select_device("" if device is None else str(device))
     model = yolo.Model(f"{name}.yaml", ch=channels, nc=classes, verbose=verbose)
     if source is not None:
+        model.imgsz = source.imgsz
         report = transfer.transfer_weights(source, model, ("anchors",))
         general.LOGGER.info(f"{weights}:\n{report}")
         model.names = list(source.names) if len(source.names) == classes else model.names

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from models.blocks.sparsity import nam_penalty
 from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
-from models.experimental import attempt_load
+from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
@@ -102,18 +102,21 @@ class Training:
         return range(self.start_epoch, self.opt.epochs)
 
     def validate(self, epoch: int, observer: Observer | None = None) -> EvalResult | None:
-        """How good the moving average is after an epoch; None where the options leave it out."""
+        """How good the moving average is after an epoch; None where the options leave it out.
+
+        It is rated as the checkpoint of this epoch will be, in FP32 and with its weights as they are stored there, so
+        that val.py gives the same numbers. `trainer.amp_dtype` is for training alone.
+        """
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
         trainer = self.trainer
         criterion = copy.copy(trainer.criterion)
         criterion.ranks = SINGLE  # each process measures images of its own
         result = evaluate(
-            trainer.ema.ema,
+            as_stripped(trainer.ema.ema),
             self.val_batches,
             self.data.names,
             device=trainer.device,
-            settings=EvalSettings(amp_dtype=trainer.amp_dtype),
             compute_loss=criterion,
             on_batch=observer,
             ranks=trainer.ranks,
@@ -256,7 +259,7 @@ def build_training(
         data.prepare()
         splits = {name: load_split(data, name, opt.workers, opt.single_cls) for name in ("train", "val")}
     model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else checkpoint)
-    imgsz = fit_model(opt, hyp, model, splits["train"])
+    model.imgsz = imgsz = fit_model(opt, hyp, model, splits["train"])
     opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, splits["train"], imgsz, device))
     if opt.sync_bn:
         model = synchronized(model, device, ranks)
@@ -281,7 +284,8 @@ def build_training(
             )
     LOGGER.info(
         f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
-        f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
+        f"{plural(batches.workers, 'loading process')}, {device}, "
+        f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
     return Training(
         opt=opt,
@@ -342,7 +346,7 @@ def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoin
         report.check(opt.weights, opt.cfg, opt.require_transfer)
     elif opt.require_transfer and not source:
         raise ValueError(f"--require-transfer {opt.require_transfer:g}: there are no weights; name them by --weights")
-    if opt.noautoanchor and model.head.has_placeholder_anchors:
+    if opt.noautoanchor and model.has_placeholder_anchors:
         what = opt.hyp if hyp.anchors is not None else opt.cfg or opt.weights
         raise ValueError(
             f"{what}: gives only a number of anchors; leave --noautoanchor out, or write them into the yaml"

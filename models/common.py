@@ -1,5 +1,7 @@
 """The blocks that a row of a model yaml may name; every class of this file is found there by its name.
 
+Paste a class of your own anywhere below the imports. It is used in place of ours of the same name.
+
 Layer names and their order are those of YOLOv5 v6.1, so that its weights fit. The batch norms' eps and momentum and the
 activations' in-place flag are set for the whole model by `initialize_weights`. What a row's arguments mean for a block
 is said in `parse_model` of models/yolo.py; NAM itself is in models/attention.py, rarely used blocks in
@@ -10,14 +12,17 @@ kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
 """
 
 import math
+import warnings  # noqa: F401  this and the two below are for classes that are pasted here, which know them from v6.1
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path  # noqa: F401
 
+import numpy as np  # noqa: F401
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Gain, NAMAttention
+from models import attention
 
 Size = int | Sequence[int]  # one for both axes, or height and width
 Act = bool | nn.Module | None
@@ -49,6 +54,10 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
         return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        """Forward without the norm, for a convolution that has it inside; v6.1's programs put it in forward's place."""
+        return self.act(self.conv(x))
 
 
 class DWConv(Conv):
@@ -183,12 +192,12 @@ class BottleneckNAM(Bottleneck):
         g: int = 1,
         e: float = 0.5,
         *,
-        gain: Gain = 1.0,
+        gain: attention.Gain = 1.0,
         gain_out: float = 1.0,
         gradient: bool = False,
     ) -> None:
         super().__init__(c1, c2, shortcut, g, e)
-        self.nam = NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
+        self.nam = attention.NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) -> (B, c2, H, W)."""
@@ -212,7 +221,7 @@ class C3NAM(C3):
         g: int = 1,
         e: float = 0.5,
         *,
-        gain: Gain = 1.0,
+        gain: attention.Gain = 1.0,
         gain_out: float = 1.0,
         gradient: bool = False,
     ) -> None:
@@ -384,11 +393,15 @@ class Classify(nn.Module):
         return self.conv(torch.cat(means, 1)).flatten(1)
 
 
+# NAM has a file of its own, and its name here as well; a class of this name that is pasted or imported here stays.
+NAMAttention = globals().get("NAMAttention", attention.NAMAttention)
+
+
 # Names of v6.1 --------------------------------------------------------------------------------------------------------
 
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
-    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+    if name in {"__path__", "__all__"}:  # an import asks for the one; a star import takes this module's own names
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

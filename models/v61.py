@@ -27,6 +27,7 @@ class DetectMultiBackend(nn.Module):
 
     pt, jit, onnx, xml, engine, coreml, tflite: whether it is of this format. model: the network itself, of a checkpoint
     a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in FP16.
+    batch_size: of a file that takes a fixed number of images; 1 if it takes any.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DetectMultiBackend(nn.Module):
             self.model.half()
         self.stride = largest_stride(self.model)
         self.names, self.nc = self.model.names, self.model.nc
+        self.batch_size = getattr(self.model, "fixed_batch", None) or 1
 
     def __getattr__(self, name: str) -> object:
         """What else the network has: yaml, hyp, save, fixed_hw, ..."""

@@ -3,8 +3,8 @@
     python models/yolo.py --cfg yolov5s-NAM.yaml             # the table of its layers; --profile times them
     python models/yolo.py --test                             # build every yaml in models/
 
-To add a block of your own: 1. put its class into models/common.py, 2. name it in the chain of `parse_model` (or in
-one of the sets above it), 3. write a row with it into a yaml.
+To add a block of your own: 1. put its class into models/common.py, or into a file of your own and import it here,
+2. name it in the chain of `parse_model`, 3. write a row with it into a yaml. docs/recipes.md has an example of each.
 
 Legend: B batch, H W an image's height and width, L levels of the head; c1 and c2 channels in and out of a layer.
 """
@@ -17,64 +17,121 @@ if not __package__:  # run as a file, for which Python looks in models/ and not 
 
 import argparse
 import difflib
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models import common
-from models.attention import NAMAttention
-from models.blocks import controls
-from models.blocks import peers as attention_peers
-from models.blocks import rare as experimental_blocks
-from models.blocks.head import Detect
-from models.blocks.peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
-from models.blocks.rare import CrossConv, MixConv2d, Sum
-from models.common import (
-    C3,
-    C3NAM,
-    C3SPP,
-    C3TR,
-    SPP,
-    SPPF,
-    Bottleneck,
-    BottleneckCSP,
-    C3Ghost,
-    Concat,
-    Contract,
-    Conv,
-    DWConv,
-    Expand,
-    Focus,
-    GhostBottleneck,
-    GhostConv,
+from models import attention, common
+from models.blocks import controls, head, peers, rare
+from models.spec.arguments import (
+    UnknownNameError,
+    find_dotted,
+    is_block,
+    is_function_of,
+    parameters_of,
+    read_argument,
+    split_named,
 )
 from models.spec.pruned import check_pruned, narrow_layer, set_output_channels
 from models.spec.repair import advise
 from models.spec.rows import (
     PREVIOUS,
+    Plan,
     Row,
+    as_list,
     check_anchors,
     check_numbers,
     is_whole,
     load_model_yaml,
     plan_reads,
     read_rows,
-    read_word,
 )
 from models.spec.wiring import check_wiring
 from models.tta import predict_augmented
+from utils import general
+from utils.files.feature_maps import save_features
 from utils.general import LOGGER, ROOT, make_divisible, run_script
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info, profile_layers, select_device
 
+if TYPE_CHECKING:  # for tools that read the code; `copy_names` below brings these and all others of models/common.py
+    from models.blocks.head import Detect
+    from models.common import (
+        C3,
+        C3NAM,
+        C3SPP,
+        C3TR,
+        SPP,
+        SPPF,
+        Bottleneck,
+        BottleneckCSP,
+        C3Ghost,
+        Concat,
+        Contract,
+        Conv,
+        CrossConv,
+        DWConv,
+        Expand,
+        Focus,
+        GhostBottleneck,
+        GhostConv,
+        MixConv2d,
+    )
+
+# Names ----------------------------------------------------------------------------------------------------------------
+# Rows, and branches of `parse_model`, name classes as names of this file. In v6.1 `from models.common import *` brings
+# them. Here every public name of models/common.py is copied in, then our blocks of other files. A name that is here
+# already stays: a class that you import above or below, define here or paste into models/common.py is used in place
+# of ours of the same name.
+
+
+def copy_names(names: Mapping[str, object]) -> None:
+    """Copy all public names of a module into this file, except those that this file has already."""
+    for name, value in names.items():
+        if not name.startswith("_"):
+            globals().setdefault(name, value)
+
+
+def copy_blocks(names: Mapping[str, object], module: str) -> None:
+    """Copy the classes of torch's Module that the module of these names defines itself."""
+    copy_names({name: value for name, value in names.items() if is_block(value) and value.__module__ == module})
+
+
+copy_names(vars(common))
+for blocks in (head, rare, peers, controls):
+    copy_blocks(vars(blocks), blocks.__name__)
+
+
+def copy_late_names() -> None:
+    """Copy classes that are pasted into models/experimental.py, which v6.1 brings too."""
+    if "models.experimental" in sys.modules:  # it imports this file
+        copy_blocks(vars(sys.modules["models.experimental"]), "models.experimental")
+
+
+def check_version(current: str = "0.0.0", minimum: str = "0.0.0", **options: object) -> bool:
+    """Compare versions as `utils.general.check_version` does; heads pasted from v6.1 call it by this name."""
+    return general.check_version(current, minimum, **options)
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
 DRY_RUN_SIZE = 256  # pixels; a multiple of every stride
-ERRORS_OF_A_ROW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+ERRORS_OF_A_ROW = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Model(nn.Module):
@@ -84,6 +141,8 @@ class Model(nn.Module):
     than the next one read. Builds in training mode; ValueError names the file, and the row where it is a row's fault.
     `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
+
+    _plan: Plan | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
     def __init__(
         self,
@@ -106,23 +165,38 @@ class Model(nn.Module):
         check_numbers(self.yaml, file)
         try:
             self.rows = read_rows(self.yaml, file)
-            self.model, self.save = parse_model(self.yaml, [ch], file, verbose)
-            self._plan = plan_reads(self.rows)
+            self.model, self.save = parse_model(self.yaml, [ch], self.rows, file, verbose)
+            if not head.is_head(self.head):
+                raise self.rows[-1].error(
+                    f"Detect must be the last row, or a class of yours with {', '.join(head.PARTS)} as Detect has them"
+                )
             strides = self._dry_run()
         except ValueError as error:
             raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
-        self.head.set_strides(strides)
-        self.head.initialize_biases(strides)
+        self.imgsz: int | None = None  # the size that it was trained at, where that is known
+        self.inplace = self.yaml.get("inplace", True)
+        self.head.inplace = self.inplace
+        head.set_strides(self.head, strides)
+        head.initialize_biases(self.head, strides)
         initialize_weights(self)
-        for warning in check_wiring(self) if warn else ():
-            LOGGER.warning(warning)
+        if warn:
+            for warning in check_wiring(self):
+                LOGGER.warning(warning)
         if verbose:
             self.info()
 
+    def __setstate__(self, state: dict) -> None:
+        """Take over a pickled network, v6.1's too, which lacks some attributes of this class and of today's torch."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("nc", self.model[-1].nc)
+        for module in self.model.modules():
+            if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+                module.recompute_scale_factor = None  # of torch before 1.11
+
     @property
-    def head(self) -> Detect:
+    def head(self) -> "Detect":
         """The last layer."""
         return self.model[-1]
 
@@ -131,226 +205,456 @@ class Model(nn.Module):
         """Pixels of a cell of each level, (L,)."""
         return self.head.stride
 
-    def forward(self, x: Tensor, augment: bool = False) -> list[Tensor] | tuple[Tensor, list[Tensor] | None]:
-        """What Detect gives for images (B, ch, H, W) in 0..1, of sides that the largest stride divides.
+    @stride.setter
+    def stride(self, stride: Tensor) -> None:
+        """Set the head's."""
+        self.head.stride = stride
 
-        With `augment` the boxes of test-time augmentation, and None in place of raw maps.
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
+        return head.has_placeholder_anchors(self.head)
+
+    @property
+    def plan(self) -> Plan:
+        """What each layer reads and which outputs are kept, see `plan_reads`; made once."""
+        if self._plan is None:
+            self._plan = plan_reads([layer.f for layer in self.model], self.save)
+        return self._plan
+
+    def forward(
+        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor] | None]:
+        """Return what the head gives for images (B, ch, H, W) in 0..1, of sides that the largest stride divides.
+
+        Args:
+            x: The images.
+            augment: Give the boxes of test-time augmentation, and None in place of raw maps.
+            profile: Log the time of each layer.
+            visualize: A folder to write the feature maps of the first image to, as .png and .npy.
         """
         if augment:
             assert not self.training, "test-time augmentation is for evaluation"
             return predict_augmented(self.forward, x, int(self.stride.max())), None
-        kept: dict[int, Tensor] = {}
-        for i, (layer, (reads, keep, frees)) in enumerate(zip(self.model, self._plan, strict=True)):
+        return self._forward_once(x, profile, visualize)
+
+    def _forward_once(
+        self, x: Tensor, profile: bool = False, visualize: str | Path | bool = False
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        if profile:
+            profile_layers(self, x)
+        y: dict[int, Tensor] = {}  # outputs that are read later on
+        is_pasted = not self.training and not isinstance(self.head, head.Detect)
+        pasted_head = len(self.model) - 1 if is_pasted else None
+        for i, (m, (reads, keep, frees)) in enumerate(zip(self.model, self.plan, strict=True)):
             if reads is not None:
-                x = kept[reads] if isinstance(reads, int) else [x if j == PREVIOUS else kept[j] for j in reads]
-            x = layer(x)
+                x = y[reads] if isinstance(reads, int) else [x if j == PREVIOUS else y[j] for j in reads]
+            x = head.in_fp32(m, x) if i == pasted_head else m(x)
             if keep:
-                kept[i] = x
+                y[i] = x
             for j in frees:
-                del kept[j]
+                del y[j]
+            if visualize and isinstance(x, Tensor) and x.ndim == 4 and min(x.shape[2:]) > 1:
+                maps = x[0].detach().float().cpu().numpy()  # (C, H, W)
+                save_features(Path(visualize), {f"stage{i}_{type(m).__name__}_features": maps})
         return x
 
-    def _dry_run(self) -> list[float]:
-        """The stride of each level, seen from an empty image's maps; leaves statistics and random numbers alone.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the strides of a head that has them as a plain tensor too, as v6.1's; its grids are made again."""
+        super()._apply(fn, recurse)
+        kept = self.head.__dict__
+        if isinstance(kept.get("stride"), Tensor):
+            self.head.stride = fn(self.head.stride)
+        for name in ("grid", "anchor_grid"):
+            if isinstance(kept.get(name), list):
+                setattr(self.head, name, [torch.zeros(1)] * self.head.nl)
+        if isinstance(self.head, head.Detect):
+            self.head._kept = None
+        return self
 
-        ValueError where a layer fails on what it gets, or gives another number of channels than `parse_model` said.
+    def _dry_run(self) -> list[float]:
+        """Measure each level's stride by a forward pass on zeros, without touching BN statistics or the RNG.
+
+        Raises:
+            ValueError: A layer fails on what it gets. The row named is that layer's, or the first one whose output
+                has another number of channels than `parse_model` reckoned with.
         """
-        weight, size, done = self.head.m[0].weight, DRY_RUN_SIZE, []
+        size, done = DRY_RUN_SIZE, []
+        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        wrong: dict[int, str] = {}
 
         def note(layer: nn.Module, _inputs: object, output: object) -> None:
-            channels = output.shape[1] if isinstance(output, Tensor) else layer.c2
-            if channels != layer.c2:
-                raise ValueError(f"gives {channels} channels where parse_model reckons with {layer.c2}")
+            i, channels = len(done), self.model.channels
             done.append(layer)
+            if isinstance(output, Tensor) and isinstance(channels[i], int) and output.shape[1] != channels[i]:
+                wrong[i] = f"gives {output.shape[1]} channels where parse_model reckons with {channels[i]}"
+                channels[i] = output.shape[1]
 
         hooks = [layer.register_forward_hook(note) for layer in self.model]
-        self.eval().head.train()  # for its raw maps alone
+        self.eval()
+        self.head.training = True  # for its raw maps alone; what is inside it stays in evaluation
         try:
             with torch.no_grad():
-                raw = self.forward(torch.zeros(1, self.yaml["ch"], size, size, device=weight.device))
+                raw = self.forward(torch.zeros(1, self.yaml["ch"], size, size, device=device))
+            heights = [y.shape[2] for y in raw]
         except ERRORS_OF_A_ROW as error:
-            row = self.rows[len(done)]
-            raise row.error(f"does not fit its input: {error}{hint(row)}") from error
+            row = self.rows[min(len(done), len(self.rows) - 1)]
+            for i, reason in wrong.items():
+                first = self.rows[i]
+                raise first.error(f"{reason}; {row.text} does not fit that: {error}{hint(first, error)}") from error
+            raise row.error(f"does not fit its input: {text_of(error)}{hint(row, error)}") from error
         finally:
             self.train()
             for hook in hooks:
                 hook.remove()
-        heights = [y.shape[2] for y in raw]
+        if wrong and self.yaml.get("pruned"):
+            i = min(wrong)
+            raise self.rows[i].error(wrong[i])
         if any(size % height for height in heights):
             raise self.rows[-1].error(f"maps of {heights} cells for an image of {size} pixels: no whole strides")
         return [size / height for height in heights]
 
     def set_anchors(self, anchors: list[list[float]]) -> None:
-        """Takes other anchors, w, h, w, h, ... in pixels for each level, into the head and the yaml.
+        """Take other anchors, w, h, w, h, ... in pixels for each level, into the head and the yaml.
 
         As many as there are; numbers of up to two decimals, so that the yaml makes the very same ones.
         """
         check_anchors(anchors, "new anchors")
-        ordered = self.head.set_anchors(anchors)
+        ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self) -> Self:
-        """Itself, for inference: batch norms put into the convolutions before them, NAM's into constants."""
-        for name, module in self.named_modules():
-            if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
-                module.conv = fuse_conv_and_bn(module.conv, module.bn)
-                module.bn = nn.Identity()
-            elif isinstance(module, NAMAttention) and not module.fuse():
+    def fuse(self, verbose: bool = True) -> Self:
+        """Put batch norms into the convolutions before them and NAM's into constants, for inference; return itself."""
+        for name, m in self.named_modules():
+            if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
+                m.conv = fuse_conv_and_bn(m.conv, m.bn)
+                m.bn = nn.Identity()
+            elif isinstance(m, attention.NAMAttention) and not m.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
-    def info(self, imgsz: int = 640) -> str:
-        """The summary of layers, parameters and operations, logged and returned."""
-        summary = f"Model summary: {model_info(self, imgsz)}"
+    def info(self, verbose: bool = False, img_size: int = 640) -> str:
+        """Log and return the summary of layers, parameters and operations; `verbose` logs each parameter too."""
+        if verbose:
+            heads = ("layer", "name", "gradient", "parameters", "shape", "mu", "sigma")
+            LOGGER.info("{:>5} {:>40} {:>9} {:>12} {:>20} {:>10} {:>10}".format(*heads))
+            for i, (name, p) in enumerate(self.named_parameters()):
+                values = p.detach().float()
+                counts = f"{p.requires_grad!s:>9} {p.numel():>12} {list(p.shape)!s:>20}"
+                LOGGER.info(f"{i:>5} {name:>40} {counts} {values.mean():10.3g} {values.std(correction=0):10.3g}")
+        summary = f"Model summary: {model_info(self, img_size)}"
         LOGGER.info(summary)
         return summary
 
 
 # From rows to layers --------------------------------------------------------------------------------------------------
 
-BLOCKS = {
-    name: block
-    for file in (common, experimental_blocks, attention_peers, controls)
-    for name, block in vars(file).items()
-    if isinstance(block, type) and issubclass(block, nn.Module)
-} | {"Detect": Detect}
-
-CHANNELS_IN_OUT = {  # m(c1, c2, ...); the row states c2, before scaling
-    *(Conv, DWConv, GhostConv, Focus, CrossConv, MixConv2d, Bottleneck, GhostBottleneck, SPP, SPPF),
-    *(BottleneckCSP, C3, C3NAM, C3TR, C3SPP, C3Ghost),
+SAME_CHANNELS = (  # ours, not v6.1's: m(c1, ...); the row may state c1, before scaling
+    attention.NAMAttention,
+    peers.SE,
+    peers.ECA,
+    peers.CBAM,
+    peers.CoordAttention,
+    peers.SimAM,
+    peers.EMA,
+    peers.GAM,
+    *controls.CONTROLS,
+)
+READS_SEVERAL = (common.Concat, common.Classify, head.Detect, rare.Sum)  # forward takes a list of tensors
+CHANNELS_IN_OUT = (  # m(c1, c2, ...); the row states c2, before scaling. What counts for a build is parse_model's list
+    common.Conv,
+    common.DWConv,
+    common.GhostConv,
+    common.Focus,
+    common.Bottleneck,
+    common.GhostBottleneck,
+    common.SPP,
+    common.SPPF,
+    common.BottleneckCSP,
+    common.C3,
+    common.C3NAM,
+    common.C3TR,
+    common.C3SPP,
+    common.C3Ghost,
+    rare.CrossConv,
+    rare.MixConv2d,
+)
+OTHERS = (common.BottleneckNAM, common.TransformerLayer, common.TransformerBlock, common.Contract, common.Expand)
+OURS = {  # the blocks of this repository by name; a class of yours with one of these names is another one
+    block.__name__: block for block in (*CHANNELS_IN_OUT, *SAME_CHANNELS, *READS_SEVERAL, *OTHERS)
 }
-REPEATS_INSIDE = {BottleneckCSP, C3, C3NAM, C3TR, C3Ghost}  # m(c1, c2, n, ...); others are put n times in a row
-SAME_CHANNELS = {  # m(c1, ...); the row may state c1, before scaling
-    *(NAMAttention, SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM, nn.BatchNorm2d, *controls.CONTROLS),
-}
-READS_SEVERAL = {Concat, Detect, Sum}  # from is a list, and forward gets one
 V61_HOMES = {  # shown, as v6.1 and the NAM recipe do
-    **{"models.blocks.head": "models.yolo", "models.blocks.rare": "models.experimental"},
+    "models.blocks.head": "models.yolo",
+    "models.blocks.rare": "models.experimental",
     "models.attention": "models.common",
 }
+MAKERS = ("torchvision.models", "timm", "models")  # packages whose functions a row may name, if they make a network
+NO_MAKERS = ("models.yolo", "models.spec", "models.tta")  # of these the parts that read yamls
+ROW: ContextVar[Row | None] = ContextVar("ROW", default=None)  # the row that `parse_model` is at, for errors
+announced: set[str] = set()  # names of ours of which it is logged that another class has them
+P, T = ParamSpec("P"), TypeVar("T")
 
 
-KNOWN = CHANNELS_IN_OUT | SAME_CHANNELS | READS_SEVERAL | {Contract, Expand}
-
-
-def type_of(m: type[nn.Module]) -> str:
+def type_of(m: Callable) -> str:
     """The class with the module that v6.1 has it in."""
     return f"{V61_HOMES.get(m.__module__, m.__module__)}.{m.__qualname__}"
 
 
-def check_from(source: int | list[int], m: type[nn.Module]) -> None:
-    """ValueError where the `from` of a row is a list and its class reads one row, or the other way round."""
-    if isinstance(source, list) != (m in READS_SEVERAL):
-        wanted = "a list of rows" if m in READS_SEVERAL else "one row"
-        raise ValueError(f"from {source}: {m.__name__} reads {wanted}")
+def is_ours(m: Callable) -> bool:
+    """Return whether a class is one of this repository's blocks."""
+    return OURS.get(m.__name__) is m
 
 
-def find_module(name: str) -> type[nn.Module]:
-    """The class that a row names: `nn.X` is torch.nn's, any other a class of models/common.py or Detect."""
-    found = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else BLOCKS.get(name)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
-        known = {other.lower(): other for other in (*BLOCKS, *(f"nn.{other}" for other in dir(nn)))}
-        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
-        hint = f" (did you mean {known[close[0]]}?)" if close else ""
-        raise ValueError(f"unknown module {name!r}{hint}: a block is a class in models/common.py, or nn.X of torch.nn")
+def look_up(name: str) -> object:
+    """Return what a bare name of a row means: a name of this file, or of models/common.py; KeyError if neither has it.
+
+    A class that has come into models/common.py since this file was loaded goes before ours of that name.
+    """
+    found = globals().get(name)
+    if found is None or found is OURS.get(name):
+        found = vars(common).get(name, found)
+    if found is None:
+        found = OURS[name]
     return found
 
 
-def takes_text(m: type[nn.Module]) -> bool:
-    """Whether a row may hold text for this class: one of torch's, or one with a parameter of type str."""
-    parameters = inspect.signature(m).parameters.values()
-    return m.__module__.startswith("torch.") or any("str" in str(parameter.annotation) for parameter in parameters)
+def find_module(name: str) -> Callable[..., nn.Module]:
+    """Return the class that a row names; ValueError if it names none.
 
-
-def split_arguments(args: list) -> tuple[list, dict[str, object]]:
-    """A row's arguments by place and, where its last is a mapping such as {gain_out: 2}, those by name."""
-    return (args[:-1], args[-1]) if args and isinstance(args[-1], dict) else (args, {})
-
-
-def shown_arguments(args: list, named: dict[str, object]) -> str:
-    """A row's arguments as the table has them."""
-    return f"{args}, {named}" if named else str(args)
-
-
-@contextmanager
-def naming(row: Row) -> Iterator[None]:
-    """Lets errors name the row that they come from."""
-    try:
-        yield
-    except ERRORS_OF_A_ROW as error:
-        raise row.error(f"{error}{hint(row)}") from error
-
-
-def hint(row: Row) -> str:
-    """What may be wrong where a row of a user's own block fails."""
-    m = BLOCKS.get(row.content[2])
-    if m is None or m in KNOWN:
-        return ""
-    if isinstance(row.content[0], list) and m not in READS_SEVERAL:
-        return f"; if its forward takes a list of tensors, add {m.__name__} to READS_SEVERAL above parse_model"
-    return f"; {m.__name__} is in no set above parse_model, so its arguments are passed as they stand in the yaml"
-
-
-def parse_model(
-    d: dict, ch: Sequence[int], file: str = "model yaml", verbose: bool = True
-) -> tuple[nn.Sequential, list[int]]:
-    """The layers of a model yaml's content d for images of ch[-1] channels, and the numbers of those kept for later.
-
-    Each layer has `i` its row's number, `f` what it reads, `type`, `np` its parameters and `c2` its channels out.
+    `nn.X` is torch.nn's. Other names, dotted ones too, are those of this file: all of models/common.py, and what is
+    imported here. A function of torchvision, timm or your own that makes a network may be named as well.
     """
-    anchors, nc, gd, gw = d["anchors"], d["nc"], d["depth_multiple"], d["width_multiple"]
-    na = anchors if isinstance(anchors, int) else len(anchors[0]) // 2
-    words = {"nc": nc, "anchors": anchors, "None": None, "True": True, "False": False}
+    try:
+        found = find_dotted(name, look_up)
+    except UnknownNameError:
+        found = None
+    if is_block(found) or (is_function_of(found, MAKERS) and not is_function_of(found, NO_MAKERS)):
+        ours = OURS.get(name)
+        if ours not in (None, found) and name not in announced:
+            announced.add(name)
+            LOGGER.info(f"{name} is your class of {found.__module__}; ours of {ours.__module__} is not used")
+        return found
+    blocks = [other for names in (OURS, vars(common), globals()) for other in names if is_block(names[other])]
+    known = {other.lower(): other for other in (*blocks, *(f"nn.{other}" for other in dir(nn)))}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    hint = f" (did you mean {known[close[0]]}?)" if close else ""
+    raise ValueError(
+        f"unknown module {name!r}{hint}: a block is a class in models/common.py, a class imported in models/yolo.py, "
+        "or nn.X of torch.nn"
+    )
 
-    def scale(width: object) -> int:
-        if not is_whole(width) or width < 1:
-            raise ValueError(f"its first argument is the channels, a whole number, not {width!r}")
-        return width if width == na * (nc + 5) else make_divisible(width * gw, 8)
+
+def states_width(name: str) -> bool:
+    """Return whether rows of a class state their channels out first; a class of a user's does if it takes c1, c2."""
+    try:
+        m = find_module(name)
+    except ValueError:
+        return False
+    return m in CHANNELS_IN_OUT or (not is_ours(m) and [*parameters_of(m)][:2] == ["c1", "c2"])
+
+
+def takes_text(m: Callable) -> bool:
+    """Return whether a row may hold text for a class: for torch's, a user's, and ours with a parameter of type str."""
+    return not is_ours(m) or any("str" in str(parameter.annotation) for parameter in parameters_of(m).values())
+
+
+def read_arguments(args: list, m: Callable, words: dict[str, object]) -> tuple[list, dict[str, object]]:
+    """Return a row's arguments by place and by name, words and names replaced by what they mean."""
+
+    def meaning(name: str) -> object:
+        if name in words:
+            return words[name]
+        found = look_up(name)
+        if found is OURS.get(name) and not is_ours(m) and found not in vars(common).values():
+            raise KeyError(name)  # text such as SE for a class of yours, where v6.1 has no such class
+        return found
+
+    values = [read_argument(argument, meaning, takes_text(m)) for argument in args]
+    return split_named(values, m, is_ours(m))
+
+
+def stated_width(args: list) -> int:
+    """Return the channels that a row states first; ValueError if it does not."""
+    width = args[0] if args else None
+    if not is_whole(width) or width < 1:
+        raise ValueError(f"its first argument is the channels, a whole number, not {width!r}")
+    return width
+
+
+def check_from(source: int | list[int], m: Callable) -> None:
+    """Raise ValueError if `from` is a list and a block of ours reads one row, or the other way round."""
+    if not is_ours(m) or m is common.Classify or isinstance(source, list) == (m in READS_SEVERAL):
+        return
+    wanted = "a list of rows" if m in READS_SEVERAL else "one row"
+    raise ValueError(f"from {source}: {m.__name__} reads {wanted}")
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says, or its type if it says nothing."""
+    return str(error) or type(error).__name__
+
+
+def hint(row: Row, error: Exception) -> str:
+    """Return what to write where if a row of a user's own block fails; empty for ours and torch's."""
+    if isinstance(error, NameError):
+        return f"; import {error.name} in models/yolo.py, or define it in models/common.py"
+    try:
+        m = find_module(row.content[2])
+    except ValueError:
+        return ""
+    if is_ours(m) and m is not common.Classify:
+        return ""
+    name = row.content[2]
+    what = (
+        "c2 = ..., its channels out" if name.startswith("nn.") else "args = [...], what it is made with, and c2 = ..."
+    )
+    return (
+        f"; unless a branch of parse_model in models/yolo.py names {name}, its arguments are passed as they stand in "
+        f"the yaml, and it is taken to keep its input's channels: `elif m is {name}:` sets {what}"
+    )
+
+
+def naming_the_row(function: Callable[P, T]) -> Callable[P, T]:
+    """Let errors of a function name the row that `each` gave it last."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = ROW.set(None)
+        try:
+            return function(*args, **kwargs)
+        except ERRORS_OF_A_ROW as error:
+            row = ROW.get()
+            if row is None:
+                raise
+            raise row.error(f"{text_of(error)}{hint(row, error)}") from error
+        finally:
+            ROW.reset(token)
+
+    return wrapped
+
+
+def each(rows: Sequence[Row]) -> Iterator[Row]:
+    """Give the rows one by one and remember which it is."""
+    for row in rows:
+        ROW.set(row)
+        yield row
+    ROW.set(None)
+
+
+@naming_the_row
+def parse_model(
+    d: dict, ch: Sequence[int], rows: Sequence[Row] | None = None, file: str = "model yaml", verbose: bool = True
+) -> tuple[nn.Sequential, list[int]]:
+    """Make the layers of a model yaml's content d for images of ch[-1] channels.
+
+    The names in the loop are those of v6.1, so that a branch written for it runs: `f, n, m, args` are the row's, `m`
+    its class; `ch` holds the channels of the rows so far, `ch[f]` those of the row that is read. A branch may set
+    `args`, `n`, and `c2`, the channels out. See docs/recipes.md.
+
+    Args:
+        d: The content of the yaml.
+        ch: The image's channels, as a list.
+        rows: The rows of d, if they are read already.
+        file: The name of the yaml in errors.
+        verbose: Log the table of layers.
+
+    Returns:
+        The layers, and the numbers of those whose output others than the next one read. Each layer has `i` its row's
+        number, `f` what it reads, `type` and `np` its parameters; the whole has `channels`, those of each row's output.
+    """
+    copy_late_names()
+    anchors, nc, gd, gw = d["anchors"], d["nc"], d["depth_multiple"], d["width_multiple"]
+    na = len(anchors[0]) // 2 if isinstance(anchors, list) else anchors  # anchors of a cell
+    no = na * (nc + 5)  # outputs of a cell
+    rows = read_rows(d, file) if rows is None else rows
+    pruned = check_pruned(d.get("pruned"), len(rows), file)
+    words = {"anchors": anchors, "nc": nc, "gd": gd, "gw": gw, "na": na, "no": no}
 
     log = LOGGER.info if verbose else LOGGER.debug
     log(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")
-    layers: list[nn.Module] = []
-    rows = read_rows(d, file)
-    pruned = check_pruned(d.get("pruned"), len(rows), file)
-    for row in rows:
-        f, n, name, args = row.content
-        with naming(row):
-            m = find_module(name)
-            n = repeats = max(round(n * gd), 1) if n > 1 else n
-            args, named = split_arguments([read_word(arg, words, takes_text(m)) for arg in args])
-            widths = [layers[j].c2 if j >= 0 else ch[-1] for j in row.sources]  # of what it reads
-            c1 = c2 = widths[0]
-            check_from(f, m)
-            if m in CHANNELS_IN_OUT:
-                c2 = scale(args[0] if args else None)
-                args = [c1, c2, *args[1:]]
-                if m in REPEATS_INSIDE:
-                    args.insert(2, n)
-                    n = 1
-            elif m in SAME_CHANNELS:
-                if args and scale(args[0]) != c1:
-                    stated = f"states {args[0]} channels, which are {scale(args[0])} at width_multiple {gw}"
-                    raise ValueError(f"{stated}, but its input has {c1}; correct it or write []")
-                args = [c1, *args[1:]]
-            elif m is Concat:
-                c2 = sum(widths) if args in ([], [1]) else c1
-            elif m is Sum:
-                args = [len(widths), *args]
-            elif m is Contract:
-                c2 = c1 * (args[0] if args else 2) ** 2
-            elif m is Expand:
-                c2 = c1 // (args[0] if args else 2) ** 2
-            elif m is Detect:
-                levels = [list(range(2 * na))] * len(widths) if isinstance(anchors, int) else anchors
-                args = [nc, levels, widths]
-            layer = nn.Sequential(*(m(*args, **named) for _ in range(n))) if n > 1 else m(*args, **named)
-            narrow_layer(layer, row.index, pruned)  # at once, for only one layer to be as large as its row states
-        layer.i, layer.f, layer.c2, layer.type = row.index, f, c2, type_of(m)
+    layers, save, c1, c2 = [], [], ch[-1], ch[-1]
+    for row in each(rows):
+        i, (f, n, name, args) = row.index, row.content
+        m = find_module(name)
+        args, named = read_arguments(args, m, words)
+        n = repeats = max(round(n * gd), 1) if n > 1 else n
+        check_from(f, m)
+
+        if m in [Conv, GhostConv, Bottleneck, GhostBottleneck, SPP, SPPF, DWConv, MixConv2d, Focus, CrossConv,
+                 BottleneckCSP, C3, C3NAM, C3TR, C3SPP, C3Ghost]:  # fmt: skip
+            c1, c2 = ch[f], stated_width(args)
+            if c2 != no:
+                c2 = make_divisible(c2 * gw, 8)
+            args = [c1, c2, *args[1:]]
+            if m in [BottleneckCSP, C3, C3NAM, C3TR, C3Ghost]:
+                args.insert(2, n)  # they repeat inside
+                n = 1
+        elif m is nn.BatchNorm2d:
+            c1 = c2 = ch[f]
+            args = [c1]
+        elif m is Concat:
+            c2 = sum(ch[x] for x in f) if args in ([], [1]) else ch[f[0]]
+        elif m is Detect:
+            args = [nc, args[1] if len(args) > 1 else anchors, [ch[x] for x in f]]
+            if isinstance(args[1], int):  # anchors of a cell: stand-ins, which AutoAnchor replaces
+                args[1] = [list(range(args[1] * 2))] * len(f)
+        elif m is Contract:
+            c2 = ch[f] * (args[0] if args else 2) ** 2
+        elif m is Expand:
+            c2 = ch[f] // (args[0] if args else 2) ** 2
+        elif m is rare.Sum:
+            c2 = ch[f[0]]
+            args = [len(f), *args]
+        elif m in SAME_CHANNELS:
+            c1 = c2 = ch[f]
+            args = [kept_width(args, c1, no, gw), *args[1:]]
+        else:  # as in v6.1: the arguments as they stand, the channels of what it reads (the first of several rows)
+            c2 = ch[f] if isinstance(f, int) else ch[f[0]]
+            if row is rows[-1] and takes_levels(m):
+                args, named["ch"] = args or [nc, anchors], [ch[x] for x in as_list(f)]
+                if isinstance(args[1], int):
+                    args[1] = [list(range(args[1] * 2))] * len(as_list(f))
+
+        layer = make_layer(m, n, args, named)
+        narrow_layer(layer, i, pruned)  # at once, for only one layer to be as large as its row states
+        layer.i, layer.f, layer.type = i, f, type_of(m)
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
-        log(f"{row.index:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{shown_arguments(args, named):<30}")
+        shown = f"{args}, {named}" if named else str(args)
+        log(f"{i:>3}{f!s:>18}{repeats:>3}{layer.np:10.0f}  {layer.type:<40}{shown:<30}")
+        save.extend(x % i for x in as_list(f) if x != PREVIOUS)
         layers.append(layer)
-    set_output_channels(layers, pruned)
-    return nn.Sequential(*layers), [i for i, (_, kept, _) in enumerate(plan_reads(rows)) if kept]
+        if i == 0:
+            ch = []
+        ch.append(c2)
+    model = nn.Sequential(*layers)
+    model.channels = set_output_channels(ch, pruned)
+    return model, sorted(save)
+
+
+def kept_width(args: list, c1: int, no: int, gw: float) -> int:
+    """Return c1, the channels of a block that keeps them; ValueError if its row states others."""
+    if args:
+        stated = stated_width(args)
+        scaled = stated if stated == no else make_divisible(stated * gw, 8)
+        if scaled != c1:
+            raise ValueError(
+                f"states {stated} channels, which are {scaled} at width_multiple {gw}, but its input has {c1}; correct "
+                "it or write []"
+            )
+    return c1
+
+
+def takes_levels(m: Callable) -> bool:
+    """Return whether a class can be made as Detect is, by nc, anchors and ch, the channels of each level."""
+    return {"nc", "anchors", "ch"} <= parameters_of(m).keys()
+
+
+def make_layer(m: Callable[..., nn.Module], n: int, args: list, named: dict[str, object]) -> nn.Module:
+    """Make a row's layer, n of them in a row if n is above 1; ValueError if m does not give a module."""
+    layer = nn.Sequential(*(m(*args, **named) for _ in range(n))) if n > 1 else m(*args, **named)
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"{m.__name__} gives {type(layer).__name__}, not a module")
+    return layer
 
 
 # Script ---------------------------------------------------------------------------------------------------------------
@@ -395,7 +699,7 @@ def main(opt: Options) -> Model:
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
-    if name == "__all__":  # a star import takes this module's own, or it would import what needs this module
+    if name in {"__path__", "__all__"}:  # an import asks for the one; a star import takes this module's own names
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)
 

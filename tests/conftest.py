@@ -13,12 +13,21 @@ from torch.nn.modules.batchnorm import _NormBase
 from models.yolo import Model
 from utils.data.shapes import ShapesSettings, generate
 from utils.files.checkpoint import Checkpoint, save_checkpoint
-from utils.general import ROOT
+from utils.general import LOGGER, ROOT
 
 pytest_plugins = ["tests.networks", "tests.pages"]
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so are those of the commands that they start
+
+
+@pytest.fixture(autouse=True)
+def _same_log() -> Iterator[None]:
+    """The log's level and handlers, which a script or a hub model may set, are as they were after each test."""
+    level, handlers = LOGGER.level, LOGGER.handlers[:]
+    yield
+    LOGGER.setLevel(level)
+    LOGGER.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +40,18 @@ def shared() -> Path:
 
 
 SMALL = {  # three levels; NAM is layer 7
-    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0},
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
     "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
     "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], *([-1, 1, "Conv", [16, 3, 2]],) * 4, [-1, 1, "C3", [16]]],
     "head": [
-        *([-1, 1, "SPPF", [16, 5]], [-1, 1, "NAMAttention", [16]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]),
-        *([[-1, 3], 1, "Concat", [1]], [-1, 1, "C3", [16]], [[2, 10, 7], 1, "Detect", ["nc", "anchors"]]),
+        [-1, 1, "SPPF", [16, 5]],
+        [-1, 1, "NAMAttention", [16]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 3], 1, "Concat", [1]],
+        [-1, 1, "C3", [16]],
+        [[2, 10, 7], 1, "Detect", ["nc", "anchors"]],
     ],
 }
 

@@ -121,8 +121,14 @@ def test_console_and_files(run, pictures):
     assert any("pre-process" in line and "(1, 3, 320, 640)" in line for line in lines)
     assert "2 images: 2 persons, 2 ties" in lines
     assert files(folder) == [
-        *("a.jpg", "b.png", "crops/person/a.jpg", "crops/person/b.jpg", "crops/tie/a.jpg", "crops/tie/b.jpg"),
-        *("labels/a.txt", "labels/b.txt"),
+        "a.jpg",
+        "b.png",
+        "crops/person/a.jpg",
+        "crops/person/b.jpg",
+        "crops/tie/a.jpg",
+        "crops/tie/b.jpg",
+        "labels/a.txt",
+        "labels/b.txt",
     ]
     # The surest box is drawn and written last; boxes are in whole pixels of the picture: 0.3 x 64 = 19.2 -> 22.4..41.6
     assert (folder / "labels" / "a.txt").read_text() == "1 0.75 0.5 0.203125 0.3125 0.4\n0 0.25 0.5 0.25 0.5 0.9\n"

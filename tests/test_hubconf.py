@@ -123,3 +123,12 @@ def test_mistakes(tmp_path, monkeypatch):
         hubconf.yolov5s(channels=4, **QUIET)
     with pytest.raises(FileNotFoundError, match="absent"):
         hubconf.custom("absent.pt", **QUIET)
+
+
+def test_weights_that_are_there_are_taken(folder, caplog):
+    """As in v6.1, where `pretrained` is the default; that there are none is a warning."""
+    assert hubconf.yolov5n(classes=2, **QUIET).names == ["cat", "dog"]
+    assert hubconf.yolov5n(pretrained=False, classes=2, **QUIET).names == ["0", "1"]
+    assert not caplog.records
+    hubconf.yolov5n6(autoshape=False, **QUIET)
+    assert "yolov5n6.pt" in caplog.text

@@ -1,6 +1,7 @@
 """Turns data sets of other tools into images/, labels/ and a data yaml, and ours into COCO's JSON.
 
     python -m tools.convert voc  --source VOCdevkit/VOC2012 --out ../datasets/voc
+    python -m tools.convert voc  --source VOC_of_one_folder --out ../datasets/mine --val 0.2 --seed 0
     python -m tools.convert coco --source annotations/instances_train.json annotations/instances_val.json --out ../mine
     python -m tools.convert yolo --source data.yaml --out ../mine/annotations
     python -m tools.convert visdrone --source ~/Downloads/VisDrone --out ../datasets/VisDrone
@@ -15,7 +16,9 @@ are hard links where the file system allows it, else copies.
 
 import json
 import os
+import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +31,7 @@ from tools.datasets.fetch import fetch_all, unpacked
 from tools.datasets.published import OBJECTS365_URLS, PUBLISHED, objects365_source
 from utils.cli.arguments import tool_parser
 from utils.data.config import DataConfig
+from utils.data.dividing import divide, group_copies
 from utils.data.labels import LabelRecord, find_images, scan
 from utils.data.tools import autosplit, extract_boxes, flatten_recursive
 from utils.files.yamls import read_yaml
@@ -48,6 +52,8 @@ class ConvertOptions:
     split: str
     skip_bad: bool = False
     copy: bool = False
+    val: float = 0.0
+    seed: int = 0
     difficult: bool = False
     zero_based: bool = False
     boxes: bool = False
@@ -74,13 +80,17 @@ def label_row(item: AnnotatedObject, hw: tuple[int, int], index: int, boxes_only
     return " ".join([str(index), *(f"{value:.6f}" for value in values)])
 
 
-def label_text(picture: Picture, names: Sequence[str], boxes_only: bool) -> str:
-    """A label file's text; ValueError names an object of an unknown class."""
+def label_text(picture: Picture, names: Sequence[str], boxes_only: bool, by_name: bool = True) -> str:
+    """A label file's text; ValueError names an object of an unknown class.
+
+    by_name: whether a class is known by its name alone, also where its source numbers it.
+    """
     rows = []
     for item in picture.objects:
         if item.name not in names:
             raise ValueError(f"{item.place}: class {item.name!r} is none of {', '.join(names)}")
-        row = label_row(item, picture.hw, names.index(item.name), boxes_only)
+        index = names.index(item.name) if by_name or item.index is None else item.index
+        row = label_row(item, picture.hw, index, boxes_only)
         if row is None:
             LOGGER.warning(f"{item.place}: no area inside the image; left out")
         else:
@@ -104,7 +114,8 @@ def convert(opt: ConvertOptions) -> None:
     elif not names:
         pictures = list(pictures)
         names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
-    write_data_set(Path(opt.out), labelled(pictures, names, errors, opt), names, opt.copy)
+    texts = labelled(pictures, names, errors, opt)
+    log_next_command(write_data_set(Path(opt.out), texts, names, opt.copy), texts)
 
 
 def _one_source(opt: ConvertOptions) -> Path:
@@ -131,7 +142,7 @@ def convert_published(opt: ConvertOptions) -> None:
             objects365 = objects365_source(roots)
             names = objects365.ordered_names()
             texts = labelled(objects365.pictures(errors), names, errors, replace(opt, boxes=True))
-            write_data_set(out, texts, names, opt.copy)
+            log_next_command(write_data_set(out, texts, names, opt.copy), texts)
             return
         description = find_file(published.description)
         names = DataConfig.from_yaml(description).names
@@ -144,6 +155,9 @@ def convert_published(opt: ConvertOptions) -> None:
             file.writelines(images)
     if published.is_split:
         autosplit(out / published.folders["train"], (0.9, 0.1, 0.0))
+    LOGGER.info(
+        f"Next: python train.py --data {shlex.quote(str(out / 'data.yaml'))} --weights '' --cfg yolov5s-NAM.yaml"
+    )
 
 
 def labelled(
@@ -151,30 +165,53 @@ def labelled(
 ) -> list[tuple[Picture, str]]:
     """The pictures with their label files' texts; ValueError where there are none, or errors that are not skipped."""
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated and opt.names:
+        raise ValueError(f"--names: class {repeated[0]!r} is named twice; name it once: its objects become one class")
     if repeated:
-        raise ValueError(f"class {repeated[0]!r} is named twice")
+        once = " ".join(shlex.quote(name) for name in dict.fromkeys(names))
+        LOGGER.warning(
+            f"{opt.source[0]}: {repeated[0]!r} is the name of several categories, which stay several classes; "
+            f"--names {once} makes one of them"
+        )
     texts = []
     for picture in pictures:
         try:
-            text = label_text(picture, names, opt.boxes)
+            text = label_text(picture, names, opt.boxes, by_name=bool(opt.names))
             texts.append((replace(picture, objects=()), text))  # a large set's outlines would fill the memory
         except ValueError as error:
             errors.append(str(error))
     _report(errors, opt.skip_bad)
     if not texts or not names:
         raise ValueError(f"{' '.join(opt.source)}: no picture with objects that could be converted")
-    return texts
+    return with_val(texts, opt.val, opt.seed) if opt.val else texts
+
+
+def with_val(texts: list[tuple[Picture, str]], share: float, seed: int) -> list[tuple[Picture, str]]:
+    """The pictures with a share of those of train moved to val, exactly, copies of one image together."""
+    if any(picture.split == "val" for picture, _ in texts):
+        raise ValueError("--val: the source has a val split of its own; leave --val out")
+    chosen = [i for i, (picture, _) in enumerate(texts) if picture.split == "train"]
+    if len(chosen) < 2:
+        raise ValueError(f"--val {share:g}: {plural(len(chosen), 'picture')} to divide; at least 2 are needed")
+    order = sorted(chosen, key=lambda i: texts[i][0].name)  # the same parts wherever the files lie
+    parts = divide(group_copies([texts[i][0].image for i in order]), (1 - share, share), seed)
+    divided = list(texts)
+    for i, part in zip(order, parts, strict=True):
+        picture, text = texts[i]
+        divided[i] = (replace(picture, split="val" if part else "train"), text)
+    return divided
 
 
 def _report(errors: Sequence[str], skip_bad: bool) -> None:
-    for error in errors[:MAX_SHOWN]:
-        LOGGER.warning(error)
-    if len(errors) > MAX_SHOWN:
-        LOGGER.warning(f"... and {len(errors) - MAX_SHOWN} more of this kind")
+    """Name each error once: in the log, the first one by ValueError unless bad ones are skipped."""
+    logged = errors if skip_bad else errors[1:]
+    for error in logged[:MAX_SHOWN]:
+        LOGGER.warning(f"{error}; left out" if skip_bad else error)
+    if len(logged) > MAX_SHOWN:
+        LOGGER.warning(f"... and {len(logged) - MAX_SHOWN} more of this kind")
     if errors and not skip_bad:
-        raise ValueError(
-            f"{plural(len(errors), 'error')}, first: {errors[0]}; correct them, or leave out with --skip-bad"
-        )
+        others = f" ({plural(len(errors) - 1, 'other error')} above)" if len(errors) > 1 else ""
+        raise ValueError(f"{errors[0]}{others}; correct it, or leave out what is wrong with --skip-bad")
 
 
 def write_data_set(
@@ -185,8 +222,8 @@ def write_data_set(
     *,
     folders: Mapping[str, str] | None = None,
     content: Mapping[str, object] | None = None,
-) -> None:
-    """Writes the pictures with their labels and the yaml; FileExistsError before anything is written over.
+) -> Path:
+    """Writes the pictures with their labels and the yaml, whose path it gives; FileExistsError before it overwrites.
 
     folders: where a split's images go, images/<split> where it says nothing. content: what the yaml holds, where that
     is not folders and names.
@@ -217,9 +254,24 @@ def write_data_set(
         content = {**images, "nc": len(names), "names": list(names)}
     with description.open("x", encoding="utf-8") as file:
         yaml.safe_dump(dict(content), file, allow_unicode=True, sort_keys=False)
-    absent = [split for split in ("train", "val") if split not in present and folders is None]
-    hint = f"; it has no {' and no '.join(absent)}, which training needs" if absent else ""
-    LOGGER.info(f"{description}: {plural(len(jobs), 'picture')}, {plural(len(names), 'class')}{hint}")
+    counts = Counter(picture.split for picture, _ in texts)
+    parts = ", ".join(f"{split} {count}" for split, count in counts.items())
+    LOGGER.info(f"{description}: {plural(len(jobs), 'picture')} ({parts}), {plural(len(names), 'class')}")
+    return description
+
+
+def log_next_command(description: Path, texts: Sequence[tuple[Picture, str]]) -> None:
+    """Log the command that comes after a conversion: training, or what it needs before."""
+    splits = {picture.split for picture, _ in texts}
+    absent = [split for split in ("train", "val") if split not in splits]
+    if absent:
+        LOGGER.warning(
+            f"{description}: has no {' and no '.join(absent)}, which training needs; convert again with another --out "
+            "and --val 0.2, or with --split for what lies apart"
+        )
+        LOGGER.info(f"Next: python -m tools.check {shlex.quote(str(description))}")
+        return
+    LOGGER.info(f"Next: python train.py --data {shlex.quote(str(description))} --weights '' --cfg yolov5s-NAM.yaml")
 
 
 def _labels_folder(folder: str) -> str:
@@ -260,7 +312,8 @@ def to_coco(opt: ConvertOptions) -> None:
         raise FileExistsError(f"{(taken or paths)[0]} exists or is that of two splits; it is not written over")
     Path(opt.out).mkdir(parents=True, exist_ok=True)
     for split, sources, path in jobs:
-        records, _ = scan(find_images(sources), data.nc, None, desc=split)
+        images = list(dict.fromkeys(find_images(sources)))  # COCO has an image once
+        records, _ = scan(images, data.nc, None, desc=split)
         content = coco_content(records, data)
         with path.open("x", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)
@@ -321,6 +374,8 @@ def parse_opt(args: list[str] | None = None) -> ConvertOptions:
     parser.add_argument("--names", nargs="+", default=[], help="classes in their order; any other is an error")
     parser.add_argument("--images", default="", help="folder of the images, if they are not found by themselves")
     parser.add_argument("--split", choices=SPLITS, default="train", help="split of what names none")
+    parser.add_argument("--val", type=float, default=0.0, help="share of the pictures of train that becomes val")
+    parser.add_argument("--seed", type=int, default=0, help="of --val: another one divides differently")
     parser.add_argument("--skip-bad", action="store_true", help="leave out what is wrong, with a warning")
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     parser.add_argument("--difficult", action="store_true", help="voc: keep objects marked as difficult")
@@ -334,6 +389,10 @@ def main(opt: ConvertOptions) -> None:
     """Convert and say where the result is."""
     if opt.download and opt.format in ("voc", "coco", "yolo", "crops", "flat"):
         raise ValueError(f"--download: {opt.format} is a form, no data set that could be fetched")
+    if opt.val and opt.format not in ("voc", "coco"):
+        raise ValueError(f"--val: only voc and coco are divided, not {opt.format}")
+    if not 0 <= opt.val < 1:
+        raise ValueError(f"--val {opt.val:g}: a share from 0 to below 1 is needed")
     if opt.format in ("crops", "flat"):
         if len(opt.source) != 1:
             raise ValueError(f"--source: {opt.format} takes one folder, not {len(opt.source)}")

@@ -382,4 +382,6 @@ def scaling(scale_x: float, scale_y: float, shift_x: float, shift_y: float) -> n
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

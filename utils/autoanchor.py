@@ -35,7 +35,6 @@ class Head(Protocol):
     na: int
     stride: Tensor  # (L,) pixels of a cell
     anchors: Tensor  # (L, A / L, 2) width and height in cells
-    has_placeholder_anchors: bool
 
 
 class Anchored(Protocol):
@@ -44,6 +43,10 @@ class Anchored(Protocol):
     @property
     def head(self) -> Head:
         """Its detection head."""
+
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the yaml gave a number of anchors only."""
 
     def set_anchors(self, anchors: list[list[float]]) -> None:
         """Takes w, h, w, h, ... in pixels for each level."""
@@ -171,7 +174,7 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
     if small:
         LOGGER.warning(f"{prefix}{small} of {len(sizes)} labels are below {SMALL:g} pixels at --imgsz {imgsz}")
     current = None
-    if not head.has_placeholder_anchors:
+    if not model.has_placeholder_anchors:
         pixels = (head.anchors * head.stride[:, None, None]).cpu().double().numpy()  # (L, A / L, 2)
         current = measure(sizes, pixels.reshape(-1, 2), anchor_t)
         LOGGER.info(f"{prefix}{current}")
@@ -200,4 +203,6 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

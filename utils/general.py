@@ -95,11 +95,12 @@ def _project_logger(name: str) -> logging.Logger:
 LOGGER = _project_logger("yolov5")
 
 
-def set_logging(verbose: bool = True) -> None:
-    """Lets LOGGER write to the console, from INFO or from WARNING on; called by the scripts, never at import."""
+def set_logging(verbose: bool = True) -> logging.Logger:
+    """Let LOGGER write to the console, from INFO or from WARNING on, and return it; no import calls this."""
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
+    return LOGGER
 
 
 def colorstr(*parts: str) -> str:
@@ -476,4 +477,6 @@ def non_max_suppression(
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -305,4 +305,6 @@ def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: f
 
 def __getattr__(name: str) -> object:
     """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    if name == "__path__":  # each import of the module asks for it
+        raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

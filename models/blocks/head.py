@@ -1,5 +1,8 @@
 """The detection head: the network's maps become boxes.
 
+A head of another class, pasted from a recipe, serves as well: see `is_head` for what it must have. The functions at
+the foot set up any head.
+
 Legend: B batch, H W a map's height and width, L levels, A anchors per cell, N boxes of all levels, no = 5 + nc outputs.
 """
 
@@ -17,13 +20,21 @@ class Detect(nn.Module):
 
     anchors are w, h, w, h, ... in pixels for each level; the buffer `anchors` (L, A, 2) holds them in cells once
     `set_strides` has said how many pixels a cell is. Of more inputs than levels the first are read.
+
+    `grid` and `anchor_grid` are v6.1's: for each level the columns and rows of its cells, and its anchors in pixels,
+    both (1, A, H, W, 2) of the last size that was decoded. Nothing is computed from them. `inplace` and `onnx_dynamic`
+    are there for v6.1's programs, which set them; every size is decoded without writing in place.
     """
 
     stride: Tensor  # (L,) pixels of a cell
     anchors: Tensor  # (L, A, 2) width and height in cells
+    onnx_dynamic = False
+    export = False  # give the decoded boxes alone, as a tuple of one
+    _kept: tuple[object, tuple[Tensor, Tensor]] | None = None  # see _cells; of the class, for heads that v6.1 pickled
 
-    def __init__(self, nc: int, anchors: Sequence[Sequence[float]], ch: Sequence[int]) -> None:
+    def __init__(self, nc: int, anchors: Sequence[Sequence[float]], ch: Sequence[int], inplace: bool = True) -> None:
         super().__init__()
+        self.inplace = inplace
         if len(ch) < len(anchors):
             raise ValueError(f"Detect reads {len(ch)} rows, but the anchors have {len(anchors)} levels")
         self.nc, self.no = nc, nc + 5
@@ -33,9 +44,10 @@ class Detect(nn.Module):
         self.register_buffer("anchors", pixels)
         self.register_buffer("stride", torch.ones(self.nl, device="cpu"), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch[: self.nl])
-        self._kept: tuple[object, tuple[Tensor, Tensor]] | None = None  # see _cells
+        self.grid = [torch.zeros(1, device="cpu")] * self.nl
+        self.anchor_grid = [torch.zeros(1, device="cpu")] * self.nl
 
-    def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]] | tuple[Tensor]:
         """Raw maps, L of (B, A, H, W, no); in evaluation the decoded boxes (B, N, no) before them.
 
         Decoded are xywh in pixels, objectness and class scores 0..1, by level, then anchor, row, column.
@@ -45,7 +57,9 @@ class Detect(nn.Module):
             y = conv(features)  # (B, A * no, H, W)
             b, _, ny, nx = y.shape
             raw.append(y.view(b, self.na, self.no, ny, nx).permute(0, 1, 3, 4, 2))
-        return raw if self.training else (self.decode(raw), raw)
+        if self.training:
+            return raw
+        return (self.decode(raw),) if self.export else (self.decode(raw), raw)
 
     def decode(self, raw: list[Tensor]) -> Tensor:
         """The boxes (B, N, no) that the raw maps mean.
@@ -75,7 +89,18 @@ class Detect(nn.Module):
         if self._kept is None or self._kept[0] != key:
             with torch.inference_mode(False):  # or they could not serve a later call that wants gradients
                 self._kept = key, self._make_cells(sizes, y)
+                self._show_grids(sizes, self._kept[1][0])
         return self._kept[1]
+
+    def _show_grids(self, sizes: list[tuple[int, int]], cells: Tensor) -> None:
+        """Set `grid` and `anchor_grid`, unless a program of v6.1's has put a buffer in the place of one."""
+        shapes = [(1, self.na, ny, nx, 2) for ny, nx in sizes]
+        if isinstance(self.__dict__.get("grid"), list):
+            levels = cells.split([self.na * ny * nx for ny, nx in sizes])
+            self.grid = [level.view(shape) + 0.5 for level, shape in zip(levels, shapes, strict=True)]
+        if isinstance(self.__dict__.get("anchor_grid"), list):
+            pixels = (self.anchors.detach() * self.stride[:, None, None]).view(-1, 1, self.na, 1, 1, 2)
+            self.anchor_grid = [level.expand(shape) for level, shape in zip(pixels, shapes, strict=True)]
 
     def _make_cells(self, sizes: list[tuple[int, int]], y: Tensor) -> tuple[Tensor, Tensor]:
         cells, strides = [], []
@@ -86,33 +111,63 @@ class Detect(nn.Module):
             strides.append(self.stride[level].to(y.dtype).expand(self.na * ny * nx, 1))
         return torch.cat(cells), torch.cat(strides)
 
-    @property
-    def has_placeholder_anchors(self) -> bool:
-        """Whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
-        return bool((self.anchors == 0).any())
 
-    def set_strides(self, strides: Sequence[float]) -> None:
-        """Takes the pixels of a cell of each level, puts anchors into their order and from pixels into cells."""
-        stride, device = torch.tensor(strides, dtype=torch.float32, device="cpu"), self.m[0].weight.device
-        self.anchors = (in_order(self.anchors.cpu(), stride) / stride[:, None, None]).to(device)
-        self.stride = stride.to(device)
-        self._kept = None
+# Any head -------------------------------------------------------------------------------------------------------------
 
-    def set_anchors(self, anchors: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Takes other anchors, w, h, w, h, ... in pixels for each level; the same in the order of the strides."""
-        pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(self.nl, self.na, 2)
-        stride = self.stride.cpu()
-        pixels = in_order(pixels, stride)
-        self.anchors = (pixels / stride[:, None, None]).to(self.anchors)
-        return pixels.flatten(1).tolist()
+PARTS = ("nl", "na", "nc", "no", "anchors", "m")  # of a head, as in v6.1: numbers, the anchors (L, A, 2), L modules
 
-    @torch.no_grad()
-    def initialize_biases(self, strides: Sequence[float]) -> None:
-        """Lets scores begin where they will be: 8 objects on an image of 640 pixels, 0.6 / nc for each class."""
-        for conv, stride in zip(self.m, strides, strict=True):
-            bias = conv.bias.view(self.na, self.no)
-            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
-            bias[:, 5:] += math.log(0.6 / (self.nc - 0.999999))
+
+def is_head(layer: nn.Module) -> bool:
+    """Return whether a layer is a detection head: a Detect, or a module with the parts of one."""
+    return isinstance(layer, Detect) or all(hasattr(layer, name) for name in PARTS)
+
+
+def has_placeholder_anchors(head: nn.Module) -> bool:
+    """Return whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
+    return bool((head.anchors == 0).any())
+
+
+def set_strides(head: nn.Module, strides: Sequence[float]) -> None:
+    """Set the pixels of a cell of each level, put the anchors into that order and from pixels into cells."""
+    stride, device = torch.tensor(strides, dtype=torch.float32, device="cpu"), head.anchors.device
+    device = next((parameter.device for parameter in head.parameters()), device)
+    head.anchors = (in_order(head.anchors.cpu(), stride) / stride[:, None, None]).to(device)
+    head.stride = stride.to(device)
+    if isinstance(head, Detect):
+        head._kept = None
+
+
+def set_anchors(head: nn.Module, anchors: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Set other anchors, w, h, w, h, ... in pixels for each level; return them in the order of the strides."""
+    pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(head.nl, head.na, 2)
+    stride = head.stride.cpu()
+    pixels = in_order(pixels, stride)
+    head.anchors = (pixels / stride[:, None, None]).to(head.anchors)
+    return pixels.flatten(1).tolist()
+
+
+def in_fp32(head: nn.Module, maps: list[Tensor]) -> object:
+    """Run a head of another class without autocast: beyond 256 pixels the boxes of bf16 have even coordinates only."""
+    kind = maps[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return head(maps)
+    with torch.autocast(kind, enabled=False):
+        return head([level.float() for level in maps])
+
+
+@torch.no_grad()
+def initialize_biases(head: nn.Module, strides: Sequence[float]) -> None:
+    """Let scores begin where they will be: 8 objects on an image of 640 pixels, 0.6 / nc for each class.
+
+    A level that is no convolution to all A * no outputs, as in a decoupled head, keeps the biases that it has.
+    """
+    for level, stride in zip(head.m, strides, strict=False):
+        bias = getattr(level, "bias", None)
+        if not isinstance(bias, Tensor) or bias.numel() != head.na * head.no:
+            continue
+        bias = bias.view(head.na, head.no)
+        bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+        bias[:, 5:] += math.log(0.6 / (head.nc - 0.999999))
 
 
 def in_order(anchors: Tensor, stride: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.spec.rows import HEAD, IMAGE, Row, is_whole, load_model_yaml, read_rows
 from models.spec.wiring import check_wiring
-from models.yolo import BLOCKS, CHANNELS_IN_OUT, DRY_RUN_SIZE, Model
+from models.yolo import DRY_RUN_SIZE, Model, states_width
 from utils.general import LOGGER, plural
 
 WIDTH = "c"  # among a block's arguments: the channels of what it reads, before scaling
@@ -202,7 +202,7 @@ def _match_unpicked(place: Place, rows: Sequence[Row], backbone: int, strides: C
     elif place.kind is PlaceKind.LEVEL:
         found = _match_level(place, section_rows, rows[-1], strides())
     else:
-        found = [row.index for row in section_rows if _is_of_module(row, place)]
+        found = [row.index for row in section_rows if _is_of_module(row, place) or _is_head(row, place, rows)]
     if not found:
         modules = ", ".join(dict.fromkeys(row.content[2] for row in section_rows))
         raise ValueError(
@@ -217,6 +217,11 @@ def _is_of_module(row: Row, place: Place) -> bool:
     if place.kind is PlaceKind.DETECT:
         return module.lower() == HEAD.lower()
     return module == place.module
+
+
+def _is_head(row: Row, place: Place, rows: Sequence[Row]) -> bool:
+    """Return whether the place is detect and the row the last one, which is a head whatever its class."""
+    return place.kind is PlaceKind.DETECT and row is rows[-1]
 
 
 def _match_level(place: Place, section_rows: Sequence[Row], detect: Row, strides: list[float]) -> list[int]:
@@ -339,7 +344,7 @@ def _new(
 ) -> Node:
     """A row with the block; one that reads a named row is named too, so that a `from` may go on by name."""
     args = list(block.args)
-    if not args and BLOCKS.get(block.module) in CHANNELS_IN_OUT:
+    if not args and states_width(block.module):
         args = [WIDTH]
     args = [_width(source, channels) if arg == WIDTH else arg for arg in args]
     row, name = [item, 1, block.module, args], ""
@@ -356,7 +361,7 @@ def _width(node: Node | None, channels: int) -> int:
     if node is None:
         return channels
     module, args = node.row[2:4]
-    if BLOCKS.get(module) in CHANNELS_IN_OUT and args and is_whole(args[0]):
+    if states_width(module) and args and is_whole(args[0]):
         return args[0]
     widths = [_width(source, channels) for source in node.sources]
     if module in ("Contract", "Expand"):

@@ -67,6 +67,9 @@ class ExportModel(nn.Module):
     def __init__(self, network: nn.Module, raw: bool = False, nms: NmsSettings | None = None) -> None:
         super().__init__()
         self.network, self.raw, self.nms = copy.deepcopy(network).requires_grad_(False), raw, nms
+        for module in self.network.modules():
+            if hasattr(module, "onnx_dynamic"):  # v6.1's switch, for a pasted head to make its grid anew for each size
+                module.onnx_dynamic = True
         self.suppress = import_nms() if nms is not None else None
         self.eval()
 

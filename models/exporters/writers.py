@@ -164,7 +164,16 @@ def onnx_settings(job: Job) -> OnnxSettings:
 
 Writer = Callable[[Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
-    **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
-    **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},
-    **{"executorch": executorch, "tflite": tflite, "coreml": coreml, "v61": v61},
+    "torchscript": torchscript,
+    "pt2": pt2,
+    "safetensors": safetensors,
+    "onnx": onnx,
+    "openvino": openvino,
+    "ncnn": ncnn,
+    "mnn": mnn,
+    "engine": engine,
+    "executorch": executorch,
+    "tflite": tflite,
+    "coreml": coreml,
+    "v61": v61,
 }

@@ -227,9 +227,9 @@ def cut(model: Model, channels: ChannelMap, families: Sequence[Family], masks: S
 def widths(model: Model, channels: ChannelMap, lost: Sequence[np.ndarray]) -> list[int]:
     """The channels of each row's output without those that are lost (n,) by family; a row without a map has its own."""
     found = []
-    for layer, output in zip(model.model, channels.outputs, strict=True):
+    for own, output in zip(model.model.channels, channels.outputs, strict=True):
         if output is None:
-            found.append(layer.c2)
+            found.append(own)
         else:
             found.append(sum(family < 0 or not lost[family][channel] for family, channel in zip(*output, strict=True)))
     return [int(width) for width in found]

@@ -44,7 +44,7 @@ class Runtime(nn.Module):
     def __init__(self, metadata: Metadata, device: torch.device) -> None:
         super().__init__()
         self.metadata = metadata
-        self.names, self.nc = list(metadata.names), metadata.nc
+        self.names, self.nc, self.imgsz = list(metadata.names), metadata.nc, metadata.trained_size
         self.fixed_batch, self.fixed_hw = metadata.fixed_batch, metadata.fixed_hw
         self.stride = torch.tensor([float(metadata.stride)])
         self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)

@@ -161,7 +161,8 @@ class OpenVinoRuntime(Runtime):
         openvino = import_runtime("openvino", path)
         core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
-        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             network = core.read_model(str(find_xml(path)))
             shape = network.input(0).partial_shape
@@ -240,9 +241,17 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 
 RUNTIMES = {
-    **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
-    **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
+    "onnx": OnnxRuntime,
+    "openvino": OpenVinoRuntime,
+    "pt2": Pt2Runtime,
+    "safetensors": SafetensorsRuntime,
+    "ncnn": NcnnRuntime,
+    "mnn": MnnRuntime,
+    "engine": EngineRuntime,
+    "remote": RemoteRuntime,
+    "executorch": ExecuTorchRuntime,
+    "tflite": TfliteRuntime,
+    "coreml": CoreMLRuntime,
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 

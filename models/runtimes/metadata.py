@@ -9,6 +9,7 @@ from typing import Self
 AXES = ("batch", "height", "width")  # those that an exported file may leave open
 MAX_CLASSES, MAX_STRIDE, MAX_SIDE = 100_000, 1024, 65_536  # beyond these a file is damaged, or made to do harm
 PROGRAM = "yolov5-nam"
+TRAINED_SIZE = "trained_imgsz"  # key of details
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Metadata:
     def nc(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def trained_size(self) -> int | None:
+        """The longer side of the images that the network was trained on, in pixels; None where the file is silent."""
+        text = self.details.get(TRAINED_SIZE, "")
+        return int(text) if text.isdecimal() and _is_count(int(text), MAX_SIDE) else None
 
     @property
     def fixed_batch(self) -> int | None:

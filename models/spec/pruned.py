@@ -11,7 +11,6 @@ plain data, for the modules whose widths changed, each by its name with its row'
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +67,9 @@ def narrow_layer(layer: nn.Module, index: int, record: dict | None) -> None:
         modules[name].gain = record["gains"][name]
 
 
-def set_output_channels(layers: Sequence[nn.Module], record: dict | None) -> None:
-    """Set `c2` of each row's layer to the output channels in the record; a run of the network checks them."""
-    if not record:
-        return
-    for layer, channels in zip(layers, record["channels"], strict=True):
-        layer.c2 = channels
+def set_output_channels(channels: list[int], record: dict | None) -> list[int]:
+    """Return the channels of each row's output, those of the record if there is one; a run of the network checks."""
+    return list(record["channels"]) if record else channels
 
 
 def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | None) -> None:

@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,8 +126,8 @@ def read_rows(content: dict, file: str = "model yaml") -> list[Row]:
         checked.append(_read_row(row, i, file, names))
         if checked[-1].name:
             names[checked[-1].name] = i
-    for row in checked:
-        if (row.content[2] == HEAD) != (row is checked[-1]):
+    for row in checked[:-1]:
+        if row.content[2] == HEAD:
             raise row.error(f"{HEAD} must be the last row, and only that")
     return checked
 
@@ -187,33 +187,26 @@ def _absolute(sources: list[int], row: Row) -> tuple[int, ...]:
     return tuple(found)
 
 
-def plan_reads(rows: Sequence[Row]) -> list[tuple[int | list[int] | None, bool, list[int]]]:
-    """For each row: what it reads (None the row before), whether it is read later on, and what it is the last to read.
+Plan = list[tuple[int | list[int] | None, bool, list[int]]]
 
-    Of what it reads, PREVIOUS is the row before too, which need not be kept for that.
+
+def plan_reads(froms: Sequence[int | list[int]], save: Collection[int]) -> Plan:
+    """Plan a forward pass over rows, given each row's `from` and the rows whose outputs others read later on.
+
+    Returns:
+        For each row: what it reads (None the row before), whether it is kept, and which rows it is the last to read.
+        Of what it reads, PREVIOUS is the row before too, which need not be kept for that.
     """
-    reads = [
-        [PREVIOUS if given == PREVIOUS else j for given, j in zip(as_list(row.content[0]), row.sources, strict=True)]
-        for row in rows
-    ]
-    last = {j: row.index for row, read in zip(rows, reads, strict=True) for j in read if j != PREVIOUS}
-    plan = []
-    for row, read in zip(rows, reads, strict=True):
-        what = read if isinstance(row.content[0], list) else read[0]
-        frees = [j for j, reader in last.items() if reader == row.index]
-        plan.append((None if what == PREVIOUS else what, row.index in last, frees))
+    reads: list[list[int]] = []
+    for i, source in enumerate(froms):
+        reads.append([number if number == PREVIOUS or number >= 0 else i + number for number in as_list(source)])
+    last = {j: i for i, read in enumerate(reads) for j in read if j != PREVIOUS}
+    plan: Plan = []
+    for i, (source, read) in enumerate(zip(froms, reads, strict=True)):
+        what = read if isinstance(source, list) else read[0]
+        frees = [j for j, reader in last.items() if reader == i]
+        plan.append((None if what == PREVIOUS else what, i in last or i in save, frees))
     return plan
-
-
-def read_word(arg: object, words: dict[str, object], takes_text: bool) -> object:
-    """What an argument of a row means: a word its value, others themselves; ValueError for text where none is due."""
-    if not isinstance(arg, str):
-        return arg
-    if arg in words:
-        return words[arg]
-    if not takes_text:
-        raise ValueError(f"argument {arg!r} is none of the words {', '.join(words)}, and no text is expected here")
-    return arg
 
 
 def as_list(value: int | list[int]) -> list[int]:

@@ -4,6 +4,7 @@ The usual cause is a row put in between others while the row numbers after it st
 silence: Detect then reads a Concat in front of the block that it should read, or the new layer is read by nobody.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -19,7 +20,6 @@ class Head(Protocol):
     nl: int
     stride: Tensor  # (L,)
     anchors: Tensor  # (L, A, 2)
-    has_placeholder_anchors: bool
 
 
 class Wired(Protocol):
@@ -29,18 +29,23 @@ class Wired(Protocol):
     model: nn.Sequential
     rows: list[Row]
     head: Head
+    has_placeholder_anchors: bool
 
 
 def check_wiring(model: Wired) -> list[str]:
     """What is odd about the model's wiring, a sentence each, naming the yaml and the row; empty where nothing is."""
-    warnings = [*_unread(model), *_detect_inputs(model)]
-    advice = suggest(model.rows, model.yaml, bool(warnings))
-    return [*warnings, *([f"{model.rows[-1].file}: {advice}"] if advice else []), *_levels(model)]
+    return [*check_rows(model.rows, model.yaml), *_levels(model)]
 
 
-def _unread(model: Wired) -> list[str]:
+def check_rows(rows: Sequence[Row], content: Mapping[str, object]) -> list[str]:
+    """The part of `check_wiring` for which no network is built: rows may name modules that are not known here."""
+    warnings = [*_unread(rows), *_detect_inputs(rows)]
+    advice = suggest(rows, content, bool(warnings))
+    return [*warnings, *([f"{rows[-1].file}: {advice}"] if advice else [])]
+
+
+def _unread(rows: Sequence[Row]) -> list[str]:
     """Layers whose output nobody reads, so that neither what they compute nor their weights matter."""
-    rows = model.rows
     read = {source for row in rows for source in row.sources}
     warnings = []
     for row in rows[:-1]:
@@ -54,18 +59,14 @@ def _unread(model: Wired) -> list[str]:
     return warnings
 
 
-def _detect_inputs(model: Wired) -> list[str]:
+def _detect_inputs(rows: Sequence[Row]) -> list[str]:
     """Inputs of Detect that are the plain concatenation in front of a block."""
-    detect = model.rows[-1]
-    bare = [model.rows[source] for source in detect.sources if source >= 0 and _is_concat(model.model[source])]
+    detect = rows[-1]
+    bare = [rows[source] for source in detect.sources if source >= 0 and rows[source].content[2] == "Concat"]
     return [
         f"{detect.where}: its input {row.index} is {row.text}, what a block reads and not what it gives; {_RENUMBER}"
         for row in bare
     ]
-
-
-def _is_concat(layer: nn.Module) -> bool:
-    return layer.type.endswith(".Concat")
 
 
 def _levels(model: Wired) -> list[str]:
@@ -85,7 +86,7 @@ def _levels(model: Wired) -> list[str]:
         warnings.append(
             f"{detect.where}: the strides of its inputs are {_numbers(strides)}; they should grow from input to input"
         )
-    elif not head.has_placeholder_anchors:
+    elif not model.has_placeholder_anchors:
         areas = (head.anchors * head.stride[:, None, None]).prod(-1).mean(-1).tolist()  # square pixels
         if any((a >= b) == rising for a, b in pairwise(areas)):
             sides = _numbers([round(area**0.5) for area in areas])

@@ -1,6 +1,7 @@
 """From a checkpoint file to a network that infers, alone and in an ensemble."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from models import common
 from models.experimental import Ensemble, attempt_load
-from models.yolo import BLOCKS, Model
+from models.yolo import Model
 from utils.files.checkpoint import Checkpoint, save_checkpoint
 
 YAML = {
-    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]]},
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]],
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "NAMAttention", []]],
     "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
 }
@@ -84,6 +89,11 @@ def test_ensemble(write):
     torch.testing.assert_close(augmented, torch.cat([model(x, augment=True)[0] for model in models], 1))
     assert ensemble.names == models[1].names
     assert torch.equal(ensemble.stride, models[0].stride)
+    assert ensemble.imgsz is None
+    ensemble[0].imgsz = 320
+    assert ensemble.imgsz == 320
+    ensemble[1].imgsz = 416
+    assert ensemble.imgsz == 416
     assert ensemble.nc == 3
     assert not ensemble.training
 
@@ -134,20 +144,23 @@ def claim(checkpoint, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width_multiple": 100.0, "nc": 3}, "are of other shapes"),
-        (
-            {"backbone": [[-1, 1, "nn.Conv2d", [3, 400_000, 999]], *YAML["backbone"][1:]]},
-            "belong to no layer",
-        ),
+        ({"width_multiple": 100.0, "backbone": [[-1, 1, "Conv", [64]]] * 3}, r"row 1 .*more than \d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.Conv2d", [3, 400_000, 999]], *YAML["backbone"][1:]]}, r"row 0 .*more than \d+ num"),
+        ({"backbone": [[-1, 1, "nn.Embedding", [10**6, 10**6]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.Upsample", ["None", 9999]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.ZeroPad2d", [9999]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
+        ({"backbone": [[-1, 1, "Conv", [8, 3, 2, 9999]], *YAML["backbone"][1:]]}, r"row [01] .*more than \d+ numbers"),
         ({"backbone": [[-1, 1000, "nn.ReLU", []]] * 3 + YAML["backbone"], "depth_multiple": 100}, "300005 blocks"),
     ],
-    ids=["width", "kernel", "repeats"],
+    ids=["width", "kernel", "embedding", "upsample", "pad", "padding", "repeats"],
 )
-def test_a_giant_claim_is_refused_before_it_takes_memory(tmp_path, monkeypatch, changes, message):
+def test_a_giant_claim_is_refused_before_it_takes_memory(tmp_path, changes, message):
     save_checkpoint(tmp_path / "a.pt", claim(make_checkpoint(make_model()), **changes))
-    monkeypatch.setattr("models.experimental.Model", None)  # it comes to no building
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=rf"a\.pt: its .*{message}"):
         attempt_load(tmp_path / "a.pt")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB
+    assert grown < 300_000
 
 
 class ReadsNumbers(nn.Module):
@@ -164,7 +177,7 @@ class ReadsNumbers(nn.Module):
 
 
 def test_a_block_that_reads_numbers(write, monkeypatch):
-    monkeypatch.setitem(BLOCKS, "ReadsNumbers", ReadsNumbers)
+    monkeypatch.setattr(common, "ReadsNumbers", ReadsNumbers, raising=False)
     model = make_model({**YAML, "backbone": [*YAML["backbone"][:2], [-1, 1, "ReadsNumbers", [0.25]]]})
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(attempt_load(write(model), fuse=False)(x)[0], model.eval()(x)[0])

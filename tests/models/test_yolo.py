@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import yolo
 from models.common import Conv
 from models.yolo import Model, main, parse_model, parse_opt
 from utils.files.checkpoint import load_checkpoint
@@ -23,13 +24,26 @@ ARCH = json.loads((ROOT / "tests" / "golden" / "arch.json").read_text())
 YAMLS = {path.stem: path for path in sorted((ROOT / "models").rglob("yolo*.yaml"))}
 PARAMETERS = {  # of v6.1, nc 80
     **{name: facts["params"] for name, facts in ARCH.items()},
-    **{"yolov5n6": 3246940, "yolov5s6": 12626620, "yolov5m6": 35731932, "yolov5l6": 76770172, "yolov5x6": 140794780},
-    **{"yolov5-p2": 47493372, "yolov5-p34": 5331518, "yolov5-p6": 76770172, "yolov5-p7": 144281723},
-    **{"yolov5-fpn": 41117565, "yolov5-bifpn": 46825853, "yolov5-panet": 46563709},
-    **{"yolov5s-ghost": 3897605, "yolov5s-transformer": 7235645},
-    **{"yolov3": 61949149, "yolov3-spp": 62998749, "yolov3-tiny": 8852366},
+    "yolov5n6": 3246940,
+    "yolov5s6": 12626620,
+    "yolov5m6": 35731932,
+    "yolov5l6": 76770172,
+    "yolov5x6": 140794780,
+    "yolov5-p2": 47493372,
+    "yolov5-p34": 5331518,
+    "yolov5-p6": 76770172,
+    "yolov5-p7": 144281723,
+    "yolov5-fpn": 41117565,
+    "yolov5-bifpn": 46825853,
+    "yolov5-panet": 46563709,
+    "yolov5s-ghost": 3897605,
+    "yolov5s-transformer": 7235645,
+    "yolov3": 61949149,
+    "yolov3-spp": 62998749,
+    "yolov3-tiny": 8852366,
     # ours
-    **{"yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256), "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512)},
+    "yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256),
+    "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512),
     **{f"yolov5n-NAM-{kind}": 1872157 + 2 * 256 for kind in ("backbone", "identity", "open")},
     **{f"yolov5s-NAM-{kind}": 7235389 + 2 * 512 for kind in ("backbone", "identity", "open")},
     "yolov5n-C3NAM": 1872157 + 2 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
@@ -38,7 +52,10 @@ PARAMETERS = {  # of v6.1, nc 80
 ENTRIES = {"yolov5n6": 459, "yolov5s6": 459, "yolov5m6": 627, "yolov5l6": 795, "yolov5x6": 963}
 STRIDES = {
     **dict.fromkeys(("yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6", "yolov5-p6"), (8, 16, 32, 64)),
-    **{"yolov5-p2": (4, 8, 16, 32), "yolov5-p34": (8, 16), "yolov5-p7": (8, 16, 32, 64, 128), "yolov3-tiny": (16, 32)},
+    "yolov5-p2": (4, 8, 16, 32),
+    "yolov5-p34": (8, 16),
+    "yolov5-p7": (8, 16, 32, 64, 128),
+    "yolov3-tiny": (16, 32),
 }
 Tiny = Callable[..., dict]  # see conftest.py
 
@@ -106,8 +123,13 @@ def test_the_anchor_library() -> None:
     assert library["anchors_p5_640"] == read_yaml(YAMLS["yolov5s"])["anchors"]
     assert library["anchors_p6_1280"] == read_yaml(YAMLS["yolov5s6"])["anchors"]
     assert {key: len(levels) for key, levels in library.items()} == {
-        **{"anchors_p5_640": 3, "anchors_p6_640": 4, "anchors_p6_1280": 4, "anchors_p6_1920": 4},
-        **{"anchors_p7_640": 5, "anchors_p7_1280": 5, "anchors_p7_1920": 5},
+        "anchors_p5_640": 3,
+        "anchors_p6_640": 4,
+        "anchors_p6_1280": 4,
+        "anchors_p6_1920": 4,
+        "anchors_p7_640": 5,
+        "anchors_p7_1280": 5,
+        "anchors_p7_1920": 5,
     }
     assert all(len(level) == 6 for levels in library.values() for level in levels)
 
@@ -185,17 +207,17 @@ def test_channels_of_the_yaml_or_the_argument(tiny: Tiny) -> None:
 def test_anchors_are_kept_in_cells_and_in_order(tiny: Tiny, anchors: list | None, expected: list) -> None:
     model = build(tiny(), anchors=anchors)
     assert (model.head.anchors[0] * model.stride[0]).tolist() == expected
-    assert not model.head.has_placeholder_anchors
+    assert not model.has_placeholder_anchors
 
 
 @pytest.mark.parametrize("number", [3, 3.2])
 def test_a_number_of_anchors_gives_stand_ins(tiny: Tiny, number: float) -> None:
     model = build(tiny(), anchors=number)
-    assert model.head.has_placeholder_anchors
+    assert model.has_placeholder_anchors
     assert model.yaml["anchors"] == 3
     assert (model.head.anchors * model.stride[:, None, None])[1].flatten().tolist() == [0, 1, 2, 3, 4, 5]
     model.head.anchors[:] = 1
-    assert not model.head.has_placeholder_anchors
+    assert not model.has_placeholder_anchors
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -279,7 +301,7 @@ def test_relative_and_list_sources(tiny_with: Tiny) -> None:
         [-1, 1, "Conv", [32, 1]], [-2, 1, "Conv", [32, 1]], [[-1, -2, 4], 1, "Concat", [1]], [-1, 1, "Conv", [32, 1]]
     )
     model = build(settings).eval()
-    assert model.save == [2, 4, 5, 8]
+    assert model.save == [2, 4, 4, 5, 8]  # as v6.1 has it: once for each reader
     seen: dict[int, Tensor] = {}
     for layer in model.model:
         layer.register_forward_hook(lambda layer, _x, y: seen.update({layer.i: y}))
@@ -321,3 +343,96 @@ def test_script_builds_and_profiles(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     total = next(line for line in caplog.text.splitlines() if line.endswith("total"))
     assert float(total.split()[-3]) == pytest.approx(4.5, abs=0.1)
     assert model.training
+
+
+# v6.1's calls and attributes ------------------------------------------------------------------------------------------
+
+
+def test_forward_takes_v61s_arguments_in_order(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("utils.torch_utils.PROFILE_RUNS", 1)
+    model, x = build(tiny()).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        boxes = model(x)[0]
+        assert torch.equal(model._forward_once(x)[0], boxes)
+        assert model(x, True)[1] is None
+        with caplog.at_level(logging.INFO, "yolov5"):
+            assert torch.equal(model(x, False, True)[0], boxes)
+        assert sum("models.common.Conv" in line for line in caplog.text.splitlines()) == 4
+        assert torch.equal(model(x, False, False, tmp_path / "maps")[0], boxes)
+    kept = np.load(tmp_path / "maps" / "stage0_Conv_features.npy", allow_pickle=False)
+    np.testing.assert_allclose(kept, model.model[0](x)[0].detach().numpy(), rtol=1e-5, atol=1e-5)
+    assert len([*(tmp_path / "maps").glob("*.png")]) == 6  # all layers but the head
+
+
+def test_attributes_of_v61(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    model = build(tiny(inplace=False)).eval()
+    assert (model.inplace, model.head.inplace) == (False, False)
+    assert build(tiny()).inplace is True
+    assert not hasattr(model, "module")
+    model.hyp = {"box": 0.05}
+    model.stride = model.stride * 2
+    assert model.head.stride.tolist() == [16, 32]
+    with caplog.at_level(logging.INFO, "yolov5"):
+        summary = model.info(verbose=True, img_size=320)
+    assert "parameters" in summary
+    lines = caplog.text.splitlines()
+    assert sum("model." in line for line in lines) == len([*model.parameters()])
+
+
+def test_the_head_has_v61s_grids_and_switches(tiny: Tiny) -> None:
+    model = build(tiny()).eval()
+    head, x = model.head, torch.rand(1, 3, 32, 48)
+    assert (head.onnx_dynamic, head.export, len(head.grid), len(head.anchor_grid)) == (False, False, 2, 2)
+    with torch.no_grad():
+        boxes, raw = model(x)
+        for i, level in enumerate(raw):
+            y = level.sigmoid()
+            xy = (y[..., :2] * 2 - 0.5 + head.grid[i]) * head.stride[i]
+            wh = (y[..., 2:4] * 2) ** 2 * head.anchor_grid[i]
+            start = sum(other[..., 0].numel() for other in raw[:i])
+            expected = torch.cat((xy, wh, y[..., 4:]), -1).flatten(1, 3)
+            torch.testing.assert_close(boxes[:, start : start + expected.shape[1]], expected, rtol=1e-4, atol=1e-3)
+        delattr(head, "anchor_grid")  # as TensorRT converters do
+        head.register_buffer("anchor_grid", torch.ones(2, 2, 2))
+        assert torch.equal(model(x)[0], boxes)
+        head.export = True
+        (alone,) = model(x)
+        assert torch.equal(alone, boxes)
+
+
+def test_forward_fuse_leaves_the_norm_out(tiny: Tiny) -> None:
+    conv, x = build(tiny()).model[0], torch.rand(1, 3, 8, 8)
+    assert torch.equal(conv.forward_fuse(x), conv.act(conv.conv(x)))
+
+
+def test_a_network_that_v61_pickled_runs(shared: Path) -> None:
+    """As in somebody else's program, which unpickles it with this repository on the path."""
+    model = torch.load(shared / "weights" / "yolov5n.pt", map_location="cpu", weights_only=False)["model"]
+    assert type(model) is Model
+    k = np.arange(3 * 128 * 160, dtype=np.float64)
+    image = torch.from_numpy((0.5 + 0.5 * np.sin(0.37 * k)).astype(np.float32).reshape(1, 3, 128, 160))
+    expected = np.load(shared / "golden" / "forward_yolov5n.npz", allow_pickle=False)["decoded"]
+    model = model.float().eval()
+    with torch.no_grad():
+        for _ in range(2):
+            assert np.abs(model(image)[0].numpy() - expected).max() < 1e-3
+            model.fuse()
+    assert (model.nc, model.stride.tolist()) == (80, [8, 16, 32])
+
+
+def test_parse_model_is_v61s_door(tiny: Tiny) -> None:
+    layers, save = parse_model(tiny(), [3])
+    assert (type(layers), save) == (nn.Sequential, [2, 5])
+    assert [(layer.i, layer.f, layer.np > 0) for layer in layers][-1] == (6, [2, 5], True)
+    assert layers.channels[:-1] == build(tiny()).model.channels[:-1]
+
+
+def test_rows_are_read_and_planned_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("read_rows", "plan_reads"):
+        function = getattr(yolo, name)
+        monkeypatch.setattr(yolo, name, lambda *args, f=function, n=name: (calls.append(n), f(*args))[1])
+    build(tiny(), warn=False)(torch.rand(1, 3, 32, 32))
+    assert calls == ["read_rows", "plan_reads"]

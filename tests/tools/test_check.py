@@ -174,3 +174,22 @@ def test_a_browser_shows_the_page(root, tmp_path, open_page):
     assert page.dom.count("<img ") == 4
     assert np.median(page.shot) > 200
     assert np.median(open_page(tmp_path / "page.html", width=400, dark=True).shot) < 60
+
+
+def test_repeats_of_a_list_count_and_are_a_note(root, log):
+    (root / "train.txt").write_text("./images/train/a.png\n./images/train/b.png\n./images/train/b.png\n", "utf-8")
+    describe(root, train="train.txt")
+    check = check_split(DataConfig.from_yaml(root / "data.yaml"), "train", 1)
+    assert check.counts.tolist() == [1, 3]
+    assert check.report.found == 3
+    assert not check.problems
+    assert any("1 repetition" in note for note in check.notes)
+
+
+def test_files_that_are_not_used_are_notes(root):
+    add(root, "train", "d.png", text=None)
+    (root / "images/train/d.txt").write_text("0 .5 .5 .2 .2\n", "utf-8")
+    (root / "labels/train/lone.txt").write_text("0 .5 .5 .2 .2\n", "utf-8")
+    notes = check_split(DataConfig.from_yaml(root / "data.yaml"), "train", 1).notes
+    assert any("images/train/d.txt" in note for note in notes)
+    assert any("labels/train/lone.txt" in note for note in notes)

@@ -10,7 +10,7 @@ import yaml
 from tools.convert import ConvertOptions, main, parse_opt
 from utils.data.config import DataConfig
 from utils.data.label_files import read_labels
-from utils.data.labels import find_images, scan
+from utils.data.labels import find_images, load_split, scan
 
 OBJECT = (
     "<object><name>{}</name>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
@@ -243,3 +243,158 @@ def test_there_and_back(tmp_path):
     np.testing.assert_allclose(first.polygons[1], second.polygons[1], atol=1e-4)
     with pytest.raises(FileExistsError):
         main(ConvertOptions("yolo", [str(out / "data.yaml")], str(out / "annotations"), [], "", "train"))
+
+
+# Roboflow's COCO ------------------------------------------------------------------------------------------------------
+
+
+def roboflow(root, categories, used, split="train"):
+    """A split as Roboflow exports it, images beside their JSON file; used: the category of each image's object."""
+    images, rows = [], []
+    for i, category in enumerate(used):
+        picture(root / split / f"i{i}.png")
+        images.append({"id": i, "file_name": f"i{i}.png", "width": 40, "height": 20})
+        rows.append({"id": i, "image_id": i, "category_id": category, "bbox": [4, 2, 8, 4]})
+    listed = [{"id": i, "name": name, "supercategory": group} for i, name, group in categories]
+    path = root / split / "_annotations.coco.json"
+    path.write_text(json.dumps({"images": images, "categories": listed, "annotations": rows}), encoding="utf-8")
+    return path
+
+
+def classes_of(out, split="train"):
+    files = sorted((out / "labels" / split).iterdir())
+    return [int(read_labels(file).boxes[0, 0]) for file in files]
+
+
+@pytest.mark.parametrize("project", ["fish", "my-project"])
+def test_roboflows_placeholder_is_no_class_and_named(tmp_path, caplog, project):
+    path = roboflow(tmp_path, [(0, project, "none"), (1, "fish", project), (2, "crab", project)], [1, 2])
+    assert run("coco", path, tmp_path / "out")["names"] == ["fish", "crab"]
+    assert classes_of(tmp_path / "out") == [0, 1]
+    assert any(f"category 0 {project!r}" in line and path.name in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("categories", "used"),
+    [
+        ([(0, "animal", "none"), (1, "fish", "animal")], [0, 1]),  # it has an object
+        ([(0, "animal", "none"), (1, "fish", "animal"), (2, "car", "none")], [1, 2]),  # it is not the group of all
+        ([(0, "animal", "none")], [0]),
+    ],
+)
+def test_what_is_no_placeholder_stays_a_class(tmp_path, categories, used):
+    names = run("coco", roboflow(tmp_path, categories, used), tmp_path / "out")["names"]
+    assert names == [name for _, name, _ in categories]
+    assert classes_of(tmp_path / "out") == used
+
+
+def test_two_categories_of_one_name_stay_two_classes_or_are_joined_by_names(tmp_path, caplog):
+    path = roboflow(tmp_path, [(3, "cell", "a"), (5, "dot", "a"), (9, "cell", "b")], [9, 3, 5])
+    assert run("coco", path, tmp_path / "two")["names"] == ["cell", "dot", "cell"]
+    assert classes_of(tmp_path / "two") == [2, 0, 1]
+    assert any("'cell'" in line and "--names cell dot" in line for line in caplog.messages)
+    assert run("coco", path, tmp_path / "one", "--names", "cell", "dot")["names"] == ["cell", "dot"]
+    assert classes_of(tmp_path / "one") == [0, 0, 1]
+    with pytest.raises(ValueError, match=r"--names: class 'cell' is named twice"):
+        run("coco", path, tmp_path / "wrong", "--names", "cell", "dot", "cell")
+
+
+def test_folders_name_the_splits(tmp_path):
+    categories = [(0, "fish", "sea")]
+    for split, count in (("train", 3), ("valid", 2), ("test", 1)):
+        roboflow(tmp_path, categories, [0] * count, split)
+    files = [str(tmp_path / split / "_annotations.coco.json") for split in ("train", "valid", "test")]
+    main(parse_opt(["coco", "--source", *files, "--out", str(tmp_path / "out")]))
+    counts = {split: len(list((tmp_path / "out/images" / split).iterdir())) for split in ("train", "val", "test")}
+    assert counts == {"train": 3, "val": 2, "test": 1}
+
+
+def test_voc_folders_name_the_splits(tmp_path):
+    for split in ("train", "valid"):
+        path = voc(tmp_path / "voc" / split, split, ("dog", "", 11, 6, 31, 16))
+        path.rename(path.parent.parent / path.name)
+        (tmp_path / f"voc/{split}/JPEGImages/{split}.png").rename(tmp_path / f"voc/{split}/{split}.png")
+    content = run("voc", tmp_path / "voc", tmp_path / "out")
+    assert (content["train"], content["val"]) == ("images/train", "images/val")
+
+
+# Division and what comes next -----------------------------------------------------------------------------------------
+
+
+def many(root, count, value=None):
+    """`count` VOC pictures, each of its own content, or all of one."""
+    for i in range(count):
+        voc(root, f"p{i:03}", ("dog", "", 11, 6, 31, 16))
+        shade = np.full((20, 40, 3), i if value is None else value, np.uint8)
+        cv2.imwrite(str(root / f"JPEGImages/p{i:03}.png"), shade)
+
+
+def names_in(out, split):
+    return sorted(path.name for path in (out / "images" / split).iterdir())
+
+
+def test_val_is_exact_repeatable_and_trains_at_once(tmp_path, caplog):
+    caplog.set_level("INFO", "yolov5")
+    root = tmp_path / "voc"
+    many(root, 50)
+    content = run("voc", root, tmp_path / "a", "--val", "0.2", "--seed", "0")
+    assert content == {"train": "images/train", "val": "images/val", "nc": 1, "names": ["dog"]}
+    assert [len(names_in(tmp_path / "a", split)) for split in ("train", "val")] == [40, 10]
+    assert caplog.messages[-1].startswith("Next: python train.py --data ")
+    assert str(tmp_path / "a/data.yaml") in caplog.messages[-1]
+    data = DataConfig.from_yaml(tmp_path / "a/data.yaml")
+    assert [len(load_split(data, split, 1)) for split in ("train", "val")] == [40, 10]
+    run("voc", root, tmp_path / "b", "--val", "0.2", "--seed", "0")
+    run("voc", root, tmp_path / "c", "--val", "0.2", "--seed", "1")
+    assert names_in(tmp_path / "a", "val") == names_in(tmp_path / "b", "val") != names_in(tmp_path / "c", "val")
+    with pytest.raises(FileExistsError):
+        run("voc", root, tmp_path / "a", "--val", "0.2")
+
+
+def test_copies_of_an_image_stay_in_one_split(tmp_path):
+    root = tmp_path / "voc"
+    many(root, 20)
+    for i in range(0, 12, 2):  # six pairs
+        (root / f"JPEGImages/p{i + 1:03}.png").write_bytes((root / f"JPEGImages/p{i:03}.png").read_bytes())
+    for seed in range(4):
+        out = tmp_path / f"out{seed}"
+        run("voc", root, out, "--val", "0.25", "--seed", str(seed))
+        val = set(names_in(out, "val"))
+        assert len(val) == 5
+        assert all((f"p{i:03}.png" in val) == (f"p{i + 1:03}.png" in val) for i in range(0, 12, 2))
+
+
+@pytest.mark.parametrize(("share", "what"), [("1", "--val 1"), ("-0.1", "--val -0.1"), ("0.5", "at least 2")])
+def test_a_val_that_cannot_be_had(tmp_path, share, what):
+    voc(tmp_path / "voc", "a", ("dog", "", 11, 6, 31, 16))
+    with pytest.raises(ValueError, match=what):
+        run("voc", tmp_path / "voc", tmp_path / "out", "--val", share)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_with_val_is_not_divided_again(tmp_path):
+    many(tmp_path / "voc/train", 2)
+    many(tmp_path / "voc/val", 2)
+    with pytest.raises(ValueError, match="--val: the source has a val split"):
+        run("voc", tmp_path / "voc", tmp_path / "out", "--val", "0.5")
+
+
+def test_without_val_the_way_to_one_is_named(tmp_path, caplog):
+    many(tmp_path / "voc", 2)
+    run("voc", tmp_path / "voc", tmp_path / "out")
+    assert any("has no val" in line and "--val 0.2" in line for line in caplog.messages)
+
+
+def test_a_truncated_jpeg_is_one_message_that_names_skip_bad(tmp_path, caplog):
+    root = tmp_path / "voc"
+    voc(root, "a", ("dog", "", 11, 6, 31, 16))
+    voc(root, "b", ("dog", "", 11, 6, 31, 16))
+    noise = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    (root / "JPEGImages/a.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"a\.png: .*truncated.*--skip-bad"):
+        run("voc", root, tmp_path / "out")
+    assert not caplog.messages
+    run("voc", root, tmp_path / "out", "--skip-bad")
+    assert [line for line in caplog.messages if "a.png" in line and "left out" in line]
+    assert names_in(tmp_path / "out", "train") == ["b.png"]

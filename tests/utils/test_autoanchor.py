@@ -205,10 +205,8 @@ class FakeModel:
     def __init__(self, stride, pixels):
         stride = torch.tensor(stride)
         anchors = torch.tensor(pixels, dtype=torch.float32).view(len(stride), -1, 2) / stride[:, None, None]
-        placeholder = bool((anchors == 0).any())
-        self.head = SimpleNamespace(
-            nl=len(stride), na=anchors.shape[1], stride=stride, anchors=anchors, has_placeholder_anchors=placeholder
-        )
+        self.head = SimpleNamespace(nl=len(stride), na=anchors.shape[1], stride=stride, anchors=anchors)
+        self.has_placeholder_anchors = bool((anchors == 0).any())
         self.given = None
 
     def set_anchors(self, anchors):

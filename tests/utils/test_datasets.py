@@ -324,6 +324,18 @@ def test_caches_do_not_change_pixels(records, strict):
                 np.testing.assert_array_equal(store.get(i), expected)
 
 
+@pytest.mark.parametrize("cache", ["ram", "disk", None])
+def test_a_repeated_image_is_kept_once(records, cache):
+    repeated = [records[0], *records[:2], records[0]]
+    store, plain = make_store(repeated, cache=cache), make_store(records)
+    for i, expected in enumerate((0, 0, 1, 0)):
+        np.testing.assert_array_equal(store.get(i), plain.get(expected))
+    if cache == "ram":
+        assert store._pool.numel() == plain.get(0).size + plain.get(1).size
+    else:
+        assert len(store._buffer) == 2
+
+
 def test_the_buffer_keeps_to_its_bytes(records):
     store = make_store(records, buffer_bytes=30_000)
     for i in [0, 1, 2, 0, 3, 4, 5, 6, 7, 8, 0]:

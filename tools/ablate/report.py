@@ -20,7 +20,7 @@ from tools.ablate.table import (
     summary,
     summary_csv,
 )
-from utils.draw.curves import font_for, hex_color, new_figure, tidy
+from utils.draw.curves import add_legend, font_for, hex_color, new_figure, tidy
 from utils.draw.html_charts import Axis, Curve, chart, css_color
 from utils.draw.html_page import escaped, lines, section, table, write_page
 from utils.general import atomic_write
@@ -91,13 +91,15 @@ def plot_convergence(findings: Findings, path: Path) -> None:
     """Each run's mAP on the validation images by epoch, thin, and the mean of each variant's."""
     figure = new_figure(9, 5)
     axes = figure.add_subplot()
-    for i, (name, mean) in enumerate(mean_curves(findings).items()):
+    means = mean_curves(findings)
+    lines = []
+    for i, (name, mean) in enumerate(means.items()):
         for curve in findings.curves[name]:
             axes.plot(curve, color=hex_color(i), linewidth=0.5, alpha=0.5)
-        axes.plot(mean, color=hex_color(i), linewidth=1.8, label=name, marker="o" if len(mean) == 1 else "")
+        lines += axes.plot(mean, color=hex_color(i), linewidth=1.8, marker="o" if len(mean) == 1 else "")
     axes.set(xlabel="epoch", ylabel="mAP@.5:.95 on val")
-    if axes.lines:
-        axes.legend(frameon=False, prop=font_for(list(findings.variants)))
+    if lines:
+        add_legend(axes, lines, list(means))
     tidy(axes, grid=True)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

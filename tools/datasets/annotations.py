@@ -15,13 +15,16 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from utils.evaluation.coco import read_annotations
-from utils.general import one_line, progress
+from utils.general import LOGGER, one_line, progress
 from utils.files.images import BROKEN, IMAGE_SUFFIXES
 from utils.data.label_files import decode_text, read_bytes
 from utils.data.labels import check_image
 
 VOC_FOLDERS = ("JPEGImages", "images")  # where images lie, beside the folder of the XML files
 SPLITS = ("train", "val", "test")
+FOLDER_SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {
+    split: split for split in SPLITS
+}
 MAX_PIXEL = 1e9  # no coordinate is larger
 
 
@@ -29,13 +32,15 @@ MAX_PIXEL = 1e9  # no coordinate is larger
 class AnnotatedObject:
     """One object: its class's name, its corners and its outline (k, 2), if there is one, in pixels from 0 on.
 
-    place: file and element, for messages.
+    place: file and element, for messages. index: its class's number, where the source tells its classes apart by
+    numbers, so that two may have one name.
     """
 
     name: str
     box_xyxy: tuple[float, float, float, float]
     polygon: tuple[tuple[float, float], ...]
     place: str
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class VocSource:
     """Pascal VOC: a folder with XML files, at any depth, and images in JPEGImages/, images/ or beside them.
 
     Corners are counted from 1, as VOC does, unless zero_based. ImageSets/Main/{train,val,test}.txt divide the pictures;
-    without them all are of `split`.
+    without them a folder train, valid, val or test does, as Roboflow exports; all others are of `split`.
     """
 
     def __init__(
@@ -131,7 +136,7 @@ class VocSource:
                 for side in ("xmin", "ymin", "xmax", "ymax")
             )
             objects.append(AnnotatedObject(name, (x1, y1, x2, y2), (), f"{place} ({name})"))
-        split = self.splits.get(file.stem, self.split)
+        split = self.splits.get(file.stem) or split_of_folders(file.relative_to(self.root).parent, self.split)
         return Picture(image, PurePosixPath(image.name), split, hw, tuple(objects))
 
     def _find_image(self, file: Path, root: ElementTree.Element) -> Path:
@@ -194,6 +199,7 @@ class CocoSource:
         self.images, self.by_name = images, by_name
         self.contents = [(file, split_of(file, split), read_annotations(file)) for file in files]
         self.names: dict[int, str] = {}
+        groups: dict[int, object] = {}
         for file, _, content in self.contents:
             for number, category in enumerate(_rows(content, "categories", file)):
                 index, name = category.get("id"), category.get("name")
@@ -202,10 +208,27 @@ class CocoSource:
                     raise ValueError(f"{place}: a whole number `id` and a `name` are wanted")
                 if self.names.setdefault(index, name) != name:
                     raise ValueError(f"{place}: id {index} is {self.names[index]!r} elsewhere, here {name!r}")
+                groups[index] = category.get("supercategory")
+        self._leave_out_placeholder(groups)
+        self.order = {index: number for number, index in enumerate(sorted(self.names))}
+
+    def _leave_out_placeholder(self, groups: Mapping[int, object]) -> None:
+        """Forget the category that Roboflow writes for the project: the group of all others, without any object."""
+        rows = [row for file, _, content in self.contents for row in _rows(content, "annotations", file)]
+        used = {index for row in rows if isinstance(index := row.get("category_id"), int)}
+        for index, name in self.names.items():
+            others = [group for other, group in groups.items() if other != index]
+            if index not in used and others and all(group == name for group in others):
+                LOGGER.warning(
+                    f"{self.contents[0][0]}: category {index} {name!r} has no objects and is the group of all others, as "
+                    "Roboflow writes it: left out; name all classes with --names to keep it"
+                )
+                del self.names[index]
+                return
 
     def ordered_names(self) -> tuple[str, ...]:
         """Class names in the order of their ids."""
-        return tuple(self.names[index] for index in sorted(self.names))
+        return tuple(self.names[index] for index in self.order)
 
     def pictures(self, errors: list[str]) -> Iterator[Picture]:
         """The pictures one by one; what is wrong with those left out is added to `errors`."""
@@ -268,12 +291,18 @@ class CocoSource:
             if len(values) % 2 or len(values) < 6:
                 raise ValueError(f"{place}: segmentation[0] has {len(values)} values; 6, 8, 10, ... are wanted")
             polygon = tuple(zip(values[::2], values[1::2], strict=True))
-        return AnnotatedObject(self.names[index], (x, y, x + w, y + h), polygon, place)
+        return AnnotatedObject(self.names[index], (x, y, x + w, y + h), polygon, place, self.order[index])
 
 
 def split_of(file: Path, default: str) -> str:
-    """train, val or test, whichever the file's name holds."""
-    return next((split for split in SPLITS if split in file.stem.lower()), default)
+    """train, val or test, whichever the file's name holds, or else that of its folder: valid/_annotations.coco.json."""
+    in_name = next((split for split in SPLITS if split in file.stem.lower()), "")
+    return in_name or split_of_folders(Path(file.parent.name), default)
+
+
+def split_of_folders(folder: Path, default: str) -> str:
+    """train, val or test, whichever a part of the path is called, in one of the usual ways."""
+    return next((FOLDER_SPLITS[part.lower()] for part in folder.parts if part.lower() in FOLDER_SPLITS), default)
 
 
 def _rows(content: dict, key: str, file: Path) -> list[dict]:

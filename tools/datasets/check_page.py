@@ -63,7 +63,7 @@ def _samples(records: Sequence[LabelRecord], names: Sequence[str], count: int) -
 
 def _sample(record: LabelRecord, names: Sequence[str]) -> str:
     try:
-        image = read_image(record.image)
+        image = read_image(record.image, note=LOGGER.debug)
     except (OSError, ValueError) as error:
         LOGGER.warning(f"{error}; not drawn")
         return ""

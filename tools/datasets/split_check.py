@@ -14,7 +14,15 @@ from utils.data.config import DataConfig
 from utils.general import one_line, plural, progress
 from utils.data.label_cache import Entry
 from utils.data.label_files import find_faults, read_bytes
-from utils.data.labels import LabelRecord, ScanReport, examine_all, find_images, label_path, layout_notes
+from utils.data.labels import (
+    LabelRecord,
+    ScanReport,
+    count_entries,
+    examine_all,
+    find_images,
+    label_path,
+    layout_notes,
+)
 
 PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -59,38 +67,40 @@ class SplitCheck:
 def check_split(data: DataConfig, split: str, workers: int) -> SplitCheck:
     """Everything about one split; raises FileNotFoundError and ValueError where it cannot be read at all."""
     images = find_images(data.split(split))
-    paths = [label_path(image) for image in images]
-    entries = examine_all(list(zip(images, paths, strict=True)), {}, workers, f"Checking {split}")
+    once = list(dict.fromkeys(images))
+    paths = [label_path(image) for image in once]
+    entries = examine_all(list(zip(once, paths, strict=True)), {}, workers, f"Checking {split}")
     problems: list[str] = []
     notes: list[str] = []
-    records = []
-    for image, path, entry in zip(images, paths, entries, strict=True):
+    of_image: dict[str, LabelRecord] = {}
+    for image, path, entry in zip(once, paths, entries, strict=True):
         faults = label_faults(path, entry, data.nc)
         problems += faults
         if entry.corrupt and not any(entry.corrupt.startswith(fault.partition(": ")[0]) for fault in faults):
             problems.append(f"{image}: {entry.corrupt}")
-        notes += [note for note in entry.problems if " clipped" in note or "confidence" in note]
+        harmless = (" clipped", "confidence", f"{image}: ")
+        notes += [note for note in entry.problems if any(words in note for words in harmless)]
         if not entry.corrupt:
             known = (entry.boxes[:, 0] >= 0) & (entry.boxes[:, 0] < data.nc)  # (n,)
-            records.append(LabelRecord(image, entry.hw, entry.boxes[known]))
-    usable = [entry for entry in entries if not entry.corrupt]
-    missing = sum(not entry.digest for entry in usable)
-    found = len(usable) - missing
-    empty = found - sum(len(entry.boxes) > 0 for entry in usable)
-    digests, copies = hash_images(images, workers, split)
+            of_image[image] = LabelRecord(image, entry.hw, entry.boxes[known])
+    records = [of_image[image] for image in images if image in of_image]
+    digests, copies = hash_images(once, workers, split)
     counts = np.bincount(
         np.concatenate([np.zeros(0), *(record.boxes[:, 0] for record in records)]).astype(np.int64), minlength=data.nc
     )
-    if 0 < missing < len(usable):
+    report = count_entries(images, dict(zip(once, entries, strict=True)))
+    if report.found and report.missing:
         lone = next(path for path, entry in zip(paths, entries, strict=True) if not (entry.digest or entry.corrupt))
-        notes.append(f"{plural(missing, 'image')} without a label file, e.g. {lone}")
-    notes += layout_notes(images, paths, missing > 0 and not found)
+        notes.append(f"{plural(report.missing, 'image')} without a label file, e.g. {lone}")
+    if len(once) < len(images):
+        repeats = plural(len(images) - len(once), "repetition")
+        notes.append(f"{repeats} of {plural(len(once), 'image')} in its sources, which count as often as they are listed")
+    notes += layout_notes(once, paths, entries)
     if split != "test" and not counts.sum():
         problems.append(f"{data.file}: {split}: no image with labels; looked for e.g. {paths[0]}")
     absent = [name for name, count in zip(data.names, counts, strict=True) if not count]
     if absent and counts.sum():
         notes.append(f"{plural(len(absent), 'class')} without an object: {', '.join(absent[:10])}")
-    report = ScanReport(found, missing, empty, len(images) - len(usable), len(images), tuple(notes))
     return SplitCheck(split, report, tuple(records), digests, counts, (*problems, *copies), tuple(notes))
 
 

@@ -18,8 +18,8 @@ from tools.serve.metrics import Metrics
 from utils.augmentations import letterbox
 from utils.general import non_max_suppression
 from utils.plots import Colors
-from utils.predict.features import ATTENTION, nam_gate
-from utils.predict.inference import fixed_size, input_size, to_native, to_tensor
+from utils.predict.features import has_gate, nam_gate
+from utils.predict.inference import choose_size, fixed_size, to_native, to_tensor
 from utils.torch_utils import largest_stride
 
 GATE_EVERY_S = 2.0  # the gates of a batch are measured that often at most, which costs a few percent
@@ -46,9 +46,9 @@ class Task(NamedTuple):
 class Predictor:
     """Finds what detect.py finds: a network, ready to run, and the size of its images."""
 
-    def __init__(self, model: nn.Module, imgsz: Sequence[int], metrics: Metrics) -> None:
+    def __init__(self, model: nn.Module, imgsz: Sequence[int] | None, metrics: Metrics) -> None:
         self.model, self.metrics = model, metrics
-        self.imgsz = input_size(model, imgsz)
+        self.imgsz = choose_size(model, imgsz)
         self.stride, self.is_fixed = largest_stride(model), fixed_size(model) is not None
         self.gates = GateMeter(model)
 
@@ -77,7 +77,7 @@ class Predictor:
                 conf, iou, classes, agnostic, max_det = tasks[i].thresholds
                 limits = (conf, iou, classes, agnostic)
                 (boxes,) = non_max_suppression(prediction[row : row + 1], *limits, max_det=max_det)  # (n, 6)
-                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw).flip(0)
+                found[i] = to_native(boxes, images.shape[2:], tasks[i].image_hw)
             self.metrics.add("network_seconds", time.perf_counter() - start)
             self.metrics.add("batch_images", len(indices))
         self.metrics.add("images_total", len(tasks))
@@ -93,7 +93,7 @@ class GateMeter:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {name: part for name, part in model.named_modules() if type(part).__name__ == ATTENTION}
+        self.layers = {name: part for name, part in model.named_modules() if has_gate(part)}
         self.rows: list[dict[str, object]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._new: dict[str, dict[str, object]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.general import ROOT
-from utils.predict.inference import check_limits
+from utils.predict.inference import check_limits, check_size
 from utils.predict.opencv import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
@@ -39,7 +39,7 @@ class DetectOptions:
     weights: list[str]
     source: str
     data: str
-    imgsz: list[int]
+    imgsz: list[int] | None
     conf_thres: float
     iou_thres: float
     max_det: int
@@ -79,8 +79,7 @@ class DetectOptions:
             "--vid-stride": self.vid_stride,
         }
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if self.threads < 0:
             raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:

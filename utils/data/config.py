@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import LOGGER, ROOT, find_file
 
 DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
+TEXT_KEYS = ("path", *SPLITS, "names")  # what the user writes there is text: class 02146, folder 2024
 
 
 # Hyper-parameters -----------------------------------------------------------------------------------------------------
@@ -141,12 +143,13 @@ class DataConfig:
         """The description in a data yaml, found as `find_file` finds it.
 
         A relative `path` lies below the repository, as in v6.1, or else beside the yaml; without `path` the root is the
-        yaml's folder or else the repository. Splits are looked for in both. Names are a list or a mapping from 0 on.
-        ValueError names what is wrong.
+        yaml's folder or else the repository. Splits are looked for in both, then as `_sources` says.
+        Names are a list or a mapping from 0 on. Names and paths are texts as they are written, whatever YAML would make
+        of them. ValueError names what is wrong.
         Nothing is read but the yaml; `prepare` sees to it that the images are there.
         """
         path = find_file(file, YAML_SUFFIXES)
-        content = read_yaml(path)
+        content = read_yaml(path, TEXT_KEYS)
         names = parse_names(content.get("names"), content.get("nc"), str(path))
         generator = content.get("generate")
         if generator not in (None, "shapes"):
@@ -154,8 +157,9 @@ class DataConfig:
         if content.get("download"):
             LOGGER.warning(f"{path}: its `download` is not run; get the data set yourself where it is missing")
         report_unknown(content, DATA_KEYS, str(path))
+        _warn_of_equal_names(names, str(path))
         roots = _find_roots(content.get("path"), path)
-        splits = [_sources(content.get(name), roots, f"{path}: {name}") for name in SPLITS]
+        splits = [_sources(content.get(name), roots, path, name) for name in SPLITS]
         return cls(path, roots[0], *splits, names, generator)
 
     def as_one_class(self) -> Self:
@@ -217,15 +221,35 @@ def _find_roots(path: object, file: Path) -> list[Path]:
     return sorted(roots, key=lambda place: not place.exists())
 
 
-def _sources(value: object, roots: Sequence[Path], what: str) -> tuple[Path, ...]:
-    """The paths of a split. `../train/images`, as some tools export it, is looked for below the first root too."""
+def _warn_of_equal_names(names: Sequence[str], source: str) -> None:
+    """Warn of names that several classes have: results are told apart by their numbers only."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            numbers = ", ".join(str(i) for i, other in enumerate(names) if other == name)
+            LOGGER.warning(f"{source}: names: {name!r} is the name of several classes ({numbers}); rename all but one")
+
+
+def _sources(value: object, roots: Sequence[Path], file: Path, split: str) -> tuple[Path, ...]:
+    """The paths of a split; where one is found elsewhere than below the roots, the log says where.
+
+    `../train/images`, as some tools export it, is looked for below the first root too; `My-Project-1/train/images`
+    below the folder above it, where the yaml may lie in `My-Project-1`, below the current folder, as v6.1 does, and,
+    for an export that was renamed or moved, as `train/images` below the root.
+    """
     names: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
     sources = []
     for name in names:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{what}: {name!r} is not a path")
-        places = [root / os.path.expanduser(name) for root in roots] + [roots[0] / name.removeprefix("../")]
-        sources.append(next((place for place in places if place.exists()), places[0]))
+            raise ValueError(f"{file}: {split}: {name!r} is not a path")
+        path = Path(os.path.expanduser(name))
+        usual = [root / path for root in roots] + [roots[0] / name.removeprefix("../")]
+        parts = [part for part in path.parts if part not in (path.anchor, "..")]
+        tails = [root.joinpath(*parts[i:]) for i in range(1, len(parts) - 1) for root in roots]
+        unusual = [*(root.parent / path for root in roots), Path.cwd() / path, *tails]
+        found = next((place for place in (*usual, *unusual) if place.exists()), usual[0])
+        if found not in usual:
+            LOGGER.warning(f"{file}: {split}: {name} is not below {roots[0]}; {found} is used")
+        sources.append(found)
     return tuple(sources)
 
 

@@ -21,6 +21,7 @@ CACHES = (None, "ram", "disk")
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 256 << 20, 32 << 20  # of all processes together; of one
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".mpo"})
 MEMORY_MARGIN = 1.1
+READING_RULE = 2  # of utils/files/pixels.py; another number makes earlier .npy files void
 
 
 class ImageStore:
@@ -44,6 +45,8 @@ class ImageStore:
             raise ValueError(f"cache {cache!r}: must be 'ram' or 'disk' (or None for no cache)")
         self.paths, self.native_hw, self.hw = paths, hw, resized_hw(hw, imgsz)
         self.imgsz, self.strict, self.cache = imgsz, strict, cache
+        _, firsts, numbers = np.unique(paths, return_index=True, return_inverse=True)
+        self._first = firsts[numbers]  # (N,) index of the same file's first mention: a list may repeat an image
         self._capacity = self._room = buffer_bytes
         self._buffer: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reported: set[int] = set()
@@ -55,6 +58,7 @@ class ImageStore:
 
     def get(self, index: int) -> np.ndarray | None:
         """Picture `index`, read-only (h, w, 3) uint8 BGR; None where it cannot be read and the store is not strict."""
+        index = int(self._first[index])
         if self._pool is not None:
             return self._from_pool(self._pool, index)
         image = self._buffer.get(index)
@@ -81,7 +85,7 @@ class ImageStore:
         reduce = 1
         if not self.strict and Path(path).suffix.lower() in JPEG_SUFFIXES:
             reduce = next((n for n in (8, 4, 2) if native_hw.max() >= n * self.imgsz), 1)
-        image = read_image(path, reduce)
+        image = read_image(path, reduce, note=LOGGER.debug)  # the scan has warned
         if (abs(np.array(image.shape[:2]) - native_hw / reduce) >= 1).any():
             raise ValueError(
                 f"{path}: is not the {native_hw[1]}x{native_hw[0]} image that was scanned; start anew to scan it again"
@@ -111,13 +115,15 @@ class ImageStore:
     # RAM --------------------------------------------------------------------------------------------------------------
 
     def _fill_pool(self) -> None:
-        sizes = self.hw.prod(1, dtype=np.int64) * 3
+        once = np.unique(self._first)
+        sizes = np.zeros(len(self.paths), np.int64)
+        sizes[once] = self.hw[once].prod(1, dtype=np.int64) * 3
         needed, free = int(sizes.sum()), available_memory()
         if free is not None and needed * MEMORY_MARGIN > free:
             LOGGER.warning(
                 "cache ram: %.1f GB needed for %d images and a tenth to spare, %.1f GB free; going on without a cache",
                 needed / 1e9,
-                len(sizes),
+                len(once),
                 free / 1e9,
             )
             return
@@ -134,7 +140,7 @@ class ImageStore:
 
         self._capacity = 0  # the buffer need not hold what the pool holds
         with ThreadPool(min(8, cpu_count())) as threads:
-            for _ in progress(threads.imap_unordered(fill, range(len(sizes))), total=len(sizes), desc="cache ram"):
+            for _ in progress(threads.imap_unordered(fill, once.tolist()), total=len(once), desc="cache ram"):
                 pass
         self._pool, self._starts, self._readable = pool, starts, readable
 
@@ -164,11 +170,11 @@ class ImageStore:
     def _from_disk(self, index: int) -> np.ndarray:
         """The picture's .npy file if it was made of the image file as it is now, else the image, then in a new .npy.
 
-        The pixels come after 32 bytes: the image file's mtime and size, the picture's height and width.
+        The pixels come after 40 bytes: the image file's mtime and size, the picture's height and width, READING_RULE.
         """
         source = os.stat(self.path(index))
         h, w = self.hw[index].tolist()
-        header = np.array((source.st_mtime_ns, source.st_size, h, w), np.int64)
+        header = np.array((source.st_mtime_ns, source.st_size, h, w, READING_RULE), np.int64)
         path = self._npy_path(index)
         try:
             stored = np.load(path, allow_pickle=False)

@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.general import LOGGER, atomic_write, one_line, remove_stale
 
-FORMAT = "yolov5 label cache 1"  # a cache that says anything else is not read
+FORMAT = "yolov5 label cache 2"  # a cache that says anything else is not read
 
 # What zipfile, numpy and the unpacking below raise on a file that is damaged or was made by others.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,8 @@ from PIL import Image
 from utils.data.config import DataConfig
 from utils.data.label_cache import Entry, load_cache, save_cache
 from utils.data.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
-from utils.files.images import BROKEN, IMAGE_SUFFIXES, read_image
+from utils.data.unused import unused_notes
+from utils.files.images import BROKEN, IMAGE_SUFFIXES, TIFF_STARTS, may_be_deep, read_image
 from utils.general import LOGGER, one_line, plural, progress
 
 MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
@@ -104,12 +105,14 @@ def load_split(
 
 
 def find_images(sources: Iterable[Path | str]) -> list[str]:
-    """Paths of all images of folders (with their subfolders), `.txt` lists and single images, sorted, each once.
+    """Paths of all images of folders (with their subfolders), `.txt` lists and single images, sorted.
+
+    An image that is named several times is there as often: repetition in a list, or of a source, balances classes.
 
     A list names an image a line; `./` and other relative lines start at the list's own folder, the latter at the
     current one if the image is only there. Hidden files are passed over. Raises FileNotFoundError and ValueError.
     """
-    images: set[str] = set()
+    images: list[str] = []
     for source in map(Path, sources):
         if source.is_dir():
             found = list(_walk(source))
@@ -123,8 +126,19 @@ def find_images(sources: Iterable[Path | str]) -> list[str]:
             raise ValueError(f"{source}: neither a folder, nor a .txt list of images, nor an image ({_suffixes()})")
         if not found:
             raise FileNotFoundError(f"{source}: no image in it; suffixes looked for: {_suffixes()}")
-        images.update(found)
+        images += found
+        _log_repeats(found, str(source))
+    if len(images) > len(found):
+        _log_repeats(images, "all sources together")
     return sorted(images)
+
+
+def _log_repeats(images: Sequence[str], source: str) -> None:
+    """Log if images are named more than once."""
+    once = len(set(images))
+    if once < len(images):
+        given = plural(once, "image")
+        LOGGER.info(f"{source}: {given}, some repeated: {len(images)} in all; each counts as often as it is listed")
 
 
 def label_path(image: str) -> str:
@@ -194,11 +208,12 @@ def _read_list(path: Path) -> list[str]:
     return images
 
 
-def check_image(path: str) -> tuple[int, int]:
+def check_image(path: str, note: Callable[[str], object] = LOGGER.warning) -> tuple[int, int]:
     """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
 
-    JPEG and PNG, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose checksums
-    hold are taken for whole. That is twenty times faster.
+    `note` takes a line about pixels whose scale is not certain, see utils/files/pixels.py.
+    JPEG and PNG of 8 bits, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose
+    checksums hold are taken for whole. That is twenty times faster.
     """
     with open(path, "rb") as file:
         if not file.read(1):
@@ -206,6 +221,9 @@ def check_image(path: str) -> tuple[int, int]:
         try:
             image = Image.open(file)
         except Image.UnidentifiedImageError:
+            file.seek(0)
+            if file.read(4) in TIFF_STARTS:  # of colours in floats, which OpenCV knows
+                return read_image(path, note=note).shape[:2]
             raise ValueError("not an image that Pillow can read") from None
         width, height = image.size
         if min(width, height) < MIN_SIDE:
@@ -217,13 +235,15 @@ def check_image(path: str) -> tuple[int, int]:
         elif image.format == "PNG":
             file.seek(0)
             data = file.read()
+            if may_be_deep(data):
+                return read_image(path, note=note).shape[:2]
             image = Image.open(io.BytesIO(data))
             if b"eXIf" in data and "exif" not in image.info:
                 image.load()  # the chunk stands behind the pixels
             else:
                 image.verify()
         else:
-            return read_image(path).shape[:2]
+            return read_image(path, note=note).shape[:2]
     tags = Image.Exif()
     tags.load(image.info.get("exif", b""))  # image.getexif() would read XMP too, which read_image does not heed
     return (width, height) if tags.get(_ORIENTATION, 1) in {5, 6, 7, 8} else (height, width)
@@ -242,27 +262,33 @@ def scan(
     Raises ValueError for a class below 0 or >= nc.
     """
     known = load_cache(cache) if cache else {}
-    paths = [label_path(image) for image in images]
-    entries = examine_all(list(zip(images, paths, strict=True)), known, workers, f"Scanning {desc}")
-    checked = sum(entry is not known.get(image) for image, entry in zip(images, entries, strict=True))
-    if cache and (checked or len(known) != len(images)):
-        save_cache(cache, images, entries)
-    records: list[LabelRecord] = []
+    once = list(dict.fromkeys(images))
+    paths = [label_path(image) for image in once]
+    entries = examine_all(list(zip(once, paths, strict=True)), known, workers, f"Scanning {desc}")
+    checked = sum(entry is not known.get(image) for image, entry in zip(once, entries, strict=True))
+    if cache and (checked or len(known) != len(once)):
+        save_cache(cache, once, entries)
+    of_image: dict[str, LabelRecord | None] = {}
     notes: list[str] = []
-    for image, path, entry in zip(images, paths, entries, strict=True):
-        notes += entry.problems
+    unsure: list[str] = []
+    for image, path, entry in zip(once, paths, entries, strict=True):
+        of_pixels = [note for note in entry.problems if note.startswith(f"{image}: ")]
+        unsure += of_pixels
+        notes += [note for note in entry.problems if note not in of_pixels]
+        of_image[image] = None
         if entry.corrupt:
             notes.append(f"{image}: {entry.corrupt}; image and labels left out")
             continue
         _check_classes(entry.boxes, path, nc)
-        records.append(LabelRecord(image, entry.hw, entry.boxes, entry.polygons))
-    usable = [entry for entry in entries if not entry.corrupt]
-    missing = sum(not entry.digest for entry in usable)
-    found = len(usable) - missing
-    empty = found - sum(len(entry.boxes) > 0 for entry in usable)
-    notes += layout_notes(images, paths, missing > 0 and not found)
-    report = ScanReport(found, missing, empty, len(images) - len(usable), checked, tuple(notes))
-    LOGGER.info(f"{desc}: {report}" + (f", {len(images) - checked} of them known from {cache}" if known else ""))
+        of_image[image] = LabelRecord(image, entry.hw, entry.boxes, entry.polygons)
+    records = [record for image in images if (record := of_image[image])]
+    if len(unsure) > 1:
+        count = plural(len(unsure), "image")
+        unsure = [f"{count} with more than 8 bits and a scale that is not certain, e.g. {unsure[0]}"]
+    counts = count_entries(images, dict(zip(once, entries, strict=True)))
+    notes = [*layout_notes(once, paths, entries), *unsure, *notes]  # the first ones are logged
+    report = replace(counts, checked=checked, notes=tuple(notes))
+    LOGGER.info(f"{desc}: {report}" + (f", {len(once) - checked} of them known from {cache}" if known else ""))
     for note in notes[:MAX_NOTES]:
         LOGGER.warning(f"{desc}: {note}")
     if len(notes) > MAX_NOTES:
@@ -270,7 +296,16 @@ def scan(
     return records, report
 
 
-def layout_notes(images: Sequence[str], paths: Sequence[str], none_found: bool) -> list[str]:
+def count_entries(images: Sequence[str], entries: Mapping[str, Entry]) -> ScanReport:
+    """The counts of a scan, images that are given several times counted as often; all are taken for read afresh."""
+    usable = [entries[image] for image in images if not entries[image].corrupt]
+    missing = sum(not entry.digest for entry in usable)
+    found = len(usable) - missing
+    empty = found - sum(len(entry.boxes) > 0 for entry in usable)
+    return ScanReport(found, missing, empty, len(images) - len(usable), len(entries), ())
+
+
+def layout_notes(images: Sequence[str], paths: Sequence[str], entries: Sequence[Entry]) -> list[str]:
     """What is remarkable about where labels were looked for: nothing silently becomes background."""
     notes = []
     beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
@@ -278,13 +313,14 @@ def layout_notes(images: Sequence[str], paths: Sequence[str], none_found: bool) 
         i = beside[0]
         lone = plural(len(beside), "image")
         notes.append(f"{lone} in no folder `images`: labels looked for beside them, e.g. {paths[i]}")
-    if images and none_found:
+    is_missing = [not (entry.digest or entry.corrupt) for entry in entries]
+    if any(is_missing) and not any(entry.digest and not entry.corrupt for entry in entries):
         given = plural(len(images), "image")
         notes.append(f"none of {given} has a label file: looked for e.g. {paths[0]} for {images[0]}")
     if len(set(paths)) < len(paths):
         shared = plural(len(paths) - len(set(paths)), "image")
         notes.append(f"{shared} with the label file of another that differs in its suffix only")
-    return notes
+    return notes + unused_notes(images, paths, is_missing)
 
 
 def examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: int, desc: str) -> list[Entry]:
@@ -320,9 +356,12 @@ def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
     if old and old.stamp == stamp and old.digest == digest:
         return old
     entry = nothing._replace(stamp=stamp, digest=digest)
+    notes: list[str] = []
     try:
         labels = parse_labels(data or b"", path, nc=None, any_class=True)
-        return entry._replace(hw=check_image(image), **labels._asdict())
+        hw = check_image(image, notes.append)
+        problems = (*labels.problems, *notes)
+        return entry._replace(hw=hw, boxes=labels.boxes, polygons=labels.polygons, problems=problems)
     except (*BROKEN, Image.DecompressionBombError) as error:
         return entry._replace(corrupt=one_line(error).removeprefix(f"{image}: "))
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.config import DataConfig
+from utils.data.dividing import divide, group_copies
 from utils.data.label_files import read_labels
 from utils.data.labels import find_images, label_path, scan
 from utils.files.images import read_image, write_image
@@ -24,12 +24,14 @@ def autosplit(
     path: str | Path = ROOT.parent / "datasets" / "coco128" / "images",
     weights: Sequence[float] = (0.9, 0.1, 0.0),
     annotated_only: bool = False,
+    seed: int = 0,
 ) -> dict[str, Path]:
-    """Divides the images of a folder at random, always the same way; the lists written, by split.
+    """Divides the images of a folder at random, for one seed always the same way; the lists written, by split.
 
     They are autosplit_{train,val,test}.txt beside the folder named, with lines `./images/a.jpg`, those of a split
-    without any image left out. weights: shares of train, val and test. annotated_only leaves images without label file
-    out. Earlier lists are replaced. ValueError where nothing is to be divided.
+    without any image left out. weights: shares of train, val and test, which are kept exactly; copies of an image stay
+    in one split. annotated_only leaves images without label file out.
+    ValueError where nothing is to be divided, FileExistsError where other lists of these names are there.
     """
     folder = Path(path)
     if len(weights) != len(SPLITS) or min(weights) < 0 or not sum(weights) > 0:
@@ -39,21 +41,21 @@ def autosplit(
         images = [image for image in images if os.path.exists(label_path(image))]
         if not images:
             raise ValueError(f"{folder}: none of its images has a label file")
-    drawn = random.Random(0).choices(SPLITS, weights=weights, k=len(images))
+    parts = divide(group_copies(images), weights, seed)
+    texts = {folder.parent / f"autosplit_{split}.txt": "" for split in SPLITS}
+    for image, part in zip(images, parts, strict=True):
+        line = f"./{Path(image).relative_to(folder.parent).as_posix()}\n"
+        texts[folder.parent / f"autosplit_{SPLITS[part]}.txt"] += line
+    others = [file for file, text in texts.items() if file.exists() and file.read_text(encoding="utf-8") != text]
+    if others:
+        raise FileExistsError(f"{others[0]} exists and is not written over; move it away, or divide as it was divided")
     written = {}
-    for split in SPLITS:
-        target = folder.parent / f"autosplit_{split}.txt"
-        target.unlink(missing_ok=True)
-        lines = [
-            f"./{Path(image).relative_to(folder.parent).as_posix()}\n"
-            for image, chosen in zip(images, drawn, strict=True)
-            if chosen == split
-        ]
-        if lines:
+    for split, (target, text) in zip(SPLITS, texts.items(), strict=True):
+        if text:
             with atomic_write(target) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
+                temporary.write_text(text, encoding="utf-8")
             written[split] = target
-            LOGGER.info(f"{target}: {plural(len(lines), 'image')}")
+            LOGGER.info(f"{target}: {plural(text.count(chr(10)), 'image')}")
     return written
 
 

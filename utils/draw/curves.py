@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # matplotlib is slow to import, and a script's --help or a ru
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
+    from matplotlib.lines import Line2D
 
 MAX_LEGEND = 20  # classes; with more, one legend cannot be read and the colours repeat
 MAX_CELL_NUMBERS = 30
@@ -87,8 +88,9 @@ def draw_curves(
         color = hex_color(i) if named else PALE
         axes.plot(x, curve, linewidth=1.2 if named else 0.6, color=color, label=text if named else None)
     if len(curves):
-        axes.plot(x, curves.mean(0), linewidth=3, color=INK, label=mean_legend)
-        axes.legend(bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False, prop=font_for(legend))
+        axes.plot(x, curves.mean(0), linewidth=3, color=INK)
+        entries = [*legend, mean_legend] if named else [mean_legend]
+        add_legend(axes, axes.lines[-len(entries) :], entries, bbox_to_anchor=(1.02, 1), loc="upper left")
     else:
         axes.text(0.5, 0.5, "no detections or no labels", ha="center", color=FAINT)
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xlim=(0, 1), ylim=(0, 1.02))
@@ -264,11 +266,38 @@ def draw_density(axes: "Axes", x: np.ndarray, y: np.ndarray, axis_names: tuple[s
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches whose parts keep clear of each other and of the rim."""
+    """An empty figure of so many inches whose parts keep clear of each other and of the rim.
+
+    Its texts are shown as they are: what stands between two `$` is no formula.
+    """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Text
 
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    class PlainTextFigure(Figure):
+        def savefig(self, fname: Path, **options: object) -> None:
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+            with rc_context({"text.parse_math": False}):  # for ticks that are made while it is drawn
+                super().savefig(fname, **options)
+
+    return PlainTextFigure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def add_legend(
+    axes: "Axes",
+    lines: "Sequence[Line2D]",
+    texts: Sequence[str],
+    *,
+    loc: str = "best",
+    bbox_to_anchor: tuple[float, float] | None = None,
+) -> None:
+    """Add a legend with a text for each line; matplotlib would leave out texts that begin with `_`."""
+    numbers = [str(i) for i in range(len(texts))]
+    legend = axes.legend(lines, numbers, loc=loc, bbox_to_anchor=bbox_to_anchor, frameon=False, prop=font_for(texts))
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set_text(text)
 
 
 def tidy(axes: "Axes", grid: bool = False, frame: bool = False) -> None:

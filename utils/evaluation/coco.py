@@ -5,7 +5,7 @@ Legend: n detections of an image.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,14 +36,20 @@ class CocoRating:
         content = read_annotations(annotations)
         stems = [Path(image["file_name"]).stem for image in content["images"]]
         self.images = dict(zip(stems, (image["id"] for image in content["images"]), strict=True))
-        by_name = {category["name"]: category["id"] for category in content["categories"]}
-        missing = [f"no category {name!r}" for name in names if name not in by_name]
+        by_name: dict[str, list[int]] = {}
+        for category in content["categories"]:
+            by_name.setdefault(str(category["name"]), []).append(category["id"])
+        missing = [
+            f"no category {name!r}" + (f" for each of {count} classes" if count > 1 else "")
+            for name, count in Counter(names).items()
+            if len(by_name.get(name, [])) < count
+        ]
         wrong = missing + [f"several images named {stem!r}" for stem in repeated(stems)]
         if wrong:
             LOGGER.warning(f"{annotations} has {wrong[0]}: the official COCO result is left out")
             self.annotations = None
         else:
-            self.categories = tuple(by_name[name] for name in names)
+            self.categories = categories_of(names, by_name)
 
     def image_id(self, path: str) -> ImageId:
         """The number of an image, or its name without suffix."""
@@ -114,8 +120,20 @@ class CocoRating:
         rating.accumulate()
         rating.summarize()
         ap, ap50 = float(rating.stats[0]), float(rating.stats[1])
-        LOGGER.info(f"pycocotools, at most 100 detections of an image: mAP@.5 {ap50:.3f}, mAP@.5:.95 {ap:.3f}")
+        LOGGER.info(
+            f"pycocotools, at most 100 detections of a class in an image: mAP@.5 {ap50:.3f}, mAP@.5:.95 {ap:.3f}"
+        )
         return ap, ap50
+
+
+def categories_of(names: Sequence[str], by_name: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """The category of each class by its name; of a name that several have the last ones, in their order.
+
+    A category that comes before them, as Roboflow's for the project, has no objects.
+    """
+    counts = Counter(names)
+    left = {name: iter(by_name[name][-count:]) for name, count in counts.items()}
+    return tuple(next(left[name]) for name in names)
 
 
 def repeated(values: Sequence[ImageId]) -> list[ImageId]:

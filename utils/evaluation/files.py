@@ -97,7 +97,7 @@ class LabelFiles:
 
 
 def write_thresholds(result: EvalResult, path: Path) -> None:
-    """Writes a yaml of `class name: confidence` with the highest F1; null for a class without labels or finds."""
+    """Writes a yaml of `class name: confidence` of highest smoothed F1; null for a class without labels or finds."""
     rounded = {name: None if value is None else round(value, 4) for name, value in result.class_thresholds.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -141,7 +141,7 @@ def class_rows(result: EvalResult) -> list[dict[str, object]]:
         for index, *values in zip(stats.classes, *columns, strict=True)
     }
     unknown = dict.fromkeys(keys)
-    thresholds = [result.class_thresholds[name] for name in result.names]
+    thresholds = result.class_thresholds.values()  # in the order of the classes
     return [
         {"name": name, "labels": int(count), **rated.get(i, unknown), "threshold": threshold}
         for i, (name, count, threshold) in enumerate(zip(result.names, result.counts, thresholds, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.draw.curves import font_for, hex_color, new_figure, tidy
+from utils.draw.curves import add_legend, hex_color, new_figure, tidy
 from utils.files.names import UniqueNames
 from utils.general import atomic_write
 from utils.metrics import EvalResult
@@ -58,18 +58,18 @@ def plot_study(tables: dict[str, np.ndarray], sizes: Sequence[Sequence[int]], pa
     grid = figure.add_gridspec(3, 4)
     panels = [figure.add_subplot(grid[i // 2, i % 2]) for i in range(len(PANELS))]
     main = figure.add_subplot(grid[:, 2:])
-    for i, ((name, table), imgsz) in enumerate(zip(tables.items(), sizes, strict=True)):
+    for i, (table, imgsz) in enumerate(zip(tables.values(), sizes, strict=True)):
         style = {"color": hex_color(i), "marker": "o", "markersize": 4, "linewidth": 1.8}
         for axes, column in zip(panels, PANEL_COLUMNS, strict=True):
             axes.plot(imgsz, table[:, column], **style)
         times = table[:, 7:].sum(1)
-        main.plot(times, table[:, 3], label=name, **style)
+        main.plot(times, table[:, 3], **style)
         for size, x, y in zip(imgsz, times, table[:, 3], strict=True):
             main.annotate(str(size), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     for axes, title in zip(panels, PANELS, strict=True):
         axes.set(title=title, xlabel="image size", ylim=(0, None))
         tidy(axes, grid=True)
     main.set(title="mAP@.5:.95 and speed, by image size", xlabel="ms per image, all three parts", xlim=(0, None))
-    main.legend(frameon=False, prop=font_for(list(tables)))
+    add_legend(main, main.lines, list(tables))
     tidy(main, grid=True)
     figure.savefig(path, dpi=150)

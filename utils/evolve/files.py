@@ -33,7 +33,7 @@ class Generation:
     @property
     def fitness(self) -> float:
         """The number that is searched for; 0 where there is none."""
-        value = float(fitness(self.results))
+        value = float(fitness(np.array([self.results]))[0])
         return value if math.isfinite(value) else 0.0
 
 

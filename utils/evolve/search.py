@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from utils.data.config import Hyp
 from utils.evolve.files import EvolveFiles, best_index
 from utils.evolve.sampler import HYP, bounded, make_sampler, outside, search_space
@@ -174,7 +176,7 @@ class Search:
             LOGGER.info(f"{colorstr(PREFIX)}{pruned}")
             raise
         trial.set_user_attr(RESULTS, results)
-        value = float(fitness(results))
+        value = float(fitness(np.array([results]))[0])
         return value if math.isfinite(value) else 0.0
 
 

@@ -24,6 +24,7 @@ YAML_KEYS = ("depth_multiple", "width_multiple", "backbone", "head")
 # Keys of v7.0 that can change the network, with the values that leave it as it is; all others change nothing.
 UNCHANGING = {"activation": (None, "nn.SiLU()"), "channel_multiple": (None, 8)}
 MAX_DEPTH, MAX_MODULES = 24, 100_000  # of a network; v6.1's largest has 6 and some 1000
+MAX_SIDE = 65_536  # pixels of an image
 
 StandIn = tuple[object, str]  # what stands in, and the full name that it stands in for
 
@@ -38,6 +39,7 @@ class LegacyContent(NamedTuple):
     best_fitness: float | None
     date: str
     origin: str
+    imgsz: int | None
 
 
 # Stand-ins ------------------------------------------------------------------------------------------------------------
@@ -177,7 +179,19 @@ def interpret(content: object) -> LegacyContent:
         best_fitness=_fitness(content.get("best_fitness")),
         date=date if isinstance(date, str) else "",
         origin=f"YOLOv5 ({network.origin})",
+        imgsz=trained_size(content.get("opt")),
     )
+
+
+def trained_size(options: object) -> int | None:
+    """The size that a training with these options had its images in; None where they do not say it, as in v6.1."""
+    size = options.get("imgsz") if isinstance(options, dict) else None
+    return size if is_side(size) else None
+
+
+def is_side(value: object) -> bool:
+    """Whether the value can be the side of an image, in pixels."""
+    return type(value) is int and 1 <= value <= MAX_SIDE
 
 
 def _collect(module: InertModule, prefix: str, state: dict[str, Tensor], visits: list[int]) -> None:
@@ -224,13 +238,23 @@ def _yaml(network: InertModule, state: dict[str, Tensor]) -> dict:
 def _anchors_px(network: InertModule, state: dict[str, Tensor]) -> list[list[float]]:
     """Per level a flat list of anchor widths and heights in pixels; the file has them in grid units."""
     anchors = next((value for name, value in state.items() if name.endswith(".anchors")), None)  # (L, A, 2)
-    stride = network.fields.get("stride")
+    stride = _stride(network)
     if anchors is None or not isinstance(stride, Tensor) or stride.layout != torch.strided:
         raise ValueError("not a detector: it has no anchors or no stride")
     if anchors.ndim != 3 or anchors.shape[2] != 2 or stride.shape != anchors.shape[:1] or anchors.numel() > 1000:
         raise ValueError(f"anchors {tuple(anchors.shape)} do not fit strides {tuple(stride.shape)}")
     pixels = anchors.to(torch.float64) * stride.to(torch.float64).view(-1, 1, 1)
     return [[round(x, 4) for x in level] for level in pixels.flatten(1).tolist()]
+
+
+def _stride(network: InertModule) -> object:
+    """The strides of the levels: the network's own in YOLOv5's files, its head's in those of our networks."""
+    if "stride" in network.fields:
+        return network.fields["stride"]
+    layers = network.dictionary("_modules").get("model")
+    parts = [*layers.dictionary("_modules").values()] if isinstance(layers, InertModule) else []
+    head = parts[-1] if parts else None
+    return head.dictionary("_buffers").get("stride") if isinstance(head, InertModule) else None
 
 
 def _names(found: object, nc: object) -> tuple[str, ...]:

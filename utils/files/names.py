@@ -1,7 +1,8 @@
 """Names of files and folders: a run's own folder, names given once, texts made safe to be names."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +48,19 @@ class UniqueNames:
         self.taken.add(candidate.casefold())
         self.next_number[name.casefold()] = number
         return candidate
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """A folder's name for each class: safe, and of its own; those that would share one get the class's number."""
+    safe = [safe_name(name) for name in names]
+    counts = Counter(name.casefold() for name in safe)
+    folders = []
+    for index, name in enumerate(safe):
+        folder = f"{name}_{index}" if counts[name.casefold()] > 1 else name
+        while folder != name and folder.casefold() in counts:  # a class of its own is called that
+            folder += "_"
+        folders.append(folder)
+    return folders
 
 
 def safe_name(text: str) -> str:

@@ -1,7 +1,7 @@
 """YAML files as plain values, read strictly."""
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 
 import yaml
@@ -9,6 +9,7 @@ import yaml
 from utils.general import LOGGER
 
 YAML_SUFFIXES = (".yaml", ".yml")
+TEXT_TAG, INTEGER_TAG, NULL_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "null"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,10 +37,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The mapping in a YAML file; ValueError with file, line and column where it is none."""
+def read_yaml(path: str | Path, text_keys: Collection[str] = ()) -> dict:
+    """The mapping in a YAML file; ValueError with file, line and column where it is none.
+
+    Values of `text_keys`, at any depth, are texts as they are written: YAML 1.1 would make 1126 of the class name
+    02146, 90 of 1:30 and False of no.
+    """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)
+        content = _load(Path(path).read_text(encoding="utf-8-sig"), text_keys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -53,6 +58,35 @@ def read_yaml(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold `key: value` rows, not {type(content).__name__}")
     return content
+
+
+def _load(text: str, text_keys: Collection[str]) -> object:
+    """The value that a YAML text stands for."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value in text_keys and not (isinstance(value, yaml.ScalarNode) and value.tag == NULL_TAG):
+                    _keep_text(value)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _keep_text(node: yaml.Node) -> None:
+    """Make texts of all scalars of a node that are not empty; keys that count, as 08, become decimal numbers."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.value:
+            node.tag = TEXT_TAG
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _keep_text(item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.style is None and key.value.isdecimal():
+                key.tag, key.value = INTEGER_TAG, str(int(key.value))
+            _keep_text(value)
 
 
 def report_unknown(content: dict, known: Sequence[str], source: str) -> None:

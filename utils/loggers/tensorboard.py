@@ -15,7 +15,7 @@ import torch
 from utils.files.images import read_image
 from utils.general import LOGGER, colorstr, one_line
 from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart
-from utils.metrics import EvalResult
+from utils.metrics import EvalResult, distinct_names
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -52,9 +52,11 @@ class TensorBoardLogger(Logger):
         """The graph of a copy of the network in evaluation mode, on the CPU; left out where it cannot be traced."""
         try:
             model = copy.deepcopy(start.model).to("cpu", torch.float32).eval()
+            images = torch.zeros(1, 3, start.imgsz, start.imgsz)
             with quiet(), torch.no_grad():
-                self.writer.add_graph(model, torch.zeros(1, 3, start.imgsz, start.imgsz), use_strict_trace=False)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+                model(images)  # a pasted head may keep its grid from now on: the trace's check runs it twice
+                self.writer.add_graph(model, images, use_strict_trace=False)
+        except Exception as error:  # a user's block can fail in any way, and a check of the trace in one of its own
             LOGGER.debug(f"TensorBoard: no graph, the network cannot be traced: {one_line(error)}")
 
     def on_epoch(self, record: EpochNumbers) -> None:
@@ -80,7 +82,7 @@ class TensorBoardLogger(Logger):
 
 def pr_counts(result: EvalResult) -> dict[str, np.ndarray]:
     """Of each class that has labels (6, P): right, wrong, 0, missed, precision and recall at rising confidences."""
-    stats = result.stats
+    stats, names = result.stats, distinct_names(result.names)
     found = {}
     for row, index in enumerate(stats.classes):
         precision, recall = (curve[row, ::CURVE_STEP] for curve in (stats.precision_curve, stats.recall_curve))  # (P,)
@@ -88,7 +90,7 @@ def pr_counts(result: EvalResult) -> dict[str, np.ndarray]:
         wrong = np.divide(right, precision, out=np.zeros_like(right), where=precision > 0) - right
         missed = stats.counts[row] - right
         counts = np.stack((right, np.maximum(wrong, 0), np.zeros_like(right), missed)).round()
-        found[result.names[index]] = np.concatenate((counts, (precision, recall)))
+        found[names[index]] = np.concatenate((counts, (precision, recall)))
     return found
 
 

@@ -9,22 +9,23 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from utils.augmentations import letterbox, letterbox_placement
 from utils.files.addresses import is_url, without_credentials
-from utils.files.images import read_image
+from utils.files.images import pillow_to_rgb, read_image, scaled_to_uint8
 from utils.general import make_divisible, non_max_suppression
 from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
+from utils.predict.inference import choose_size
 from utils.predict.results import Detections
 from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, profile_layers, time_sync
 
 Picture = str | Path | Image.Image | np.ndarray
-FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB, uint8), or a list of them"
+FORMS = "a path, an http(s) address, a PIL image, a numpy array (RGB), or a list of them"
 
 
 class AutoShape(nn.Module):
@@ -49,11 +50,20 @@ class AutoShape(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval().to(memory_format=torch.channels_last)
+        self.sizes: dict[int | None, int] = {}  # those asked for, and what they came to
         self.dmb = hasattr(model, "pt")
         self.pt = getattr(model, "pt", True)
         for name in ("yaml", "nc", "hyp", "names", "stride"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
+
+    def find_size(self, size: int | None) -> int:
+        """The longer side of the network's images; what there is to say of it is said in the log, once."""
+        if size is not None and size < 1:
+            raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
+        if size not in self.sizes:
+            self.sizes[size] = max(choose_size(self.model, None if size is None else [int(size)], "size"))
+        return self.sizes[size]
 
     def train(self, mode: bool = True) -> "AutoShape":
         """Stays in evaluation; ValueError for what only a training has: `model.model` is the network to train."""
@@ -63,14 +73,20 @@ class AutoShape(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, imgs: Picture | Tensor | Sequence[Picture], size: int = 640, augment: bool = False, profile: bool = False
+        self,
+        imgs: Picture | Tensor | Sequence[Picture],
+        size: int | None = None,
+        augment: bool = False,
+        profile: bool = False,
     ) -> Detections | tuple[Tensor, list[Tensor] | None]:
         """The detections in an image or a list of images, each in its own pixels.
 
-        imgs: paths, http(s) addresses, PIL images and numpy arrays: RGB in 0..255 (h, w, 3), or (3, h, w), or gray
-        (h, w); turned as their EXIF tags say. size: pixels that the longer side is scaled to. augment: test-time
-        augmentation. profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it
-        is, and what comes out is what the network gives. ValueError or OSError for what is no image.
+        imgs: paths, http(s) addresses, PIL images and numpy arrays: RGB (h, w, 3), or (3, h, w), or gray (h, w),
+        scaled to uint8 where they are not, and turned as their EXIF tags say.
+        size: pixels that the longer side is scaled to, without it those that the network was trained at, or 640 where
+        that is not known. augment: test-time augmentation.
+        profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it is, and what
+        comes out is what the network gives. ValueError or OSError for what is no image.
         """
         parameter = next(self.model.parameters())
         device = parameter.device
@@ -81,8 +97,8 @@ class AutoShape(nn.Module):
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             fixed_hw = getattr(self.model, "fixed_hw", None)
-            batch = to_batch(images, size, largest_stride(self.model), fixed_hw).to(device)  # (B, 3, H, W)
-            batch = batch.to(parameter.dtype).div_(255)
+            batch = to_batch(images, self.find_size(size), largest_stride(self.model), fixed_hw)  # (B, 3, H, W)
+            batch = batch.to(device).to(parameter.dtype).div_(255)
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)
             prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
@@ -107,8 +123,6 @@ def to_batch(images: Sequence[np.ndarray], size: int, stride: int, fixed_hw: tup
     The longer side becomes `size`, each axis the largest of the batch, rounded up to the stride. fixed_hw: the only
     height and width that an exported file takes.
     """
-    if size < 1:
-        raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
     size = make_divisible(size, stride)
     if fixed_hw is not None:
         fitted = [letterbox(image, fixed_hw, auto=False)[0] for image in images]
@@ -143,8 +157,8 @@ def read_picture(picture: Picture) -> tuple[np.ndarray, str]:
     if isinstance(picture, str | Path):
         return to_rgb(read_image(picture)), str(picture)
     if isinstance(picture, Image.Image):
-        turned = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.asarray(turned), str(getattr(picture, "filename", ""))
+        file = str(getattr(picture, "filename", ""))
+        return pillow_to_rgb(picture, file or f"PIL image of mode {picture.mode}"), file
     if isinstance(picture, np.ndarray):
         return from_array(picture), ""
     raise ValueError(f"a {type(picture).__name__} is no image; wanted is {FORMS}")
@@ -155,30 +169,16 @@ def to_rgb(image_bgr: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image_bgr[..., ::-1])
 
 
-def _as_bytes(array: np.ndarray) -> np.ndarray:
-    """Numbers in 0..255 as uint8; ValueError for others, and for those that look like shares in 0..1."""
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(f"an array of {array.dtype}; finite numbers in 0..255 are expected")
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    if low < 0 or high > 255:
-        raise ValueError(f"an array of {array.dtype} from {low:g} to {high:g}; numbers in 0..255 are expected")
-    if array.dtype.kind == "f" and 0 < high <= 1:
-        raise ValueError(f"an array of {array.dtype} up to {high:g}; 0..255 is expected, so multiply it by 255")
-    return array.round().astype(np.uint8)
-
-
 def from_array(array: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB of an array (h, w), (h, w, c) or (c, h, w); c is 1 or 3, or 4 in the last place.
 
-    Numbers of another type than uint8 are taken as they are, 0..255, and rounded. Channels come first where the first
-    side is 1 or 3 and the last is no number of channels; a fourth one is left out.
+    Other types than uint8 are scaled by the rule of utils/files/pixels.py, as files are.
+    Channels come first where the first side is 1 or 3 and the last is no number of channels; a fourth one is left out.
     """
-    if array.dtype != np.uint8:
-        array = _as_bytes(array)
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim == 3 and image.shape[0] in {1, 3} and image.shape[2] not in {1, 3, 4}:
         image = image.transpose(1, 2, 0)
     if image.ndim != 3 or image.shape[2] not in {1, 3, 4} or not image.size:
         raise ValueError(f"an array of shape {array.shape}; (h, w, 3), (3, h, w) or (h, w) is wanted")
     image = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(scaled_to_uint8(image, f"array of shape {array.shape}"))

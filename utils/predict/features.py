@@ -1,20 +1,14 @@
 """Pictures of what the layers of a network put out, and of the gates of its NAM attention, for `--visualize`."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from utils.files.images import write_image
+from utils.files.feature_maps import GATE
 
-MAX_CHANNELS, COLUMNS = 32, 8
-MIN_TILE = 48  # pixels: smaller maps are enlarged
-GATE = "_gate"  # ends the name of a gate's map
 ATTENTION = "NAMAttention"
 
 
@@ -28,7 +22,7 @@ class FeatureRecorder:
             stage = f"stage{i}_{type(layer).__name__}"
             self.handles.append(layer.register_forward_hook(self._keeper(f"{stage}_features")))
             for name, module in layer.named_modules():
-                if type(module).__name__ == ATTENTION:
+                if has_gate(module):
                     inner = f"_{name.replace('.', '_')}" if name else ""
                     self.handles.append(module.register_forward_hook(self._gate_keeper(f"{stage}{inner}{GATE}")))
 
@@ -62,36 +56,13 @@ class FeatureRecorder:
             handle.remove()
 
 
+def has_gate(module: nn.Module) -> bool:
+    """Return whether a module is our NAMAttention; a user's own of that name has no gate to look at."""
+    return type(module).__name__ == ATTENTION and hasattr(module, "gate")
+
+
 @torch.no_grad()
 def nam_gate(attention: nn.Module, x: Tensor) -> Tensor:
     """What a NAMAttention, trained or fused, multiplies its input x (B, C, H, W) by: (B, C, H, W), above 0."""
     assert not attention.training, "the batch norm would count this pass"
     return attention.gate(x)
-
-
-def save_features(folder: Path, maps: Mapping[str, np.ndarray]) -> None:
-    """Writes <name>.png, the first MAX_CHANNELS channels as a grid, and <name>.npy with all, for each map (C, H, W)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in maps.items():
-        write_image(folder / f"{name}.png", feature_grid(array, is_joint=name.endswith(GATE)))
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-
-
-def feature_grid(maps: np.ndarray, is_joint: bool = False) -> np.ndarray:
-    """The first channels of (C, H, W) in a grid, uint8 BGR, each stretched from its least to its greatest value.
-
-    is_joint: all of them from the least to the greatest value of any, so that channels can be compared.
-    """
-    maps = maps[:MAX_CHANNELS]
-    axes = None if is_joint else (1, 2)
-    low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
-    gray = np.nan_to_num((maps - low) / np.maximum(high - low, 1e-9) * 255).astype(np.uint8)
-    count, h, w = gray.shape
-    enlarge = max(math.ceil(MIN_TILE / min(h, w)), 1)
-    h, w = h * enlarge + 2, w * enlarge + 2
-    canvas = np.full((math.ceil(count / COLUMNS) * h, min(count, COLUMNS) * w, 3), 255, np.uint8)
-    for i, channel in enumerate(gray):
-        tile = cv2.resize(channel, (w - 2, h - 2), interpolation=cv2.INTER_NEAREST)
-        top, left = i // COLUMNS * h + 1, i % COLUMNS * w + 1
-        canvas[top : top + h - 2, left : left + w - 2] = cv2.applyColorMap(tile, cv2.COLORMAP_VIRIDIS)
-    return canvas

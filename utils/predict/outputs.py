@@ -19,7 +19,7 @@ from torch import Tensor
 
 from utils.data.label_files import label_rows
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, folder_names
 from utils.plots import crop_box
 from utils.predict.sources import Frame
 from utils.predict.tables import PredictionFiles
@@ -55,6 +55,7 @@ class ResultWriter:
         self.claims: list[tuple[str, str, str]] | None = [] if rank else None  # kind of crop, or "", stem, file
         self.label_names = UniqueNames()
         self.crop_names: dict[str, UniqueNames] = {}
+        self.crop_folders = folder_names(names)
         self.videos: dict[str, VideoWriter] = {}
         self.written: Counter[str] = Counter()
 
@@ -111,7 +112,7 @@ class ResultWriter:
             crop = crop_box(frame.image, row[:4])
             if not crop.size:
                 continue
-            kind = safe_name(self.names[int(row[5])])
+            kind = self.crop_folders[int(row[5])]
             path = self._crop_path(kind, frame.stem)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, crop)

@@ -16,7 +16,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, folder_names, safe_name
 from utils.general import increment_path, plural
 from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
@@ -60,6 +60,7 @@ class Detections:
     ) -> None:
         assert len(imgs) == len(pred) == len(files), "an image, its detections and its name belong together"
         self.imgs, self.pred, self.files = list(imgs), list(pred), list(files)
+        self._originals = list(imgs)
         self.names = list(names)
         self.times = tuple(times)
         self.n = len(self.imgs)
@@ -81,8 +82,8 @@ class Detections:
         """A line for each image, `image 1/2: 1080x810 4 persons, 1 bus`, and one for the speed."""
         lines = []
         for i, (image, rows) in enumerate(zip(self.imgs, self.pred, strict=True), 1):
-            counts = Counter(self.names[int(index)] for index in rows[:, 5].sort().values)
-            found = ", ".join(plural(count, name) for name, count in counts.items()) or "(no detections)"
+            counts = Counter(rows[:, 5].sort().values.int().tolist())  # by class: two may have the same name
+            found = ", ".join(plural(count, self.names[index]) for index, count in counts.items()) or "(no detections)"
             lines.append(f"image {i}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
         pre, inference, nms = self.t
         speeds = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
@@ -114,24 +115,28 @@ class Detections:
             self.save(labels, save_dir)
         found = self.crop(save, save_dir) if crop else None
         if render:
-            self.imgs = self.render(labels)
+            self.render(labels)
         return found
 
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
         shape = (1, *self.s[1:])
-        parts = zip(self.imgs, self.pred, self.files, strict=True)
+        parts = zip(self._originals, self.pred, self.files, strict=True)
         return [Detections([image], [rows], [file], times, self.names, shape) for image, rows, file in parts]
 
     # Pictures ---------------------------------------------------------------------------------------------------------
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
-        """Copies of the images with boxes, and with `labels` their classes and confidences, drawn on them."""
-        return [self._drawn(i, labels) for i in range(self.n)]
+        """Return copies of the images with boxes, and with `labels` their classes and confidences, drawn on them.
+
+        They are then what `imgs` holds, as in v6.1; the images that were given stay as they are.
+        """
+        self.imgs = [self._drawn(i, labels) for i in range(self.n)]
+        return self.imgs
 
     def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
+        annotator = Annotator(self._originals[i][..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
@@ -142,12 +147,18 @@ class Detections:
 
     def show(self, labels: bool = True) -> None:
         """Opens the drawn images in the system's viewer; ValueError where there is none."""
-        for image, file in zip(self.render(labels), self.files, strict=True):
+        drawn = [self._drawn(i, labels) for i in range(self.n)]
+        for image, file in zip(drawn, self.files, strict=True):
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
-    def save(self, save_dir: str | Path = SAVE_DIR, labels: bool = True) -> Path:
-        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder."""
+    def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
+        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder.
+
+        The folder may also come first, as in some versions of YOLOv5.
+        """
+        if not isinstance(labels, bool):
+            labels, save_dir = True, labels
         folder = increment_path(save_dir, mkdir=True)
         names = UniqueNames()
         for i, file in enumerate(self.files):
@@ -163,8 +174,9 @@ class Detections:
         """
         folder = increment_path(save_dir, mkdir=True) if save else None
         names: dict[str, UniqueNames] = {}
+        folders = folder_names(self.names)
         crops = []
-        for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
+        for image, rows, file in zip(self._originals, self.pred, self.files, strict=True):
             for row in rows.cpu():
                 index, confidence = int(row[5]), float(row[4])
                 part = crop_box(image, row[:4])
@@ -173,7 +185,7 @@ class Detections:
                 label = self._label(index, confidence)
                 crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
                 if folder is not None:
-                    kind = safe_name(self.names[index])
+                    kind = folders[index]
                     place = folder / "crops" / kind
                     place.mkdir(parents=True, exist_ok=True)
                     stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))

@@ -7,8 +7,8 @@ Legend: B images of a batch, H and W of the network's image, T targets of a batc
 """
 
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +23,12 @@ from torch.optim import Optimizer
 from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
-from utils.general import LOGGER, make_divisible
+from utils.general import LOGGER, make_divisible, one_line
 from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")
+TYPE_NAMES = ("BFloat16", "bfloat16", "BF16", "Half", "float16")  # in torch's errors on types
 MAX_GRADIENT_NORM = 10.0
 SYNC_EVERY = 32  # batches between two looks at the device's numbers, each of which makes the host wait
 
@@ -55,6 +56,23 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
         probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
         return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
     return None
+
+
+@contextmanager
+def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
+    """Raise ValueError that names --amp off if something in the network or the loss does not take the autocast's type.
+
+    Blocks and losses that users paste, autograd functions above all, may know FP32 only.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if amp_dtype is None or not any(name in str(error) for name in TYPE_NAMES):
+            raise
+        kind = str(amp_dtype).removeprefix("torch.")
+        raise ValueError(
+            f"training in {kind}: {one_line(error)}. A block or a loss of your own may know FP32 only: use --amp off"
+        ) from error
 
 
 class TrainingDiverged(ValueError):
@@ -220,7 +238,7 @@ class Trainer:
         if self.resize is not None:
             images = self.resize(images, number)
         is_local = self.ranks.size > 1 and not is_step
-        with self.network.no_sync() if is_local else nullcontext():
+        with self.network.no_sync() if is_local else nullcontext(), explained_types(self.amp_dtype):
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 raw = self.network(images)
             loss, items = self.criterion(raw, targets)

@@ -5,6 +5,7 @@ Shapes: N images of a split.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,8 +42,11 @@ def describe_changes(before: Mapping[str, object], now: Mapping[str, Tensor]) ->
     """
     lines = []
     for split, rows in now.items():
-        old, new = (_as_dict(part, split) for part in (before.get(split), rows))
-        added, removed = len(new.keys() - old.keys()), len(old.keys() - new.keys())
+        before_rows, now_rows = (_split_rows(part, split) for part in (before.get(split), rows))
+        old, new = dict(before_rows), dict(now_rows)
+        # A list may repeat an image, and repeats count.
+        old_counts, new_counts = (Counter(name for name, _ in pairs) for pairs in (before_rows, now_rows))
+        added, removed = (new_counts - old_counts).total(), (old_counts - new_counts).total()
         changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
         if added or removed or changed:
             lines.append(f"{split}: {plural(added, 'image')} added, {removed} removed, labels of {changed} changed")
@@ -53,8 +57,8 @@ def _name_hash(name: str) -> bytes:
     return hashlib.blake2b(name.replace(os.sep, "/").encode("utf-8", "surrogateescape"), digest_size=HALF).digest()
 
 
-def _as_dict(rows: object, split: str) -> dict[bytes, bytes]:
+def _split_rows(rows: object, split: str) -> list[tuple[bytes, bytes]]:
     if not isinstance(rows, Tensor) or rows.dtype != torch.uint8 or rows.ndim != 2 or rows.shape[1] != 2 * HALF:
         raise ValueError(f"the checkpoint's record of the {split} images is damaged; start from it with --weights")
     data = rows.numpy().tobytes()
-    return {data[i : i + HALF]: data[i + HALF : i + 2 * HALF] for i in range(0, len(data), 2 * HALF)}
+    return [(data[i : i + HALF], data[i + HALF : i + 2 * HALF]) for i in range(0, len(data), 2 * HALF)]

@@ -176,6 +176,7 @@ class RunFiles:
             best_fitness=None if stopper.best_epoch is None else float(stopper.best_fitness),
             training=training,
             date=datetime.now().isoformat(timespec="seconds"),
+            imgsz=model.imgsz,
         )
 
     def reopen(self, checkpoint: Checkpoint) -> None:

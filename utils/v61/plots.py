@@ -17,10 +17,10 @@ from utils.draw.curves import new_figure, tidy
 from utils.evaluation import study
 from utils.evolve import files as evolve_files
 from utils.evolve.files import RESULT_KEYS, EvolveFiles
+from utils.files.feature_maps import save_features
 from utils.general import LOGGER, increment_path
 from utils.ops.boxes import xyxy2xywh
 from utils.plots import Annotator, Color, crop_box, plot_batch
-from utils.predict.features import save_features
 
 SHOWN_CONFIDENCE = 0.25  # least of a prediction that is drawn
 NORMALIZED = 1.01  # boxes of a batch with no larger number are shares of the image

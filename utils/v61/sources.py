@@ -18,7 +18,14 @@ from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from utils.predict.screen import ScreenCapture, is_screen
 from utils.predict.source_lists import read_source_list
 from utils.predict.sources import find_media
-from utils.predict.streams import close_streams, new_frames, open_capture, open_streams, suffix_of
+from utils.predict.streams import (
+    MAX_FIRST_FAILURES,
+    close_streams,
+    new_frames,
+    open_capture,
+    open_streams,
+    suffix_of,
+)
 from utils.v61.checks import clean_str
 
 IMG_FORMATS = sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -184,13 +191,15 @@ class LoadStreams:
             yield {index: shot.image for index, shot in batch}
 
     def _first_frames(self) -> list[np.ndarray]:
-        """One frame of each stream; ValueError if one ends without any."""
+        """One frame of each stream; ValueError if one ends, or was tried several times, without any."""
         found: dict[int, np.ndarray] = {}
         while len(found) < len(self.streams):
+            silent = [stream for i, stream in enumerate(self.streams) if i not in found]
+            failed = [stream for stream in silent if stream.ended or stream.failures >= MAX_FIRST_FAILURES]
             fresh = next(self.rounds, None)
-            if fresh is None:
-                silent = next(stream.name for i, stream in enumerate(self.streams) if i not in found)
-                raise ValueError(f"{silent}: no frame came from it; is the address right, is the camera free?")
+            if fresh is None or (failed and not fresh.keys() - found.keys()):
+                name = (failed or silent)[0].name
+                raise ValueError(f"{name}: no frame came from it; is the address right, is the camera free?")
             found |= fresh
         return [found[i] for i in range(len(self.streams))]
 

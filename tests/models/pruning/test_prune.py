@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import yolo
+from models import common
 from models.attention import NAMChannel
 from models.edit.insertion import with_insertions
 from models.experimental import network_of
@@ -105,7 +105,7 @@ def test_other_attention(block, tiny_with):
     assert difference(model, pruned.model.double()) < 1e-9
     lost = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in pruned.model.parameters())
     assert lost > 0
-    is_whole = pruned.model.model[6].c2 == model.model[6].c2
+    is_whole = pruned.model.model.channels[6] == model.model.channels[6]
     assert is_whole == (block in ("ECA", "CBAM", "EMA"))  # those that mix channels by their numbers
 
 
@@ -141,7 +141,7 @@ def test_contract_repeats_channels(tiny_with):
     rows = [-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Contract", [2]], [-1, 1, "Conv", [64, 1, 1]]
     model, pruned = pruned_without_trace(tiny_with(*rows))
     assert difference(model, pruned.model.double()) < 1e-9
-    assert pruned.model.model[6].c2 == 4 * pruned.model.model[5].c2 < model.model[6].c2
+    assert pruned.model.model.channels[6] == 4 * pruned.model.model.channels[5] < model.model.channels[6]
 
 
 @pytest.mark.parametrize("cfg", ["yolov5n.yaml", "yolov5n-C3NAM.yaml", "yolov5n-NAM-p3p5.yaml"])
@@ -180,7 +180,7 @@ def test_concat_keeps_its_offsets():
     model = built(narrow_yaml("yolov5n.yaml"))
     rows = model.rows
     concat = next(row for row in rows if row.content[2] == "Concat")
-    first, second = (model.model[source].c2 for source in concat.sources)
+    first, second = (model.model.channels[source] for source in concat.sources)
     reader = f"model.{concat.index + 1}.cv1.conv.weight"
     families = [family for family in map_channels(model).families if Axis(reader, 1) in family.places]
     places = sorted(np.concatenate([family.places[Axis(reader, 1)].ravel() for family in families]).tolist())
@@ -204,12 +204,12 @@ def test_a_users_block_is_kept_whole(tiny_with, monkeypatch):
         def forward(self, x):
             return x[:, torch.arange(x.shape[1] - 1, -1, -1)]
 
-    monkeypatch.setitem(yolo.BLOCKS, "Shuffle", Shuffle)
+    monkeypatch.setattr(common, "Shuffle", Shuffle, raising=False)
     rows = [-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Shuffle", []], [-1, 1, "Conv", [32, 3, 1]]
     model, pruned = pruned_without_trace(tiny_with(*rows))
     assert difference(model, pruned.model.double()) < 1e-9
-    assert [pruned.model.model[i].c2 for i in (5, 6)] == [16, 16]
-    assert pruned.model.model[7].c2 < 16
+    assert [pruned.model.model.channels[i] for i in (5, 6)] == [16, 16]
+    assert pruned.model.model.channels[7] < 16
 
 
 class Swap(nn.Module):
@@ -228,12 +228,12 @@ class Swap(nn.Module):
 @pytest.mark.parametrize("how", ["slice", "chunk"])
 def test_channels_that_a_users_block_parts_stay(tiny_with, monkeypatch, how):
     """Where half of them ends is in the block's code, which would part those that are left elsewhere."""
-    monkeypatch.setitem(yolo.BLOCKS, "Swap", Swap)
+    monkeypatch.setattr(common, "Swap", Swap, raising=False)
     rows = [-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Swap", [how]], [-1, 1, "Conv", [32, 3, 1]]
     model, pruned = pruned_without_trace(tiny_with(*rows))
     assert difference(model, pruned.model.double()) < 1e-9
-    assert [pruned.model.model[i].c2 for i in (5, 6)] == [16, 16]
-    assert pruned.model.model[7].c2 < 16
+    assert [pruned.model.model.channels[i] for i in (5, 6)] == [16, 16]
+    assert pruned.model.model.channels[7] < 16
 
 
 class Held(nn.Module):
@@ -244,7 +244,7 @@ class Held(nn.Module):
 
 
 def test_a_block_that_takes_no_fewer_channels_is_named(tiny_with, monkeypatch):
-    monkeypatch.setitem(yolo.BLOCKS, "Held", Held)
+    monkeypatch.setattr(common, "Held", Held, raising=False)
     model = built(tiny_with([-1, 1, "Conv", [32, 3, 1]], [-1, 1, "Held", []], [-1, 1, "Conv", [32, 3, 1]]))
     rule = Rule("random", min_channels=1, per_layer=True)
     with pytest.raises(ValueError, match=r"does not run: .*row 6 .*Held.* does not fit its input.*; --keep with the"):
@@ -334,7 +334,7 @@ def test_floor_and_round(ranked_by):
 def test_keep(nano):
     rule = Rule(min_channels=1, keep=(0, len(nano.model) - 1))
     pruned = prune(nano, 0.3, rule)
-    assert pruned.model.model[0].c2 == nano.model[0].c2
+    assert pruned.model.model.channels[0] == nano.model.channels[0]
     for ours, theirs in zip(pruned.model.head.m, nano.head.m, strict=True):
         assert ours.weight.shape == theirs.weight.shape
     with pytest.raises(ValueError, match="--keep 99: the model's rows are 0 to 2"):
@@ -394,7 +394,7 @@ def test_file_comes_back(halved, tmp_path):
     save_checkpoint(path, Checkpoint(halved.yaml, tuple(halved.names), halved.state_dict()))
     loaded = network_of(path, load_checkpoint(path), "cpu", fuse=False)
     assert difference(halved, loaded) == 0
-    assert [layer.c2 for layer in loaded.model] == [layer.c2 for layer in halved.model]
+    assert loaded.model.channels == halved.model.channels
     fused = network_of(path, load_checkpoint(path), "cpu", fuse=True)
     assert difference(halved, fused) < 1e-3
     strip_optimizer(path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import common
 from models.common import C3, NAMAttention
 from models.spec.rows import read_rows
 from models.yolo import Model, find_module
@@ -106,21 +107,18 @@ def test_nam_repeated_and_on_the_image(tiny: Tiny, tiny_with: Tiny) -> None:
         ([-1, 1, "Conv", [-8]], "its first argument is the channels, a whole number, not -8"),
         ([-1, 1, "Conv", [1.5]], "not 1.5"),
         (
-            [-1, 1, "Conv", [32, 3, 1, None, 1, "nn.ReLU()"]],
-            "argument 'nn.ReLU()' is none of the words nc, anchors, None",
+            [-1, 1, "Conv", [32, 3, 1, None, 1, "relu"]],
+            "argument 'relu' is none of the words nc, anchors, None",
         ),
         ([-1, 1, "Conv", [32, 3, 1, None, 5]], "divisible by groups"),
         ([-1, 1, "Conv", [32, 1, 1, None, 1, True, 7, 8]], "positional arguments"),
         ([[-1, 3], 1, "Conv", [32]], "from [-1, 3]: Conv reads one row"),
-        (
-            [[-1, 3], 1, "Classify", [16, 5]],
-            "reads one row; if its forward takes a list of tensors, add Classify to READS",
-        ),
+        ([[-1, 3], 1, "Classify", [16, 5]], "`elif m is Classify:` sets args"),
         ([-1, 1, "Concat", [1]], "from -1: Concat reads a list of rows"),
         ([[-1, 0], 1, "Concat", [1]], "does not fit its input: Sizes of tensors must match"),
         ([-1, 2, "Conv", [64]], "does not fit its input"),
         ([-1, 1, "nn.Conv2d", [16, 24, 1]], "gives 24 channels where parse_model reckons with 16"),
-        ([-1, 1, "Classify", [16, 5]], "Classify is in no set above parse_model"),
+        ([-1, 1, "Classify", [16, 5]], "`elif m is Classify:` sets args"),
         ([-1, 1, "nn.Upsample", [None, 2, "nearst"]], "does not fit its input"),
         ([5, 1, "Conv", [32]], "from 5: a row can read only rows before it, below 5"),
         ([7, 1, "Conv", [32]], "from 7: a row can read only rows before it"),
@@ -212,9 +210,10 @@ def test_a_pasted_block_needs_no_registration(tiny_with: Tiny, monkeypatch: pyte
         def forward(self, x: Tensor) -> Tensor:
             return x * self.factor
 
-    monkeypatch.setitem(__import__("models.yolo", fromlist=["BLOCKS"]).BLOCKS, "Scale", Scale)
-    layer = build(tiny_with([-1, 1, "Scale", [2.0, "loud"]])).model[5]
-    assert (layer.factor, layer.mode, layer.c2) == (2.0, "loud", 16)
+    monkeypatch.setattr(common, "Scale", Scale, raising=False)
+    model = build(tiny_with([-1, 1, "Scale", [2.0, "loud"]]))
+    layer = model.model[5]
+    assert (layer.factor, layer.mode, model.model.channels[5]) == (2.0, "loud", 16)
 
 
 def test_rows_may_be_referred_to_by_name() -> None:

@@ -198,7 +198,55 @@ def test_names_that_are_refused(names, nc, message):
         parse_names(names, nc, "a.yaml")
 
 
-# Data sets ------------------------------------------------------------------------------------------------------------
+TEXTS = ("02146", "1.10", "1:30", "0x1F", "yes", "NO", "on", "null", "~", "1e3", "1_000", "2024-01-15", "0o17", ".5")
+
+
+@pytest.mark.parametrize(
+    "form", ["[{}]", "\n- {}\n- {}", "{{0: {}, 1: {}}}", "\n  00: {}\n  01: {}", "\n  0: {}\n  1: '{}'"]
+)
+@pytest.mark.parametrize("name", TEXTS)
+def test_names_are_the_texts_that_are_written(tmp_path, name, form):
+    path = write(tmp_path / "a.yaml", f"train: x\nnames: {form.format(name, name + 'b')}\n")
+    assert DataConfig.from_yaml(path).names == (name, f"{name}b")[: form.count("{}")]
+
+
+def test_names_survive_being_written(tmp_path):
+    path = write(tmp_path / "a.yaml", {"train": "x", "names": [*TEXTS, "$a_$", "_x", "a: b", "#c", " d "]})
+    assert DataConfig.from_yaml(path).names == (*TEXTS, "$a_$", "_x", "a: b", "#c", " d ")
+
+
+def test_an_empty_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="entry 1 is None"):
+        DataConfig.from_yaml(write(tmp_path / "a.yaml", "train: x\nnames:\n- a\n-\n"))
+
+
+def test_keys_are_counted_in_tens(tmp_path):
+    rows = "".join(f"  {i:02}: c{i}\n" for i in range(12))
+    assert DataConfig.from_yaml(write(tmp_path / "a.yaml", f"train: x\nnames:\n{rows}")).names[8:] == (
+        "c8",
+        "c9",
+        "c10",
+        "c11",
+    )
+
+
+def test_folders_are_texts(tmp_path, repository):
+    for folder in ("2024/007", "2024/yes"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = write(tmp_path / "a.yaml", "path: 2024\ntrain: 007\nval: yes\ntest: null\nnames: [a]\n")
+    data = DataConfig.from_yaml(path)
+    assert [data.train, data.val, data.test] == [(tmp_path / "2024/007",), (tmp_path / "2024/yes",), ()]
+
+
+def test_equal_names_are_kept_and_warned_of(tmp_path, caplog):
+    data = DataConfig.from_yaml(write(tmp_path / "a.yaml", "train: x\nnames: [cell, dot, cell]\n"))
+    assert data.names == ("cell", "dot", "cell")
+    assert ["a.yaml" in line and "'cell'" in line and "several classes (0, 2)" in line for line in caplog.messages] == [
+        True
+    ]
+
+
+# Data sets -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -248,6 +296,15 @@ def test_shipped_data_yamls(path, caplog):
         ("other/data.yaml", "", "../train/images", "other/train/images", "other/train/images"),
         ("other/data.yaml", None, "../train/images", "train/images", "train/images"),
         ("repo/data/a.yaml", "../sets/a", "../train/images", "sets/a/train/images", "sets/a/train/images"),
+        # as Roboflow exports: the paths begin with the name of the yaml's own folder, which may have been renamed
+        ("mine-1/data.yaml", None, "mine-1/train/images", "mine-1/train/images", "mine-1/train/images"),
+        ("mine/data.yaml", None, "mine-1/train/images", "mine/train/images", "mine/train/images"),
+        ("mine/data.yaml", None, "/content/mine-1/train/images", "mine/train/images", "mine/train/images"),
+        ("mine/data.yaml", ".", "mine-1/train/images", "mine/train/images", "mine/train/images"),
+        # or below the current folder, as in v6.1
+        ("other/data.yaml", None, "sets/a/images", "elsewhere/sets/a/images", "elsewhere/sets/a/images"),
+        # a last part alone is no place
+        ("mine/data.yaml", None, "mine-1/images", "mine/images", "mine/mine-1/images"),
         # nowhere: the first place is named
         ("other/a.yaml", "set", "images", "repo/x", "repo/set/images"),
         ("other/a.yaml", None, "images", "repo/x", "other/images"),
@@ -285,9 +342,8 @@ def test_splits_may_be_lists(tmp_path, repository):
     ("content", "message"),
     [
         ({"path": ["a"]}, r"a.yaml: path: \['a'\] is not a folder's name"),
-        ({"path": 3}, "a.yaml: path: 3 is not a folder's name"),
-        ({"train": 3}, "a.yaml: train: 3 is not a path"),
-        ({"train": ["a", None]}, "a.yaml: train: None is not a path"),
+        ({"train": [["a"]]}, r"a.yaml: train: \['a'\] is not a path"),
+        ({"train": ["a", ""]}, "a.yaml: train: '' is not a path"),
         ({"val": ""}, "a.yaml: val: '' is not a path"),
         ({"test": {"a": "b"}}, r"a.yaml: test: \{'a': 'b'\} is not a path"),
         ({"generate": "stars"}, "a.yaml: generate: 'stars' is unknown; the one generator is 'shapes'"),

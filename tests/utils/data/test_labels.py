@@ -11,6 +11,8 @@ from PIL import Image
 
 from utils.data.label_cache import load_cache
 from utils.data.labels import LabelRecord, as_one_class, cache_path, find_images, label_path, read_labels, scan
+from utils.data.sampling import ImageWeights
+from utils.datasets import DetectionDataset
 from utils.files.images import read_image
 
 
@@ -151,7 +153,7 @@ def test_find_images_in_folders(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "images/sub/loop").symlink_to(tmp_path / "images", target_is_directory=True)
-    found = find_images([tmp_path / "images", tmp_path / "images/b.jpg"])
+    found = find_images([tmp_path / "images"])
     assert found == [str(tmp_path / "images" / name) for name in ("a.PNG", "b.jpg", "sub/deep/c.jpeg")]
 
 
@@ -167,7 +169,38 @@ def test_find_images_in_a_list(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cwd")
     lines = ["./images/train/a.jpg", "images/train/a.jpg", r".\images\train\a.jpg", "", "images/b.jpg", str(elsewhere)]
     listing = write(tmp_path / "train.txt", "\ufeff" + "\r\n".join(lines))
-    assert find_images([listing]) == sorted([str(image), "images/b.jpg", str(elsewhere)])
+    assert find_images([listing]) == sorted([str(image)] * 3 + ["images/b.jpg", str(elsewhere)])
+
+
+def test_what_a_list_or_the_sources_repeat_counts_as_often(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    rare, common = make(tmp_path, "rare.jpg"), make(tmp_path, "common.jpg", "1 .5 .5 .2 .2\n")
+    listing = write(tmp_path / "train.txt", "./images/rare.jpg\n./images/common.jpg\n./images/rare.jpg\n")
+    images = find_images([listing, common])
+    assert images == [str(common)] * 2 + [str(rare)] * 2
+    assert [line for line in caplog.messages if "repeated" in line and "train.txt: 2 images" in line and "3 in" in line]
+    cache = tmp_path / "labels.cache.npz"
+    records, report = scan(images, 2, cache)
+    assert [record.image for record in records] == images
+    assert (report.found, report.checked) == (4, 2)
+    assert scan(images, 2, cache)[1].checked == 0
+    stamp = cache.stat().st_mtime_ns
+    scan(images, 2, cache)
+    assert cache.stat().st_mtime_ns == stamp, "the cache is not written again"
+    assert scan([str(rare), str(rare)], 2)[1].notes == (), "an image does not share its label file with itself"
+    assert len(DetectionDataset(records, 32)) == 4
+    weights = ImageWeights(records, 2)()
+    assert weights.tolist() == [0.25] * 4, "both classes are balanced: each weighs as much as it is listed"
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image"])
+def test_a_repeated_image_that_cannot_be_read_is_left_out_each_time(tmp_path, damage):
+    good, bad = make(tmp_path, "good.jpg"), make(tmp_path, "bad.jpg")
+    bad.write_bytes(damage)
+    records, report = scan([str(bad), str(bad), str(good), str(good)], 1)
+    assert [record.image for record in records] == [str(good)] * 2
+    assert (report.found, report.corrupt) == (2, 2)
+    assert len(report.notes) == 1
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def test_autosplit(images):
     assert find_images(list(lists.values())) == find_images([images])
     again = autosplit(images, (0.7, 0.2, 0.1))
     assert {split: path.read_text() for split, path in again.items()} == texts
+    assert [len(text.splitlines()) for text in texts.values()] == [28, 8, 4], "the shares are kept exactly"
+    for other in ({"weights": (1, 0, 0)}, {"weights": (0.7, 0.2, 0.1), "seed": 1}):
+        with pytest.raises(FileExistsError, match=r"autosplit_train\.txt exists"):
+            autosplit(images, **other)
+    assert {split: path.read_text() for split, path in lists.items()} == texts, "no list was written over"
+    for path in lists.values():
+        path.unlink()
     only = autosplit(images, (1, 0, 0), annotated_only=True)
     assert list(only) == ["train"]
     assert len(only["train"].read_text().splitlines()) == 20

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from utils.draw import curves
 from utils.files.images import read_image
@@ -107,8 +108,16 @@ def test_results_in_ten_panels_of_the_usual_order(tmp_path, figure):
     rows = [[epoch, *np.arange(10) / 10 + epoch, 0.01] for epoch in range(3)]
     curves.plot_results(write_csv(tmp_path / "results.csv", rows))
     assert [axes.get_title() for axes in figure[0].axes] == [
-        *("train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall"),
-        *("val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+        "train/box_loss",
+        "train/obj_loss",
+        "train/cls_loss",
+        "metrics/precision",
+        "metrics/recall",
+        "val/box_loss",
+        "val/obj_loss",
+        "val/cls_loss",
+        "metrics/mAP_0.5",
+        "metrics/mAP_0.5:0.95",
     ]
     np.testing.assert_allclose(figure[0].axes[4].lines[0].get_ydata(), [0.4, 1.4, 2.4])
     assert figure[0].axes[9].get_xlabel() == "best 2.9 in epoch 2"
@@ -187,3 +196,23 @@ def test_pyplot_is_never_loaded_and_matplotlib_with_the_first_figure():
         "c.new_figure(1, 1), c.density_colours(), c.font_for(['a']); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+PLAIN = ["$a_$", r"\frac$\bad$", "US$", "_scratch", "$$", "same", "same"]
+
+
+def test_names_are_no_formulas_and_none_is_left_out(tmp_path, figure):
+    count = len(PLAIN)
+    values = np.stack([X] * count)
+    curves.plot_pr_curve(X, values, np.full(count, 0.5), PLAIN, tmp_path / "pr.png")
+    assert legend_texts(figure[0])[:-1] == [f"{name} 0.500" for name in PLAIN]
+    curves.plot_metric_curve(X, values, PLAIN, tmp_path / "f1.png")
+    assert legend_texts(figure[1])[:-1] == PLAIN
+    curves.plot_ap_bars(np.full((count, 10), 0.5), PLAIN, tmp_path / "bars.png")
+    assert [text.get_text() for text in figure[2].axes[0].get_yticklabels()] == PLAIN
+    curves.plot_confusion_matrix(np.eye(count + 1), PLAIN, tmp_path / "matrix.png")
+    assert [text.get_text() for text in figure[3].axes[0].get_xticklabels()] == [*PLAIN, "background"]
+    labels = np.array([[i, 0.5, 0.5, 0.2, 0.2] for i in range(count)])
+    curves.plot_label_overview(labels, PLAIN, tmp_path / "labels.jpg")
+    assert [text.get_text() for text in figure[4].axes[0].get_xticklabels()] == PLAIN
+    assert not any(text.get_parse_math() for drawn in figure for text in drawn.findobj(Text))

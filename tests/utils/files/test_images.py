@@ -69,7 +69,7 @@ def test_colour_formats_of_png(tmp_path, picture, mode):
     path = tmp_path / "image.png"
     gray = Image.fromarray(picture).convert("L")
     if mode == "I;16":
-        image, expected = Image.fromarray(np.asarray(gray).astype(np.uint16) * 256 + 3), np.asarray(gray)
+        image, expected = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257), np.asarray(gray)
     else:
         image = Image.fromarray(picture).convert(mode)
         expected = np.asarray(image.convert("RGB")).astype(int)

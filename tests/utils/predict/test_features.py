@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from models.common import NAMAttention
+from utils.files.feature_maps import feature_grid, save_features
 from utils.files.images import read_image
-from utils.predict.features import FeatureRecorder, feature_grid, save_features
+from utils.predict.features import FeatureRecorder
 
 
 class Head(nn.Module):

@@ -54,11 +54,12 @@ def test_tolist(results):
 
 
 def test_render_draws_on_copies(results):
-    before = [image.copy() for image in results.imgs]
+    given = list(results.imgs)
+    before = [image.copy() for image in given]
     drawn, plain = results.render()
     assert (drawn != before[0]).any()
     assert np.array_equal(plain, before[1])
-    assert all(np.array_equal(image, old) for image, old in zip(results.imgs, before, strict=True))
+    assert all(np.array_equal(image, old) for image, old in zip(given, before, strict=True))
     assert not np.array_equal(results.render(labels=False)[0], drawn)
 
 

@@ -236,3 +236,31 @@ def test_amp_errors():
 
 def test_memory_of_a_cpu():
     assert memory_text(CPU) == "0G"
+
+
+class KnowsFloatOnly(torch.autograd.Function):
+    """A pasted function that puts its input into a tensor of its own, in FP32."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.zeros(x.shape).index_copy_(0, torch.arange(len(x)), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class Pasted(Toy):
+    def forward(self, x):
+        return [KnowsFloatOnly.apply(self.conv(x))]
+
+
+def test_a_block_that_does_not_take_bf16_is_told_of_amp_off():
+    batch = make_batches(1)[0]
+    trainer = make_trainer(amp_dtype=torch.bfloat16)
+    trainer.network = Pasted()
+    with pytest.raises(ValueError, match=r"bfloat16: .*--amp off"):
+        trainer.backward(batch, 0)
+    trainer = make_trainer()
+    trainer.network = Pasted()
+    assert trainer.backward(batch, 0).isfinite().all()

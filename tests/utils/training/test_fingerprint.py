@@ -32,6 +32,7 @@ def test_a_moved_set_is_the_same():
         ([replace(RECORD, hw=(30, 20))], ["train: 0 images added, 0 removed, labels of 1 changed"]),
         ([replace(RECORD, image="/data/set/images/b.jpg")], ["train: 1 image added, 1 removed, labels of 0 changed"]),
         ([], ["train: 0 images added, 1 removed, labels of 0 changed"]),
+        ([RECORD] * 3, ["train: 2 images added, 0 removed, labels of 0 changed"]),
     ],
 )
 def test_changes(other, expected):
