@@ -93,6 +93,7 @@ REACHING = {  # all files that reach beyond this process, and why
     },
     "os.environ": {
         "benchmarks/throughput.py",  # hands it on to the program it compares with
+        "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
         "utils/dist.py",  # torchrun tells its processes who they are
         "utils/loggers/mlflow.py",  # MLflow tells its makers of its use unless told not to before its import

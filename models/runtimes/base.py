@@ -6,6 +6,7 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,16 @@ def reason(error: Exception) -> str:
     """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
     lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
     return lines[-1][:200]
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime without its telemetry, which reports its use to its makers."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def import_openvino() -> ModuleType:

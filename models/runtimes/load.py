@@ -31,6 +31,7 @@ from models.runtimes.base import (
     Runtime,
     check_setting,
     describe,
+    import_onnxruntime,
     import_openvino,
     own_metadata,
     reason,
@@ -375,7 +376,7 @@ def import_runtime(package: str, path: Path) -> ModuleType:
     """The package that runs such a file; ImportError with the command that installs it."""
     try:
         if package == "onnxruntime":
-            import onnxruntime as found
+            found = import_onnxruntime()
         else:
             found = import_openvino()
     except ImportError as error:
