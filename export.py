@@ -34,6 +34,7 @@ from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
 from models.exporters.v61 import V61Runtime
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
+from models.runtimes.base import silence_telemetry
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
 from models.runtimes.metadata import AXES, PROGRAM, TRAINED_SIZE, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
@@ -65,6 +66,7 @@ ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are co
 def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
+    silence_telemetry()  # converters import packages by themselves
     LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     device = select_device(opt.device)
     written, failed, rows = [], [], []

@@ -115,9 +115,18 @@ def reason(error: Exception) -> str:
     return lines[-1][:200]
 
 
-def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime without its telemetry, which reports its use to its makers."""
+def silence_telemetry() -> None:
+    """Keep ONNX Runtime, OpenVINO and NNCF from reporting their use to their makers; before they are imported.
+
+    OpenVINO and NNCF, which report each import and conversion, run as usual without their package for it.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault(OPENVINO_TELEMETRY, None)  # so that an import of it fails as if it were not installed
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime without its telemetry."""
+    silence_telemetry()
     import onnxruntime
 
     if hasattr(onnxruntime, "disable_telemetry_events"):
@@ -126,11 +135,8 @@ def import_onnxruntime() -> ModuleType:
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO without its telemetry, which reports each import and conversion to its makers.
-
-    NNCF reports by the same package. Without that both run as usual; ImportError without OpenVINO itself.
-    """
-    sys.modules.setdefault(OPENVINO_TELEMETRY, None)  # so that an import of it fails as if it were not installed
+    """Import OpenVINO without its telemetry."""
+    silence_telemetry()
     import openvino
 
     return openvino

@@ -375,10 +375,7 @@ def find_xml(path: Path) -> Path:
 def import_runtime(package: str, path: Path) -> ModuleType:
     """The package that runs such a file; ImportError with the command that installs it."""
     try:
-        if package == "onnxruntime":
-            found = import_onnxruntime()
-        else:
-            found = import_openvino()
+        found = import_onnxruntime() if package == "onnxruntime" else import_openvino()
     except ImportError as error:
         hint = ", or give --dnn for OpenCV" if package == "onnxruntime" else ""
         raise ImportError(f"{path} needs {package}: pip install {package}{hint}") from error
