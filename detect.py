@@ -42,7 +42,7 @@ from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
+from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder
 from utils.predict.inference import (
@@ -90,7 +90,8 @@ def main(opt: DetectOptions) -> Path:
     with process_group() as ranks:
         LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
-        window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
+        is_at_once = opt.batch_size == 1 or opt.source == "-"
+        window = opt.batch_size if is_at_once else WINDOW * opt.batch_size
         reading = Reading(opt.vid_stride, window, ranks)
         with closing(open_source(find_source(opt.source), reading)) as source:
             model = load_model(opt, weights, ranks)
@@ -125,6 +126,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         device,
         names=names_of(opt.data),
         dnn=opt.dnn,
+        trust=opt.trust,
         threads=opt.threads,
         precision=opt.precision,
         hint=opt.hint,
@@ -258,7 +260,7 @@ def padded_hw(image_hw: Sequence[int], imgsz: tuple[int, int], stride: int) -> t
     return h + round(2 * pad_h), w + round(2 * pad_w)
 
 
-def find_source(source: str) -> str:
+def find_source(source: str | list[str]) -> str | list[str]:
     """The source that was named; where the default folder is meant and has no images, the generated set's."""
     if source != str(DEFAULT_SOURCE) or has_images(DEFAULT_SOURCE):
         return source
@@ -371,6 +373,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
     parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument(
         "--precision",
@@ -437,13 +444,21 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
 
 
 def run(
-    weights: str | Path | Sequence[str | Path] | None = None, source: str | Path | int | None = None, **options: object
+    weights: str | Path | Sequence[str | Path] | None = None,
+    source: str | Path | int | Sequence[str | Path | int] | None = None,
+    **options: object,
 ) -> Path:
-    """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
+
+    source: also several files, folders, globs or addresses of files, or several cameras and streams.
+    """
+    set_logging()
     if weights is not None:
         options["weights"] = weights
-    if source is not None:
-        options["source"] = str(source)  # a camera's number
+    if isinstance(source, list | tuple):
+        options["source"] = [str(item) for item in source]
+    elif source is not None:
+        options["source"] = str(source).strip()  # of a camera its number
     options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(DetectOptions)])
     return main(replace(parse_opt([]), **options))
 

@@ -44,6 +44,7 @@ from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
+from utils.files.exported import remember
 from utils.files.weights import find_weights
 from utils.general import (
     LOGGER,
@@ -53,6 +54,7 @@ from utils.general import (
     remove_stale,
     run_script,
     scratch_folder,
+    set_logging,
 )
 from utils.predict.inference import SIZE_DEFAULT, choose_size
 from utils.processes.locks import Lock
@@ -82,6 +84,7 @@ def main(opt: ExportOptions) -> list[Path]:
             write = for_trtexec if name == ENGINE and opt.trtexec else export
             try:
                 file, comparison = write(opt, job, name)
+                remember(file)
                 if place is not None and name == "onnx":
                     to_triton(file, place)
             except (ValueError, ImportError, OSError) as error:
@@ -349,6 +352,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
 
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    set_logging()
     if weights is not None:
         options["weights"] = weights
     options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(ExportOptions)])

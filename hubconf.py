@@ -6,7 +6,9 @@
 Modules are imported, not names: torch.hub takes every callable here for an entry point.
 """
 
+import contextlib
 import pathlib
+from collections import abc
 
 import torch
 from torch import nn
@@ -26,17 +28,32 @@ def custom(
     autoshape: bool = True,
     verbose: bool = True,
     device: str | torch.device | None = None,
+    trust: bool = False,
 ) -> nn.Module:
     """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
     path: the file, or the address of a server's network, `http://host:8000/model`. With `autoshape` the
     network takes images and gives Detections. Without it, it takes tensors and gives decoded boxes, or raw maps while
     it is in training mode; its norms and gradients are left as a training needs them. `verbose` lets the project's log
-    write to the console, else warnings only. FileNotFoundError or ValueError says what is wrong with the file.
+    write to the console, else warnings only. `trust` loads a program that was not exported on this machine, such as
+    TorchScript. FileNotFoundError or ValueError says what is wrong with the file, in one line.
     """
     general.set_logging(verbose)
     place = torch_utils.select_device("" if device is None else str(device))
-    return _shaped(v61.DetectMultiBackend(path, place, fuse=autoshape), autoshape)
+    with _one_line_errors():
+        model = v61.DetectMultiBackend(path, place, fuse=autoshape, trust=trust)
+    return _shaped(model, autoshape)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> abc.Iterator[None]:
+    """Leaves only the message at the end of a traceback, and not also what a reader said before it."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        kinds = (FileNotFoundError, OSError, ImportError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(general.one_line(error)) from None
 
 
 def _create(
@@ -50,13 +67,15 @@ def _create(
 ) -> nn.Module:
     """The network of `<name>.yaml`, untrained or with the weights of `<name>.pt`, which by default are taken if there.
 
-    That there are none is then a warning: v6.1 would fetch them.
+    That there are none is then a warning: v6.1 would fetch them. `_nam` in a name is `-NAM` in those of the files.
     """
+    name = name.replace("_nam", "-NAM")
     general.set_logging(verbose)
     if autoshape and channels != COLOURS:
         raise ValueError(f"{name}: images have {COLOURS} channels, not {channels}; give autoshape=False for tensors")
     weights = _local_weights(name, is_needed=pretrained is True) if pretrained is not False else None
-    source = checkpoint.load_checkpoint(weights) if weights is not None else None
+    with _one_line_errors():
+        source = checkpoint.load_checkpoint(weights) if weights is not None else None
     if source is not None and (len(source.names), source.yaml.get("ch", COLOURS)) == (classes, channels):
         return custom(weights, autoshape, verbose, device)
     place = torch_utils.select_device("" if device is None else str(device))
@@ -208,3 +227,63 @@ def yolov5x6(
 ) -> nn.Module:
     """The extra large network of four levels, for 1280 pixels; with the weights of yolov5x6.pt if it is there."""
     return _create("yolov5x6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5n_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The nano network with NAM attention, for 640 pixels; with the weights of yolov5n-NAM.pt if it is there."""
+    return _create("yolov5n_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5s_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The small network with NAM attention, for 640 pixels; with the weights of yolov5s-NAM.pt if it is there."""
+    return _create("yolov5s_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5m_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The medium network with NAM attention, for 640 pixels; with the weights of yolov5m-NAM.pt if it is there."""
+    return _create("yolov5m_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5l_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The large network with NAM attention, for 640 pixels; with the weights of yolov5l-NAM.pt if it is there."""
+    return _create("yolov5l_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5x_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The extra large network with NAM attention, for 640 pixels; with the weights of yolov5x-NAM.pt if it is there."""
+    return _create("yolov5x_nam", pretrained, channels, classes, autoshape, verbose, device)

@@ -70,7 +70,7 @@ from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
-from utils.training.resume import check_same_data, data_record, find_run, load_run, why_finished
+from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -570,7 +570,12 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
     opt = replace(opt, **options | {"resume": str(path)})
-    check_same_data(path, checkpoint, load_data(opt).names)
+    with telling_of_moved_data(opt.data):
+        data = load_data(opt)
+        if data.generator is None:
+            data.split("train")
+            data.split("val")
+    check_same_data(path, checkpoint, data.names)
     return opt, checkpoint
 
 

@@ -39,7 +39,7 @@ from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_t
 from utils.evaluation.study import STUDY_SIZES, Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script
+from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
 from utils.predict.inference import (
     HINTS,
@@ -102,7 +102,7 @@ def rate(
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
     if opt.save_txt or opt.save_hybrid:
-        observers.append(LabelFiles(folder / "labels", opt.save_conf))
+        observers.append(LabelFiles(folder / "labels", [record.image for record in records], opt.save_conf))
     rating = None
     with ExitStack() as stack:
         if opt.save_json:
@@ -208,6 +208,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         device,
         names=names_of(opt.data),
         dnn=opt.dnn,
+        trust=opt.trust,
         threads=opt.threads,
         precision=opt.precision,
         hint=opt.hint,
@@ -334,6 +335,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     )
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
     parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument(
         "--precision",
@@ -358,18 +364,23 @@ def run(
     model: nn.Module | None = None,
     dataloader: Iterable[Sequence] | None = None,
     compute_loss: Criterion | None = None,
+    plots: bool = True,
     **options: object,
 ) -> EvalResult | list[EvalResult]:
     """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
 
-    As in v6.1 a training may give its network and the batches of `create_dataloader` instead of weights, and its loss;
-    of the options then conf_thres, iou_thres, single_cls, augment and verbose count, and nothing is written. What is
-    returned can be taken apart as v6.1's: `results, maps, times = val.run(...)`.
+    plots is v6.1's name for the opposite of noplots. As in v6.1 a training may give its network and the batches of
+    `create_dataloader` instead of weights, and its loss; of the options then conf_thres, iou_thres, single_cls, augment
+    and verbose count, and nothing is written. What is returned can be taken apart as v6.1's:
+    `results, maps, times = val.run(...)`.
     """
+    set_logging()
     if model is not None:
         if dataloader is None:
             raise ValueError("val.run: a model without a dataloader; give both, or weights and data")
         return run_given(model, dataloader, compute_loss, options)
+    if not plots:
+        options["noplots"] = True
     if data is not None:
         options["data"] = data
     if weights is not None:

@@ -16,8 +16,11 @@ from torch.utils._pytree import tree_map
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.rows import load_model_yaml, read_rows
-from models.yolo import Model
 from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
+
+# isort: split
+# Last, and its names are taken when they are used: a file that models/yolo.py imports may import this one.
+from models import yolo
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -25,16 +28,48 @@ NAMED_IN_ERROR = 3  # tensors
 MAX_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 SPARE_NUMBERS = 2**24  # 64 MB, for what is made in a build besides weights; the dry run's image has 2**17.6
 PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**27.1
-MAKERS = frozenset(
-    getattr(torch, name)
-    for name in ("arange", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones", "rand", "randint")
-) | {torch.randn, torch.randperm, torch.range, torch.tril_indices, torch.triu_indices, torch.zeros}
-ENLARGERS = frozenset(
+MAKERS = frozenset(  # of tensors out of sizes
     {
-        *(F.interpolate, F.pad, F.fold, torch.conv1d, torch.conv2d, torch.conv3d),
-        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, torch.Tensor.repeat),
-        *(torch.Tensor.repeat_interleave, torch.repeat_interleave, torch.tile, torch.cat, torch.stack),
-        *(torch.matmul, torch.Tensor.matmul, torch.bmm, torch.baddbmm, torch.einsum),
+        torch.arange,
+        torch.empty,
+        torch.empty_strided,
+        torch.eye,
+        torch.full,
+        torch.linspace,
+        torch.logspace,
+        torch.ones,
+        torch.rand,
+        torch.randint,
+        torch.randn,
+        torch.randperm,
+        torch.range,
+        torch.tril_indices,
+        torch.triu_indices,
+        torch.zeros,
+    }
+)
+ENLARGERS = frozenset(  # what may give far more numbers than it gets
+    {
+        F.fold,
+        F.interpolate,
+        F.pad,
+        torch.Tensor.matmul,
+        torch.Tensor.repeat,
+        torch.Tensor.repeat_interleave,
+        torch.baddbmm,
+        torch.bmm,
+        torch.cat,
+        torch.conv1d,
+        torch.conv2d,
+        torch.conv3d,
+        torch.conv_transpose1d,
+        torch.conv_transpose2d,
+        torch.conv_transpose3d,
+        torch.einsum,
+        torch.matmul,
+        torch.repeat_interleave,
+        torch.stack,
+        torch.tile,
     }
 )
 
@@ -80,7 +115,7 @@ def attempt_load(
     fuse: bool = True,
     *,
     map_location: torch.device | str | None = None,
-) -> Model | Ensemble:
+) -> "yolo.Model | Ensemble":
     """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
 
     `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
@@ -103,11 +138,11 @@ def attempt_load(
     return Ensemble(models).eval()
 
 
-def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
+def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> "yolo.Model":
     return network_of(path, load_checkpoint(path), device, fuse)
 
 
-def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> Model:
+def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> "yolo.Model":
     """Make the network of a file's yaml and weights, for inference on the device; ValueError if they do not fit.
 
     A small file can claim a network of any size. So its blocks are counted first, and the network is made under a
@@ -117,7 +152,7 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
         content, file = load_model_yaml(checkpoint.yaml)
         check_blocks(content, file)
         with NumberBudget(numbers_allowed(checkpoint)):
-            model = Model(content, verbose=False, warn=False)
+            model = yolo.Model(content, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
     misfit = _misfit(checkpoint.state, {name: value.shape for name, value in model.state_dict().items()})
@@ -129,7 +164,7 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
 
 
-def as_stripped(model: Model) -> Model:
+def as_stripped(model: "yolo.Model") -> "yolo.Model":
     """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
 
     It computes in FP32, so what it finds is what will be found with the file.
@@ -175,7 +210,8 @@ class NumberBudget(TorchFunctionMode):
         """Call the function, unless its result would be too large."""
         kwargs = kwargs or {}
         if func in MAKERS:
-            self.left -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            on_meta = {**kwargs, "device": "meta"}
+            self.left -= func(*args, **on_meta).numel()
             self.check(self.left)
         elif func in ENLARGERS:
             shapes = tree_map(_without_numbers, (args, kwargs))

@@ -16,18 +16,18 @@ from utils.files.yamls import read_yaml
 from utils.general import find_file
 from utils.torch_utils import largest_stride
 
-# v6.1's flags of a file's format, by our words for it; what v6.1 does not read has a word of its own only.
+# v6.1's flags of a file's format, and those of later versions, by our words for it.
 FLAGS = {"pt": "pt", "torchscript": "jit", "onnx": "onnx", "openvino": "xml", "engine": "engine", "coreml": "coreml"}
-FLAGS |= {"tflite": "tflite"}
-UNREAD = ("saved_model", "pb", "edgetpu", "tfjs")
+FLAGS |= {"tflite": "tflite", "remote": "triton"}
+UNREAD = ("saved_model", "pb", "edgetpu", "tfjs", "paddle")
 
 
 class DetectMultiBackend(nn.Module):
     """The network of a file, with v6.1's attributes and calls; all that a file can be is what load_backend reads.
 
-    pt, jit, onnx, xml, engine, coreml, tflite: whether it is of this format. model: the network itself, of a checkpoint
-    a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in FP16.
-    batch_size: of a file that takes a fixed number of images; 1 if it takes any.
+    pt, jit, onnx, xml, engine, coreml, tflite, triton: whether it is of this format. model: the network itself, of a
+    checkpoint a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in
+    FP16. batch_size: of a file that takes a fixed number of images; 1 if it takes any.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        trust: bool = False,
     ) -> None:
-        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only."""
+        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only. See load_backend."""
         super().__init__()
         first = weights if isinstance(weights, str | Weights) else next(iter(weights))
         kind = "remote" if is_url(str(first)) else find_kind(Path(str(first)))
@@ -47,7 +48,9 @@ class DetectMultiBackend(nn.Module):
             setattr(self, name, FLAGS.get(kind) == name)
         self.dnn = dnn and self.onnx
         self.device = torch.device("cpu") if device is None else torch.device(device)
-        model = load_backend(weights, self.device, dnn=self.dnn, names=lambda: names_of(data, first), fuse=fuse)
+        model = load_backend(
+            weights, self.device, dnn=self.dnn, names=lambda: names_of(data, first), fuse=fuse, trust=trust
+        )
         self.model = model.to(memory_format=torch.channels_last)
         self.fp16 = fp16 and self.pt and self.device.type == "cuda"
         if self.fp16:

@@ -39,6 +39,7 @@ from models.spec.arguments import (
     read_argument,
     split_named,
 )
+from models.spec.budget import within_budget
 from models.spec.pruned import check_pruned, narrow_layer, set_output_channels
 from models.spec.repair import advise
 from models.spec.rows import (
@@ -144,6 +145,7 @@ class Model(nn.Module):
 
     _plan: Plan | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
+    @within_budget
     def __init__(
         self,
         cfg: str | Path | dict = "yolov5s.yaml",
@@ -155,6 +157,8 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.yaml, file = load_model_yaml(cfg)
+        if not isinstance(cfg, dict):
+            self.yaml_file = Path(cfg).name
         self.yaml["ch"] = ch = self.yaml.get("ch", ch)
         if nc is not None and nc != self.yaml["nc"]:
             LOGGER.info(f"{file}: nc {self.yaml['nc']} is replaced by {nc}")
@@ -490,8 +494,10 @@ def check_from(source: int | list[int], m: Callable) -> None:
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error says, or its type if it says nothing."""
-    return str(error) or type(error).__name__
+    """Return what an error says, with its type if that alone says little."""
+    if isinstance(error, KeyError) or not str(error):
+        return f"{type(error).__name__} {error}".strip()
+    return str(error)
 
 
 def hint(row: Row, error: Exception) -> str:

@@ -1,6 +1,9 @@
 """Fixtures that tests of several folders use."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,8 @@ pytest_plugins = ["tests.networks", "tests.pages"]
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so are those of the commands that they start
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # the list of what was exported here is not the user's
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

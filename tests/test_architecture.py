@@ -89,12 +89,13 @@ REACHING = {  # all files that reach beyond this process, and why
         "benchmarks/serving.py",  # asks the server that the user names
         "models/runtimes/kserve.py",  # asks the server whose address the user's --weights are
         "tools/datasets/fetch.py",  # fetches published data sets for --download of tools/convert.py
-        "utils/predict/sources.py",  # fetches the picture that the user's --source names
+        "utils/predict/remote.py",  # fetches the picture that the user's --source names
     },
     "os.environ": {
         "benchmarks/throughput.py",  # hands it on to the program it compares with
         "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
+        "utils/files/exported.py",  # XDG_STATE_HOME names the user's own folder
         "utils/dist.py",  # torchrun tells its processes who they are
         "utils/loggers/mlflow.py",  # MLflow tells its makers of its use unless told not to before its import
         "utils/predict/opencv.py",  # whether there is a display; FFmpeg takes its log level from nowhere else
@@ -236,7 +237,7 @@ def test_a_room_stays_small(room):
     ("module", "packages"),
     [
         ("models.attention", {"torch"}),
-        ("models.common", {"torch", "numpy", "models"}),
+        ("models.common", {"torch", "numpy", "models", "utils"}),
         ("utils.ops.boxes", {"torch", "numpy"}),
         ("utils.ops.iou", {"torch", "numpy"}),
     ],

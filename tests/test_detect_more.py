@@ -421,7 +421,7 @@ def test_two_processes_write_what_one_writes(tmp_path, tiny_weights, pictures):
     assert set(one) == set(two)
     assert [name for name in one if one[name] != two[name]] == []
     assert len(rows_of(tmp_path / "r" / "two")) > 20
-    assert {"labels/p1.txt", "labels/P12.txt", "clip.mp4"} <= set(one)
+    assert {"labels/p1_jpg.txt", "labels/p1_png.txt", "labels/P12.txt", "clip.mp4"} <= set(one)
     assert "Speed" not in other
     totals = [
         [line for line in text.splitlines() if "skipped" in line and " images: " in line] for text in (single, main)

@@ -25,6 +25,7 @@ from models.experimental import attempt_load
 from models.yolo import Model
 from tests.conftest import save_small
 from tests.utils.predict.test_streams_live import Server
+from utils import dataloaders
 from utils.augmentations import letterbox
 from utils.autoanchor import check_anchors, kmean_anchors
 from utils.callbacks import Callbacks
@@ -34,6 +35,7 @@ from utils.files.checkpoint import load_checkpoint, save_checkpoint
 from utils.files.images import read_image, write_image
 from utils.general import (
     LOGGER,
+    Profile,
     check_dataset,
     check_file,
     check_img_size,
@@ -52,6 +54,7 @@ from utils.general import (
     non_max_suppression,
     one_cycle,
     print_args,
+    scale_boxes,
     scale_coords,
     strip_optimizer,
     xywh2xyxy,
@@ -67,6 +70,7 @@ from utils.torch_utils import (
     ModelEMA,
     de_parallel,
     select_device,
+    smart_inference_mode,
     time_sync,
     torch_distributed_zero_first,
 )
@@ -344,6 +348,44 @@ def test_streams_of_a_video_end(video, tmp_path):
     assert 1 <= len(taken) <= 5
     with pytest.raises(ValueError, match="no frame"):
         LoadStreams("http://127.0.0.1:9/absent.mp4", img_size=64)
+
+
+@smart_inference_mode()
+def v7_detect(weights, source):
+    """detect.py as v6.2 to v7.0 have it."""
+    device = select_device("cpu")
+    model = DetectMultiBackend(weights, device=device, dnn=False, data=None, fp16=False)
+    stride, names, pt = model.stride, model.names, model.pt
+    imgsz = check_img_size((SIZE, SIZE), s=stride)
+    dataset = dataloaders.LoadImages(source, img_size=imgsz, stride=stride, auto=pt, vid_stride=1)
+    model.warmup(imgsz=(1 if pt or model.triton else 2, 3, *imgsz))
+    seen, dt, results = 0, (Profile(), Profile(device=device), Profile()), {}
+    for path, im, im0s, _, s in dataset:
+        with dt[0]:
+            im = torch.from_numpy(im).to(model.device)
+            im = im.half() if model.fp16 else im.float()
+            im = im[None] / 255
+        with dt[1]:
+            pred = model(im, augment=False, visualize=False)
+        with dt[2]:
+            pred = non_max_suppression(pred, CONF, IOU, None, False, max_det=1000)
+        for det in pred:
+            seen += 1
+            annotator = Annotator(im0s.copy(), line_width=3, example=str(names))
+            if len(det):
+                det[:, :4] = scale_boxes(im.shape[2:], det[:, :4], im0s.shape).round()
+                for *xyxy, conf, cls in reversed(det):
+                    annotator.box_label(xyxy, f"{names[int(cls)]} {conf:.2f}", color=colors(int(cls), True))
+            results[Path(path).name] = det
+        LOGGER.info(f"{s}{'' if len(det) else '(no detections), '}{dt[1].dt * 1e3:.1f}ms")
+    assert all(x.t / seen > 0 for x in dt)
+    return results
+
+
+def test_a_later_detect_loop(weights_file, pictures, found):
+    results = v7_detect(weights_file, pictures)
+    assert all(same(det, found[name]) for name, det in results.items())
+    assert results.keys() == found.keys()
 
 
 # Trackers and windows -------------------------------------------------------------------------------------------------

@@ -490,6 +490,37 @@ def pycocotools_precision(data, predictions, max_det):
     return rating.eval["precision"][..., 2]
 
 
+def test_the_result_unpacks_as_v61s(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    result, _, lines = run(data, plots=False)
+    results, maps, times = result
+    assert results == (result.mp, result.mr, result.map50, result.map, 0, 0, 0)
+    assert maps.tolist() == result.maps.tolist()
+    assert (times, len(times), result[0][2], len(result)) == (result.speed_ms, 3, result.map50, 3)
+    assert len(repr(result)) < 160
+    assert f"{result.map50:.3f}" in repr(result)
+    assert any("mAP@.5" in line for line in lines)
+
+
+@pytest.mark.parametrize(("plots", "is_drawn"), [(True, True), (False, False)])
+def test_plots_of_v61(model, tmp_path, plots, is_drawn):
+    (tmp_path / "best.pt").touch()
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    common = {"weights": tmp_path / "best.pt", "project": tmp_path / "runs", "workers": 0, "imgsz": 64, "device": "cpu"}
+    val.run(data, plots=plots, **common)
+    assert (tmp_path / "runs" / "exp" / "PR_curve.png").exists() == is_drawn
+
+
+def test_label_files_of_images_of_one_stem(run, model, tmp_path):
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)], [(0, *SQUARE)]])
+    images = tmp_path / "set" / "images" / "val"
+    (first, second) = sorted(images.iterdir())
+    (images / "sub").mkdir()
+    second.rename(images / "sub" / first.name)
+    _, folder, _ = run(data, save_txt=True)
+    assert sorted(path.name for path in (folder / "labels").iterdir()) == ["sub_0.txt", "val_0.txt"]
+
+
 def test_v61s_positions_and_unknown_options():
     with pytest.raises(ValueError, match="did you mean imgsz"):
         val.run(img=64)

@@ -6,6 +6,7 @@ torch, cv2, os and Path with them.
 """
 
 import difflib
+import errno
 import glob
 import logging
 import math
@@ -37,9 +38,11 @@ ROOT = Path(__file__).resolve().parents[1]  # the repository
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
+SAME_SUFFIXES = {".yaml", ".yml"}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
 CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
 UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # names that `temporary_name` gives
@@ -168,6 +171,8 @@ def resource_advice(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return "free some space, or choose a folder on another disk (--project)"
     if isinstance(error, RuntimeError) and LOST_WORKER.match(text):
         return "the memory may not suffice: choose fewer --workers or a smaller --batch-size"
     return None
@@ -267,9 +272,11 @@ def find_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
 def _nearest(path: Path) -> str:
     """The names of files in this place that are most like it, for an error; empty where none is."""
     places = [ROOT / folder for folder in SEARCHED] if path.parent == Path() else []
-    found = {file.name for place in places for file in place.rglob(f"*{glob.escape(path.suffix)}") if file.is_file()}
+    suffixes = SAME_SUFFIXES if path.suffix.lower() in SAME_SUFFIXES else {path.suffix}
+    places = [file for place in places for file in place.rglob("*")]
     if path.parent.is_dir():
-        found |= {file.name for file in path.parent.iterdir() if file.suffix == path.suffix and file.is_file()}
+        places += path.parent.iterdir()
+    found = {file.name for file in places if file.suffix in suffixes and file.is_file()}
     close = difflib.get_close_matches(path.name, sorted(found), n=3, cutoff=0.75)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 

@@ -226,7 +226,7 @@ def _smoothed(curve: np.ndarray) -> np.ndarray:
 # Result ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EvalResult:
     """What an evaluation says. Means are over the classes that have labels; without labels all are 0."""
 
@@ -239,12 +239,27 @@ class EvalResult:
     shape: tuple[int, ...]  # of the last batch: (B, 3, H, W)
     sizes: SizeAP | None = None  # AP by object size, where it was asked for
 
-    def __iter__(self) -> Iterator[object]:
-        """Give v6.1's three: P, R, mAP@.5, mAP@.5:.95 and three losses; AP of each class (nc,); milliseconds."""
+    def __iter__(self) -> Iterator[tuple[float, ...] | np.ndarray]:
+        """Unpack as v6.1's val.run: (P, R, mAP@.5, mAP@.5:.95, box, obj, cls), maps (nc,), times of an image in ms."""
         losses = self.losses or (0.0, 0.0, 0.0)
-        yield (self.mp, self.mr, self.map50, self.map, *losses)
+        yield self.mp, self.mr, self.map50, self.map, *losses
         yield self.maps
         yield self.speed_ms
+
+    def __getitem__(self, index: int) -> tuple[float, ...] | np.ndarray:
+        """Return one of the three parts that it unpacks to."""
+        return tuple(self)[index]
+
+    def __len__(self) -> int:
+        """Return the number of parts that it unpacks to."""
+        return 3
+
+    def __repr__(self) -> str:
+        """Return one line for notebooks; the arrays are attributes."""
+        return (
+            f"EvalResult(mAP@.5 {self.map50:.3f}, mAP@.5:.95 {self.map:.3f}, P {self.mp:.3f}, R {self.mr:.3f}, "
+            f"images {self.images}, classes {len(self.names)})"
+        )
 
     @property
     def mp(self) -> float:

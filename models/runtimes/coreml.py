@@ -1,7 +1,6 @@
 """Core ML: a network in an .mlpackage, which is a folder. It is run by Apple's own library, on a Mac only."""
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from models.runtimes.base import Names, Runtime, own_metadata, preserve_logging, reason, require_package
 from models.runtimes.metadata import Metadata
+from utils.files.reading import read_json
 
 COREML_INPUT, COREML_OUTPUT = "images", "output"
 COREML_HINT = ", or -r requirements-coreml.txt"
@@ -52,10 +52,7 @@ def check_package(path: Path) -> None:
     missing = [name for name in (MANIFEST, SPEC, WEIGHTS) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path}: has no {missing[0]}; export it again with export.py")
-    try:
-        json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / MANIFEST}: is damaged: {reason(error)}") from error
+    read_json(path / MANIFEST)
 
 
 def read_package(path: Path) -> tuple[Metadata, Spec]:

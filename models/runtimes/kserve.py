@@ -19,6 +19,7 @@ from torch import Tensor
 from models.runtimes.base import Names, Runtime, describe
 from models.runtimes.onnx_header import Shape
 from utils.files.addresses import ModelAddress
+from utils.files.reading import parse_json
 
 TYPES = {  # the protocol's element types: what they are in bytes
     "FP16": "<f2",
@@ -67,8 +68,8 @@ class ModelServer:
     def parsed(self, body: bytes | memoryview) -> dict[str, Any]:
         """The JSON object in an answer."""
         try:
-            found = json.loads(bytes(body))
-        except (ValueError, RecursionError):
+            found = parse_json(bytes(body), MAX_ANSWER)
+        except ValueError:
             found = None
         if not isinstance(found, dict):
             raise ValueError(f"{self.address}: the answer is no JSON object; is this a server of KServe's protocol?")

@@ -2,18 +2,14 @@
 
 What is loaded is a Module that takes images (B, 3, H, W) in 0..1 and gives (decoded (B, N, 5 + nc), raw maps or []),
 with `names`, `nc` and `stride`; an exported file's come from the file itself. Which runtime reads a file is told by its
-suffix, and for a .pt by its content.
+suffix: a .pt is a checkpoint or it is refused. Which are loaded at all is models/runtimes/trust.py's part.
 
 Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file that has its NMS inside.
 """
 
-import io
-import json
 import time
 import warnings
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -42,15 +38,17 @@ from models.runtimes.metadata import Metadata
 from models.runtimes.mobile_apps import ExecuTorchRuntime, TfliteRuntime
 from models.runtimes.ncnn_mnn import NCNN_PARAM, MnnRuntime, NcnnRuntime
 from models.runtimes.onnx_header import FLOAT16, Shape, read_onnx_header
-from models.runtimes.tensorrt import EngineRuntime
-from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime
+from models.runtimes.tensorrt import EngineRuntime, read_engine
+from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime, read_pt2
+from models.runtimes.trust import admit
 from utils.files.addresses import ModelAddress, is_url
+from utils.files.archives import DAMAGED, open_archive, read_entry
+from utils.files.reading import MOST_JSON, open_plain, parse_json
 from utils.general import LOGGER
 
 CONFIG = "config.txt"  # where a TorchScript file keeps its metadata, as in v6.1
 CONFIG_ENTRY = f"extra/{CONFIG}"
 OPENVINO_PLACE = ["yolov5", "metadata"]  # in an OpenVINO file's rt_info
-MAX_CONFIG = 16 << 20  # bytes; a larger one is a damaged file, or made to do harm
 READABLE = (
     ".pt, .torchscript, .pt2, .safetensors, .onnx, .mnn, .engine, .pte, .tflite, "
     "an OpenVINO .xml or its folder, an ncnn folder, an .mlpackage"
@@ -159,18 +157,19 @@ class OpenVinoRuntime(Runtime):
         precision: str = "fp32",
         hint: str = "latency",
     ) -> None:
+        xml = find_xml(path)
         openvino = import_runtime("openvino", path)
         core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            network = core.read_model(str(find_xml(path)))
+            network = core.read_model(str(xml))
             shape = network.input(0).partial_shape
             taken: Shape = tuple(None if size.is_dynamic else size.get_length() for size in shape)
             texts = _rt_texts(network)
             compiled = core.compile_model(network, "CPU", settings)
-        except (*self.errors, RecursionError) as error:
+        except self.errors as error:
             raise ValueError(f"{path}: OpenVINO cannot load it: {reason(error)}") from error
         super().__init__(describe(path, texts, taken, names), device)
         self.network = compiled
@@ -237,7 +236,7 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
     """The metadata in an OpenVINO network, empty where it has none that can be read."""
     if not network.has_rt_info(OPENVINO_PLACE):
         return {}
-    texts = json.loads(network.get_rt_info(OPENVINO_PLACE).astype(str))
+    texts = parse_json(network.get_rt_info(OPENVINO_PLACE).astype(str))
     return texts if isinstance(texts, dict) else {}
 
 
@@ -269,14 +268,16 @@ def load_backend(
     precision: str = "fp32",
     hint: str = "latency",
     fuse: bool = True,
+    trust: bool = False,
 ) -> nn.Module:
     """The network of a file of any kind, or the Ensemble of several checkpoints, for inference on the device.
 
     An address, `http://host:8000/model`, is that of a server's network.
     dnn: ONNX by OpenCV in place of ONNX Runtime. names: called for the class names of a file that brings none.
     threads: how many the runtime may use, 0 for as many as it likes. precision: what it computes in, fp32, bf16, fp16
-    or auto; hint: latency, or throughput, where it can be told so. ValueError, FileNotFoundError or ImportError says
-    what is wrong with the file or these settings, or what to install.
+    or auto; hint: latency, or throughput, where it can be told so. trust: load a program of another's making, such as
+    TorchScript, which may do all that the user may. ValueError, FileNotFoundError or ImportError says what is wrong
+    with the file or these settings, or what to install.
     """
     paths = [_place(path) for path in ([weights] if isinstance(weights, str | Weights) else weights)]
     kinds = [find_kind(path) for path in paths]
@@ -295,6 +296,11 @@ def load_backend(
         exported = paths[next(i for i, kind in enumerate(kinds) if kind != "pt")]
         raise ValueError(f"{exported}: only checkpoints (.pt) make an ensemble; name this one alone")
     (path,), (kind,), place = paths, kinds, torch.device(device)
+
+    if isinstance(path, Path):
+        if kind in PROGRAM_READERS:
+            PROGRAM_READERS[kind](path)  # what is damaged is said first
+        admit(kind, path, trust, dnn)
 
     def no_names() -> Sequence[str]:
         raise ValueError(f"{path}: brings no class names; name the data yaml that has them with --data")
@@ -319,6 +325,8 @@ def find_kind(path: Weights) -> str:
         return "remote"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: neither a file nor a folder, but a pipe or a device; wanted is {READABLE}")
     if path.is_dir():
         if path.suffix.lower() == ".mlpackage":
             return "coreml"
@@ -331,35 +339,28 @@ def find_kind(path: Weights) -> str:
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path}: of no format that is read here; wanted is {READABLE}")
-    return "torchscript" if kind == "pt" and _is_torchscript(path) else kind
+    return kind
 
 
 def _torchscript_metadata(path: Path) -> Metadata:
     """What a TorchScript file says of itself in its extra file; ValueError where it says nothing, or is none."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" not in names:
+        with open_archive(path) as (archive, entries):
+            if "constants.pkl" not in entries:
                 raise ValueError("not a TorchScript file")
-            with archive.open(names[CONFIG_ENTRY]) if CONFIG_ENTRY in names else io.BytesIO(b"{}") as file:
-                config = file.read(MAX_CONFIG + 1)
-        if len(config) > MAX_CONFIG:
-            raise ValueError(f"its metadata is larger than {MAX_CONFIG >> 20} MiB")
-        texts = json.loads(config)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # encrypted, nested too deeply
+            texts = parse_json(read_entry(archive, entries[CONFIG_ENTRY], MOST_JSON)) if CONFIG_ENTRY in entries else {}
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a TorchScript file, or a damaged one") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return own_metadata(path, texts)
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether the file is a zip archive with a program in it, as a `.torchscript.pt` is."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return False
+PROGRAM_READERS: dict[str, Callable[[Path], object]] = {  # what programs say of themselves, without running them
+    "torchscript": _torchscript_metadata,
+    "pt2": read_pt2,
+    "engine": read_engine,
+}
 
 
 def find_xml(path: Path) -> Path:
@@ -367,8 +368,13 @@ def find_xml(path: Path) -> Path:
     found = sorted(path.glob("*.xml")) if path.is_dir() else [path]
     if len(found) != 1:
         raise ValueError(f"{path}: a folder with {len(found)} .xml files; wanted is {READABLE}")
+    if not found[0].is_file():
+        raise ValueError(f"{found[0]}: no ordinary file; wanted is {READABLE}")
     if not found[0].with_suffix(".bin").is_file():
         raise ValueError(f"{found[0]}: its weights, {found[0].with_suffix('.bin').name}, do not lie beside it")
+    with open_plain(found[0]) as file:  # OpenVINO would read other formats too, by what is in them
+        if not file.read(3).removeprefix(b"\xef\xbb\xbf").startswith(b"<") and file.read(1) != b"<":
+            raise ValueError(f"{found[0]}: not an OpenVINO network, or a damaged one")
     return found[0]
 
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from utils.files.reading import parse_json
+
 AXES = ("batch", "height", "width")  # those that an exported file may leave open
 MAX_CLASSES, MAX_STRIDE, MAX_SIDE = 100_000, 1024, 65_536  # beyond these a file is damaged, or made to do harm
+MOST_PIXELS = 1 << 26  # of all images of a batch, where both are fixed: 64 of 1024 x 1024
+MOST_PYTHON = 1 << 20  # characters in Python's form, which takes some hundred times as much memory to read
 PROGRAM = "yolov5-nam"
 TRAINED_SIZE = "trained_imgsz"  # key of details
 
@@ -87,6 +91,7 @@ class Metadata:
         made = _value(texts["imgsz"]) if "imgsz" in texts else [640, 640]
         _check(isinstance(made, list) and len(made) == 2 and all(_is_count(n, MAX_SIDE) for n in made), "imgsz", made)
         hw = (shape[2] or made[0], shape[3] or made[1])
+        _check((shape[0] or 1) * hw[0] * hw[1] <= MOST_PIXELS, "shape", [*shape[:2], *hw])
         return cls(names, stride, shape[0] or 1, hw, dynamic, details)
 
 
@@ -100,12 +105,18 @@ def _value(text: object) -> object:
     """What a text means, in JSON or as Python writes it; nothing in it is run."""
     if not isinstance(text, str):
         return text
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, _python_value):
         try:
             return read(text)  # v7.0 writes Python's own form of a mapping
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return text
+
+
+def _python_value(text: str) -> object:
+    if len(text) > MOST_PYTHON:
+        raise ValueError("too long")
+    return ast.literal_eval(text)
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -65,3 +65,6 @@ class TfliteRuntime(Runtime):
         self.network.set_tensor(self.input["index"], images.cpu().permute(0, 2, 3, 1).contiguous().numpy())
         self.network.invoke()
         return [torch.from_numpy(self.network.get_tensor(self.output["index"]))]  # a copy of it
+
+
+APP_RUNTIMES = {"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime}  # by the kinds of models/runtimes/load.py

@@ -1,6 +1,5 @@
 """Networks for mobiles and small computers, run on this one: ncnn and MNN, both on the CPU and in FP32."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.runtimes.base import METADATA_FILE, Names, Runtime, own_metadata, require_package
+from utils.files.reading import parse_json, read_json
 
 NCNN_PARAM, NCNN_BIN = "model.ncnn.param", "model.ncnn.bin"  # the names that pnnx gives them
 NCNN_INPUT, NCNN_OUTPUT = "in0", "out0"
@@ -30,11 +30,7 @@ class NcnnRuntime(Runtime):
         missing = [name for name in (NCNN_PARAM, NCNN_BIN, METADATA_FILE) if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{folder}: has no {missing[0]}; export it again with export.py")
-        try:
-            content = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / METADATA_FILE}: is damaged: {error}") from error
-        super().__init__(own_metadata(folder, content), device)
+        super().__init__(own_metadata(folder, read_json(folder / METADATA_FILE)), device)
         check_ncnn_size(folder, self.metadata.details.get("bin_bytes"))
         with require_package("ncnn", str(folder)):
             import ncnn
@@ -90,7 +86,7 @@ class MnnRuntime(Runtime):
             network = MNN.nn.load_module_from_file(
                 str(path), [MNN_INPUT], [MNN_OUTPUT], runtime_manager=manager, rearrange=True
             )
-            content = json.loads(network.get_info()["bizCode"])
+            content = parse_json(network.get_info()["bizCode"])
         except (SystemError, RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: not an MNN file of export.py, or a damaged one") from error
         super().__init__(own_metadata(path, content), device)

@@ -5,9 +5,10 @@ first, and the value may be a message in turn. Weights are stepped over, so a la
 one. The field numbers are those of onnx.proto (https://onnx.ai).
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
@@ -15,6 +16,19 @@ Shape = tuple[int | None, ...]  # None where a dimension is left open
 MODEL_GRAPH, MODEL_OPSETS, MODEL_TEXTS = 7, 8, 14
 GRAPH_INPUTS, GRAPH_OUTPUTS = 11, 12
 FLOAT, FLOAT16 = 1, 10  # element types
+TENSOR_EXTERNAL = 13  # the entries that say where a tensor's numbers lie
+# Where a message has tensors, or messages that have: what the field of this number is.
+PARTS = {
+    "model": {MODEL_GRAPH: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+MOST_FIELDS = 1_000_000  # that are looked at for tensors; yolov5x6 has some 30 thousand
+MOST_NESTED = 64  # graphs within graphs
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,56 @@ def read_onnx_header(path: str | Path) -> OnnxHeader:
         return _read(memoryview(np.memmap(path, np.uint8, "r")))
     except (ValueError, LookupError, TypeError):
         raise ValueError(f"{path}: not an ONNX file, or a damaged one") from None
+
+
+def check_external_data(path: Path) -> None:
+    """ValueError where weights lie in another file that is not an ordinary one in the file's own folder.
+
+    Some readers would follow any path there, `../../key` or a link, and wait for ever at a pipe.
+    """
+    try:
+        places = _external_places(memoryview(np.memmap(path, np.uint8, "r")))
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{path}: not an ONNX file, or a damaged one") from None
+    folder = path.resolve().parent
+    for place in sorted(places):
+        is_outside = (
+            not place
+            or "\0" in place
+            or PurePosixPath(place).is_absolute()
+            or PureWindowsPath(place).drive
+            or PureWindowsPath(place).root
+            or ".." in PureWindowsPath(place).parts
+        )
+        file = folder if is_outside else folder / place
+        if is_outside or not file.resolve().is_relative_to(folder):
+            raise ValueError(
+                f"{path}: its weights lie in {place!r:.80}, outside its folder; export it with its weights within"
+            )
+        if os.path.islink(file) or not file.is_file():
+            raise ValueError(f"{path}: its weights, {place!r:.80}, are no ordinary file in its folder; put them there")
+
+
+def _external_places(model: memoryview) -> set[str]:
+    """The files that tensors anywhere in a model name for their numbers."""
+    found: set[str] = set()
+    waiting = [("model", model, 0)]
+    fields = 0
+    while waiting:
+        kind, data, depth = waiting.pop()
+        if depth > MOST_NESTED:
+            raise ValueError("graphs within graphs without end")
+        for number, value in _fields(data):
+            fields += 1
+            if fields > MOST_FIELDS:
+                raise ValueError("more parts than a detector has")
+            if kind == "tensor" and number == TENSOR_EXTERNAL:
+                entry = dict(_fields(_message(value)))
+                if _text(entry.get(1, b"")) == "location":
+                    found.add(_text(entry.get(2, b"")))
+            elif number in PARTS.get(kind, {}):
+                waiting.append((PARTS[kind][number], _message(value), depth + 1))
+    return found
 
 
 def _read(model: memoryview) -> OnnxHeader:
@@ -88,8 +152,11 @@ def _text(value: int | bytes | memoryview) -> str:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Number and value of each field; values of fixed length, which no header has, are stepped over."""
-    place = 0
+    place = count = 0
     while place < len(data):
+        count += 1
+        if count > MOST_FIELDS:
+            raise ValueError("more parts than a detector has")
         key, place = _varint(data, place)
         number, kind = key >> 3, key & 7
         if kind == 0:

@@ -6,7 +6,6 @@ that a damaged one is never given to a runtime, which could crash on it.
 """
 
 import hashlib
-import json
 import zipfile
 import zlib
 from dataclasses import replace
@@ -14,9 +13,9 @@ from pathlib import Path
 
 from models.runtimes.base import METADATA_FILE, own_metadata
 from models.runtimes.metadata import Metadata
+from utils.files.reading import MOST_JSON, parse_json
 
 MAGIC_AT = 4  # where a FlatBuffer keeps the four letters of its kind
-MAX_METADATA = 16 << 20  # bytes; more are damage, or made to do harm
 LENGTH, HASH = "network_bytes", "network_sha256"
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 
@@ -35,8 +34,7 @@ def unseal(path: Path, magic: bytes, kind: str) -> tuple[Metadata, bytes]:
     wanted = f"{path}: not {kind} of export.py, or a damaged one"
     try:
         with zipfile.ZipFile(path) as archive, archive.open(METADATA_FILE) as file:
-            text = file.read(MAX_METADATA + 1)
-        known = json.loads(text) if len(text) <= MAX_METADATA else None
+            known = parse_json(file.read(MOST_JSON + 1))
     except (*DAMAGED, ValueError) as error:
         raise ValueError(wanted) from error
     metadata = own_metadata(path, known)

@@ -5,7 +5,6 @@ plan, TensorRT's own. A file that is a plan alone, as v6.1 and trtexec write it,
 ONNX file that `export.py --trtexec` leaves beside it, else from --data.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from torch import Tensor
 from models.runtimes.base import Names, Runtime, describe, require_package
 from models.runtimes.metadata import Metadata
 from models.runtimes.onnx_header import Shape, read_onnx_header
+from utils.files.reading import parse_json
 from utils.general import LOGGER
 
 LENGTH_BYTES = 4
@@ -108,7 +108,7 @@ def read_engine(path: Path) -> tuple[dict[str, object], Plan]:
         return {}, content
     text, plan = content[LENGTH_BYTES : LENGTH_BYTES + length], content[LENGTH_BYTES + length :]
     try:
-        texts = json.loads(bytes(text))
+        texts = parse_json(bytes(text))
     except ValueError as error:
         raise ValueError(f"{path}: not a TensorRT engine, or a damaged one") from error
     if not isinstance(texts, dict) or not len(plan):

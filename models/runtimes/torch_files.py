@@ -1,12 +1,9 @@
 """Networks in torch's newer formats: pt2 of torch.export or AOTInductor, and safetensors, which holds weights only.
 
-None of them is read in a way that could run what a file brings, but for AOTInductor's: those are machine code.
+A pt2 file is a program: torch evaluates the formulas of sizes in it, and AOTInductor's are machine code. It is loaded
+only as models/runtimes/trust.py has it. What it says of itself is read here, and nothing is run for that.
 """
 
-import io
-import json
-import zipfile
-import zlib
 from pathlib import Path
 
 import torch
@@ -15,15 +12,14 @@ from torch import Tensor
 from models.experimental import network_of
 from models.runtimes.base import METADATA_FILE, Names, Runtime, own_metadata, require_package
 from models.runtimes.metadata import Metadata
+from utils.files.archives import DAMAGED, open_archive, read_entry
 from utils.files.checkpoint import Checkpoint
+from utils.files.reading import MOST_JSON, parse_json
 from utils.general import LOGGER
 
 EXTRA_ENTRY = f"extra/{METADATA_FILE}"
 AOTI_FOLDER = "data/aotinductor/"
-SAMPLES = "data/sample_inputs/"  # the images that the network was traced with, in torch's own pickle
-TABLES = ("weights_config.json", "constants_config.json")  # what each weight is stored as
 METADATA_KEY, YAML_KEY = "metadata", "yaml"  # in a safetensors header
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, UnicodeDecodeError)
 
 
 class Pt2Runtime(Runtime):
@@ -72,40 +68,14 @@ def in_fp32(network: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def read_pt2(path: Path) -> tuple[Metadata, bool]:
-    """What a pt2 file says of itself, and whether it is machine code.
-
-    ValueError where it is none, or has weights or images as pickles that hold anything else than tensors, which torch
-    would run.
-    """
+    """What a pt2 file says of itself, and whether it is machine code; ValueError where it is none."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {name.partition("/")[2]: name for name in archive.namelist()}
-            metadata = own_metadata(path, json.loads(archive.read(entries[EXTRA_ENTRY])))
-            for short, name in entries.items():
-                if short.startswith(("data/weights/", "data/constants/")):
-                    if short.endswith(".pt") or (short.endswith(TABLES) and _has_pickles(archive.read(name))):
-                        raise ValueError(f"{path}: has pickled weights, which could run anything; it is refused")
-                    if not short.endswith(TABLES) and not Path(short).name.startswith(("weight_", "tensor_")):
-                        raise ValueError(f"{path}: has objects of its own, which could run anything; it is refused")
-                if short.startswith(SAMPLES):
-                    _check_samples(path, archive.read(name))
-    except DAMAGED as error:
-        raise ValueError(f"{path}: not a pt2 file of export.py, or a damaged one") from error
-    return metadata, any(name.startswith(AOTI_FOLDER) for name in entries)
-
-
-def _check_samples(path: Path, content: bytes) -> None:
-    """ValueError where example images are more than tensors: what torch.export.load cannot read so, it runs."""
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:  # of pickle's classes, and of any that a damaged one leads to
-        raise ValueError(f"{path}: its example images are damaged, or no tensors; it is refused") from error
-
-
-def _has_pickles(table: bytes) -> bool:
-    """Whether a table of weights says of any that it is a pickle."""
-    rows = json.loads(table)["config"].values()
-    return any(row["use_pickle"] is not False for row in rows)
+        with open_archive(path) as (archive, entries):
+            content = parse_json(read_entry(archive, entries[EXTRA_ENTRY], MOST_JSON))
+    except (*DAMAGED, KeyError, ValueError) as error:
+        told = f": {error}" if type(error) is ValueError else ""
+        raise ValueError(f"{path}: not a pt2 file of export.py, or a damaged one{told}") from error
+    return own_metadata(path, content), any(name.startswith(AOTI_FOLDER) for name in entries)
 
 
 def _first_line(error: Exception) -> str:
@@ -123,7 +93,7 @@ class SafetensorsRuntime(Runtime):
             with safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
-            content, yaml = (json.loads(header[key]) for key in (METADATA_KEY, YAML_KEY))
+            content, yaml = (parse_json(header[key]) for key in (METADATA_KEY, YAML_KEY))
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path}: not a safetensors file, or a damaged one: {_first_line(error)}") from error
         except KeyError as error:

@@ -112,7 +112,7 @@ def fail(error):
         (ImportError("pip install onnx"), "ERROR: pip install onnx"),
         (ValueError("two\n\n   lines"), "ERROR: two lines"),
         (ValueError(), "ERROR: ValueError"),
-        (OSError(28, "No space left on device", "best.pt"), "ERROR: best.pt: no space left on device"),
+        (PermissionError(13, "Permission denied", "best.pt"), "ERROR: best.pt: permission denied"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsys):
@@ -120,6 +120,21 @@ def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsy
         run_script(fail, error)
     assert exit_.value.code == 1
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_way_out(quiet_logger, capsys):
+    with pytest.raises(SystemExit):
+        run_script(fail, OSError(28, "No space left on device", "exp/best.pt"))
+    line = capsys.readouterr().err
+    assert line.startswith("ERROR: exp/best.pt: no space left on device; ")
+    assert "--project" in line
+
+
+@pytest.mark.parametrize(("written", "there"), [("my.yml", "my.yaml"), ("my.yaml", "my.yml")])
+def test_the_other_suffix_of_a_yaml_is_suggested(tmp_path, written, there):
+    (tmp_path / there).touch()
+    with pytest.raises(FileNotFoundError, match=rf"{written}: no such file.*{there}"):
+        check_file(tmp_path / written, (".yaml", ".yml"))
 
 
 @pytest.mark.parametrize(

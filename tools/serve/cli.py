@@ -47,6 +47,7 @@ class ServeOptions:
     device: str
     half: bool
     dnn: bool
+    trust: bool
     threads: int
     precision: str
     hint: str
@@ -96,7 +97,7 @@ def main(opt: ServeOptions) -> None:
     LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     weights = find_weights(opt.weights)
     if opt.export_page:
-        model = load_backend(weights, "cpu", names=names_of(opt.data))
+        model = load_backend(weights, "cpu", names=names_of(opt.data), trust=opt.trust)
         folder = export_page(Path(opt.export_page), weights, model, opt.imgsz)
         LOGGER.info(f"Page written to {folder}; any web host can serve it, or: python -m http.server -d {folder}")
         return
@@ -116,6 +117,7 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
         select_device(opt.device),
         names=names_of(opt.data),
         dnn=opt.dnn,
+        trust=opt.trust,
         threads=opt.threads,
         precision=opt.precision,
         hint=opt.hint,
@@ -202,6 +204,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
     parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
     parser.add_argument(
         "--precision",

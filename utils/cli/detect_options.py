@@ -37,7 +37,7 @@ class DetectOptions:
     """The flags of `parse_opt` in detect.py, which holds their defaults and meanings."""
 
     weights: list[str]
-    source: str
+    source: str | list[str]  # a list from Python only
     data: str
     imgsz: list[int] | None
     conf_thres: float
@@ -69,6 +69,7 @@ class DetectOptions:
     vid_stride: int
     save_csv: bool
     save_json: bool
+    trust: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""

@@ -42,6 +42,7 @@ class ValOptions:
     precision: str
     hint: str
     noplots: bool
+    trust: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""

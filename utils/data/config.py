@@ -12,6 +12,7 @@ from utils.data.shapes import SPLITS, generate
 from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import LOGGER, ROOT, find_file
 
+MOST_CLASSES = 100_000  # as of a model yaml
 DATA_KEYS = ("path", *SPLITS, "nc", "names", "generate", "download")
 TEXT_KEYS = ("path", *SPLITS, "names")  # what the user writes there is text: class 02146, folder 2024
 
@@ -187,8 +188,8 @@ class DataConfig:
 
 def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
     """Class names of a data yaml: a list, a mapping from 0 on, or absent where nc is given; ValueError otherwise."""
-    if nc is not None and (isinstance(nc, bool) or not isinstance(nc, int) or nc < 1):
-        raise ValueError(f"{source}: nc: {nc!r} is not a number of classes, 1 or more")
+    if nc is not None and (isinstance(nc, bool) or not isinstance(nc, int) or not 1 <= nc <= MOST_CLASSES):
+        raise ValueError(f"{source}: nc: {nc!r} is not a number of classes, 1 to {MOST_CLASSES}")
     if names is None:
         if nc is None:
             raise ValueError(f"{source}: neither `names` nor `nc` is there; a data yaml names its classes")

@@ -8,17 +8,19 @@ import io
 import pickletools
 import re
 import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from utils.files.legacy import StandIn, interpret, is_side, stand_ins, trained_size
+from utils.files.archives import DAMAGED, open_archive, read_entry
+from utils.files.legacy import interpret, is_side, stand_ins, trained_size
+from utils.files.pickled import MOST_BYTES as MOST_PICKLE
+from utils.files.pickled import Machine, check_parts, names_in
+from utils.files.reading import open_plain
 from utils.general import LOGGER, atomic_write
 
 FORMAT, VERSION = "yolov5-nam checkpoint", 1
@@ -135,7 +137,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: a folder; a .pt file is wanted")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         return _load(path)
@@ -145,26 +147,33 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path) -> Checkpoint:
     """As `load_checkpoint`; no error names the file."""
-    _check_archive(path)
-    names = _unsafe_names(path)
-    content = _read(path, stand_ins(names))
+    _check_start(path)
+    try:
+        with open_archive(path) as (archive, entries):
+            _check_archive(path, archive, entries)
+            data = read_entry(archive, entries["data.pkl"], MOST_PICKLE)
+            names = _names_in(data)
+            content = _read(data, archive, entries, {name: make for make, name in stand_ins(names)})
+    except DAMAGED:
+        raise ValueError("truncated or damaged: it begins as a checkpoint and does not end as one") from None
+    check_parts(content)
     if any(name.startswith("models.") for name in names):
         checkpoint = Checkpoint(**interpret(content)._asdict())
     else:
         checkpoint = _interpret(content)
     _check_yaml(checkpoint)
-    return replace(checkpoint, state=_checked_state(checkpoint.state))
+    return replace(checkpoint, state=_checked_state(checkpoint.state, path.stat().st_size))
 
 
-def _check_archive(path: Path) -> None:
-    """ValueError where the file is no whole zip archive such as torch writes."""
-    with path.open("rb") as file:
+def _check_start(path: Path) -> None:
+    """ValueError where the file is no zip archive, with what it may be."""
+    with open_plain(path) as file:
         head = file.read(len(ZIP_START))
         data = head + file.read(SHOWN_PICKLE_BYTES) if head != ZIP_START else b""
-    named = _pickled_names(data)
     if not head:
         raise ValueError("the file is empty")
     if head != ZIP_START:
+        named = _pickled_names(data)
         if data.startswith(LEGACY_START):
             stand_ins(name for name in named if not TENSOR_NAMES.fullmatch(name))  # refuses harm by its name
             raise ValueError(
@@ -174,34 +183,63 @@ def _check_archive(path: Path) -> None:
         if named:
             raise ValueError(f"refused, a bare pickle that names {', '.join(named[:5])}; nothing in it was run")
         raise ValueError("not a checkpoint: torch writes a zip file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {name.partition("/")[2] for name in archive.namelist()}
-            is_packed = sum(info.file_size for info in archive.infolist()) > path.stat().st_size
-            damaged = None if is_packed else archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
-        raise ValueError("truncated or damaged: it begins as a checkpoint and does not end as one") from None
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, str]) -> None:
+    """ValueError where the archive is no whole one such as torch writes."""
+    is_packed = sum(info.file_size for info in archive.infolist()) > path.stat().st_size
+    damaged = None if is_packed else archive.testzip()
     if "constants.pkl" in entries:
-        raise ValueError("an exported TorchScript model, not a checkpoint")
+        raise ValueError(
+            "a program (TorchScript), not a checkpoint; where you trust it, rename it to end with .torchscript and "
+            "give --trust"
+        )
     if "data.pkl" not in entries:
         raise ValueError("a zip file, but not a checkpoint")
-    if is_packed:
+    if is_packed or any(info.compress_type for info in archive.infolist()):
         raise ValueError("a packed zip file, not one that torch wrote; unpack it and name the .pt file in it")
     if damaged:
         raise ValueError(f"damaged: {damaged} is not what was written")
+    if "byteorder" in entries and read_entry(archive, entries["byteorder"], 16) != b"little":
+        raise ValueError("written on a machine of another byte order; save it again on one like this")
 
 
-def _unsafe_names(path: Path) -> set[str]:
-    """The classes and functions that the file names besides those of plain tensors; nothing is looked up or called."""
+def _names_in(data: bytes) -> set[str]:
+    """The classes and functions that a pickle names besides those of plain tensors; nothing is looked up or called."""
     try:
-        return set(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file made to do harm can make the reader fail in any way
-        with zipfile.ZipFile(path) as archive:
-            inside = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
-            named = _pickled_names(archive.read(inside))
-        if named:
-            raise ValueError(f"refused, for it names {', '.join(named[:5])}; nothing in it was run") from None
-        raise ValueError("not a checkpoint: its content is not what torch.save writes") from None
+        return names_in(data)
+    except (ValueError, IndexError, OverflowError):
+        named = _pickled_names(data)
+    if named:
+        raise ValueError(f"refused, for it names {', '.join(named[:5])}; nothing in it was run")
+    raise ValueError("not a checkpoint: its content is not what torch.save writes")
+
+
+def _read(
+    data: bytes, archive: zipfile.ZipFile, entries: Mapping[str, str], allowed: Mapping[str, Callable[..., object]]
+) -> object:
+    """What the pickle of an archive makes, with numbers out of the archive's other entries."""
+    read: dict[str, bytearray] = {}
+
+    def storage(key: str, dtype: torch.dtype) -> Tensor:
+        entry = entries.get(f"data/{key}")
+        if entry is None:
+            raise ValueError(f"damaged: it has no numbers of the key {key!r:.40}")
+        if key not in read:
+            read[key] = bytearray(archive.getinfo(entry).file_size)
+            with archive.open(entry) as file:
+                file.readinto(read[key])
+        whole = len(read[key]) // dtype.itemsize * dtype.itemsize
+        return (
+            torch.frombuffer(read[key], dtype=dtype, count=whole // dtype.itemsize)
+            if whole
+            else torch.empty(0, dtype=dtype)
+        )
+
+    try:
+        return Machine(allowed, storage).run(data)
+    except (ValueError, UnicodeError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
 
 
 def _pickled_names(data: bytes) -> list[str]:
@@ -221,15 +259,6 @@ def _pickled_names(data: bytes) -> list[str]:
     except (ValueError, IndexError, OverflowError):  # no pickle, or cut off; UnicodeDecodeError is a ValueError
         return sorted(set(found))
     return sorted(set(found))
-
-
-def _read(path: Path, allowed: list[StandIn]) -> object:
-    try:
-        with safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # as above
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
-        raise ValueError(f"not a checkpoint that can be read: {reason.splitlines()[0][:200]}") from error
 
 
 def _interpret(content: object) -> Checkpoint:
@@ -295,8 +324,11 @@ def _is_plain(value: object, depth: int = 0) -> bool:
     return type(value) in SCALARS
 
 
-def _checked_state(state: dict) -> dict[str, Tensor]:
-    """The weights in FP32, integers as they are; ValueError where they are none, or claim more than the file holds."""
+def _checked_state(state: dict, file_bytes: int) -> dict[str, Tensor]:
+    """The weights in FP32, integers as they are; ValueError where they are none, or claim more than the file holds.
+
+    So do views of the same numbers again and again: in FP32 each would take memory of its own.
+    """
     if not state:
         raise ValueError("damaged: it has no weights")
     for name, value in state.items():
@@ -306,4 +338,7 @@ def _checked_state(state: dict) -> dict[str, Tensor]:
             raise ValueError(f"weight {name} is of type {value.dtype}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"damaged: weight {name} claims {value.numel()} numbers, the file has fewer")
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if claimed > 2 * file_bytes:
+        raise ValueError(f"damaged: its weights claim {claimed} bytes, the file has {file_bytes}")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

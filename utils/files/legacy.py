@@ -1,19 +1,21 @@
 """YOLOv5's own .pt files (v6.x and v7.0: whole pickled networks) as plain data; none of their classes is ever made.
 
-Every class that such a file names gets an inert stand-in, which only keeps what the file says of it; torch reads the
-file with `weights_only=True`, and any other name in it is refused. Opening files is utils/files/checkpoint.py's part.
+Every class that such a file names gets an inert stand-in, which only keeps what the file says of it, and any other
+name in it is refused. utils/files/pickled.py reads the file; opening it is utils/files/checkpoint.py's part.
 
 Legend: L detection levels, A anchors of a level.
 """
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from utils.files.pickled import refuse
 
 MODULES = "torch.nn.modules."
 FORMER_MODULES = frozenset({"torch.nn.modules.linear._LinearWithBias"})  # gone from torch
@@ -26,7 +28,7 @@ UNCHANGING = {"activation": (None, "nn.SiLU()"), "channel_multiple": (None, 8)}
 MAX_DEPTH, MAX_MODULES = 24, 100_000  # of a network; v6.1's largest has 6 and some 1000
 MAX_SIDE = 65_536  # pixels of an image
 
-StandIn = tuple[object, str]  # what stands in, and the full name that it stands in for
+StandIn = tuple[Callable[..., object], str]  # what makes what stands in, and the full name that it stands in for
 
 
 class LegacyContent(NamedTuple):
@@ -123,16 +125,17 @@ def _empty_array(*_: object) -> InertArray:
 
 
 def _path(*parts: object) -> str:
-    return "/".join(map(str, parts))
+    return "/".join(part for part in parts if isinstance(part, str))
 
 
 def stand_ins(names: Iterable[str]) -> list[StandIn]:
-    """What `torch.serialization.safe_globals` takes to read a file that names these; ValueError with those refused."""
-    values: dict[str, object] = {"numpy.dtype": InertDtype, "numpy.ndarray": InertArray}
+    """What stands in for the classes and functions that a file names; ValueError with those refused."""
+    values: dict[str, Callable[..., object]] = {"numpy.dtype": InertDtype, "numpy.ndarray": InertArray}
     values |= dict.fromkeys(PATHS, _path)
     for module in NUMPY:
         values |= {f"{module}.scalar": _scalar, f"{module}._reconstruct": _empty_array}
-    found, refused = [], []
+    found: list[StandIn] = []
+    refused = []
     for name in sorted(names):
         if name in values:
             found.append((values[name], name))
@@ -141,9 +144,7 @@ def stand_ins(names: Iterable[str]) -> list[StandIn]:
         else:
             refused.append(name)
     if refused:
-        raise ValueError(
-            f"refused, for it names {', '.join(refused[:5])}, which no YOLOv5 checkpoint needs; nothing in it was run"
-        )
+        refuse(refused)
     return found
 
 

@@ -4,6 +4,7 @@ Legend: B images, H and W of the network's image, N candidate boxes, n detection
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -19,8 +20,8 @@ from utils.general import make_divisible, non_max_suppression
 from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
 from utils.predict.inference import choose_size
+from utils.predict.remote import fetch_image
 from utils.predict.results import Detections
-from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, profile_layers, time_sync
 
@@ -32,9 +33,9 @@ class AutoShape(nn.Module):
     """Wraps a network (a Model or an Ensemble): reading and letterboxing before it, NMS and the image's pixels after.
 
     To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
-    multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
-    most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride, yaml, nc and hyp.
-    dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
+    multi_label, whether a box may be of several classes; classes, the class numbers to keep or one of them, None for
+    all; max_det, most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride,
+    yaml, nc and hyp. dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
     """
 
     __module__ = "models.common"  # where v6.1 has it, and where programs look for it
@@ -43,7 +44,7 @@ class AutoShape(nn.Module):
     iou = 0.45
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | None = None
+    classes: Sequence[int] | int | None = None
     max_det = 1000
     amp = False
 
@@ -103,7 +104,8 @@ class AutoShape(nn.Module):
             prediction = self.model(batch, augment=augment)
             prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
-        limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
+        classes = [self.classes] if isinstance(self.classes, Integral) else self.classes
+        limits = (self.conf, self.iou, classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
             torch.cat((scaled_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)

@@ -72,12 +72,11 @@ def joined_results(
         "skipped": source.skipped,
         "last_error": one_line(source.last_error) if source.last_error else None,
         "summary": source.summary(),
-        "claims": writer.claims or [],
     }
     everyone = [json.loads(str(part["text"])) for part in ranks.gather({"text": np.array(json.dumps(own))})]
     if ranks.is_main:
-        for rank, other in enumerate(everyone[1:], 1):
-            writer.take_over(rank, other["claims"])
+        for rank in range(1, len(everyone)):
+            writer.take_over(rank)
     return RunTotals(
         frames=sum(part["frames"] for part in everyone),
         seconds=np.sum([part["seconds"] for part in everyone], 0),

@@ -7,7 +7,8 @@ run of the new number of epochs, as if it had been cut off in its last one. Data
 hyper-parameters may not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from utils.data.config import Hyp
 from utils.data.labels import LabelRecord
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import newest
-from utils.general import LOGGER, plural
+from utils.general import LOGGER, one_line, plural
 from utils.training.fingerprint import describe_changes, fingerprint
 
 LAST = "last.pt"
@@ -133,6 +134,18 @@ def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stor
             raise ValueError(f"--hyp {file} cannot change when resuming; {path} has other values: {', '.join(differ)}")
         if differ:
             LOGGER.warning(f"{file} is not what the run was trained with, which it keeps to: {', '.join(differ)}")
+
+
+@contextmanager
+def telling_of_moved_data(data: str) -> Iterator[None]:
+    """FileNotFoundError with the way out where the run's data yaml, or what it names, lies elsewhere now."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{one_line(error)}; --resume looks for the data set where the run had it ({data}): if it has moved, name "
+            "its yaml with --data"
+        ) from None
 
 
 # On which data --------------------------------------------------------------------------------------------------------

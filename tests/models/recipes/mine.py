@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from models.common import C3, Bottleneck, Conv, autopad
+from models.experimental import MixConv2d
 
 
 class SE(nn.Module):
@@ -23,6 +24,10 @@ class SE(nn.Module):
         y = self.avgpool(x).view(b, c)
         y = self.sig(self.l2(self.relu(self.l1(y)))).view(b, c, 1, 1)
         return x * y.expand_as(x)
+
+
+class MixBlock(MixConv2d):  # of models/experimental.py, which imports models/yolo.py
+    pass
 
 
 class h_sigmoid(nn.Module):

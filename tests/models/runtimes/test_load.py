@@ -98,7 +98,8 @@ def test_several_checkpoints_make_an_ensemble(folder):
 
 def test_a_torchscript_file_under_another_suffix(folder, tmp_path):
     shutil.copy(folder / "a.torchscript", tmp_path / "a.torchscript.pt")
-    assert isinstance(load_backend(tmp_path / "a.torchscript.pt"), TorchScriptRuntime)
+    with pytest.raises(ValueError, match=r"a program \(TorchScript\), not a checkpoint; .* rename .* --trust"):
+        load_backend(tmp_path / "a.torchscript.pt", trust=True)
 
 
 def test_kinds_are_told_by_the_suffix_not_by_the_name(folder, tmp_path):

@@ -5,7 +5,8 @@ import zipfile
 import pytest
 
 from models.runtimes.metadata import Metadata
-from models.runtimes.sealed import HASH, LENGTH, MAX_METADATA, seal, unseal
+from models.runtimes.sealed import HASH, LENGTH, seal, unseal
+from utils.files.reading import MOST_JSON
 
 NETWORK = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 8
 METADATA = Metadata(("Ameise", "蜂"), 32, 2, (64, 96), (), {"precision": "fp16"})
@@ -64,7 +65,7 @@ def test_another_kind_of_network(file):
         ("[]", "has no class names, stride and shape"),
         ("{", "a damaged one"),
         ("[" * 100_000, "a damaged one"),
-        (" " * (MAX_METADATA + 1), "has no class names"),
+        (" " * (MOST_JSON + 1), "a damaged one"),
         ('{"names": ["a"], "stride": 32, "shape": [1, 3, 64, 64]}', "a damaged one"),
         ('{"names": ["a"], "stride": 32, "shape": [1, 3, 64, 64], "network_bytes": "-1"}', "a damaged one"),
         ('{"names": ["a"], "stride": 32, "shape": [1, 3, 64, 64], "network_bytes": "9999999"}', "a damaged one"),

@@ -142,11 +142,11 @@ def test_a_plan_alone_takes_its_names_from_elsewhere(folder, network, trt, data,
     _, plan = read_engine(folder / "open.engine")
     (tmp_path / "a.engine").write_bytes(plan)
     with pytest.raises(ValueError, match=r"a\.engine: brings no class names; name the data yaml"):
-        load_backend(tmp_path / "a.engine")
-    foreign = load_backend(tmp_path / "a.engine", names=names_of(data))
+        load_backend(tmp_path / "a.engine", trust=True)
+    foreign = load_backend(tmp_path / "a.engine", trust=True, names=names_of(data))
     assert (int(foreign.stride), foreign.fixed_hw) == (64, None)
     export.run(tmp_path / "a.pt", include="engine", trtexec=True, dynamic=True, imgsz=[64, 96])
-    model = load_backend(tmp_path / "a.engine")
+    model = load_backend(tmp_path / "a.engine", trust=True)
     assert (model.names, int(model.stride)) == (["ant", "bee", "cat"], 32)
     images = torch.rand(1, 3, 64, 96)
     check(model(images)[0], network(images)[0])
@@ -190,7 +190,7 @@ def test_a_plan_of_another_version_says_so(folder, tmp_path, monkeypatch, data):
     with pytest.raises(
         ValueError, match=r"TensorRT 10\.16\.1\.11 cannot load it, .*: The engine plan file is not comp"
     ):
-        load_backend(tmp_path / "x.engine", names=names_of(data))
+        load_backend(tmp_path / "x.engine", trust=True, names=names_of(data))
 
 
 def test_a_plan_that_is_cut_off(folder, tmp_path, trt):
@@ -198,7 +198,7 @@ def test_a_plan_that_is_cut_off(folder, tmp_path, trt):
     length = int.from_bytes(content[:4], "little")
     (tmp_path / "x.engine").write_bytes(content[: 4 + length + 20])
     with pytest.raises(ValueError, match=r"x\.engine: TensorRT .* cannot load it, .*: .*the plan is damaged"):
-        load_backend(tmp_path / "x.engine")
+        load_backend(tmp_path / "x.engine", trust=True)
 
 
 def test_no_memory(folder, trt):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 import zipfile
 
 import pytest
@@ -183,27 +184,44 @@ class Harm:
         return os.mkdir, (self.place,)
 
 
-def test_a_file_that_would_run_something_is_refused(folder, tmp_path):
+def test_a_program_of_anothers_making_needs_trust(folder, network, tmp_path):
+    """It is loaded, harm and all, only where the user answers for it; nothing of it has run before."""
     harm = io.BytesIO()
     torch.save(Harm(str(tmp_path / "harm")), harm)
 
     def samples(entry, content):
         return harm.getvalue() if entry.startswith("data/sample_inputs") else content
 
-    def tables(entry, content):
-        return content.replace(b'"use_pickle": false', b'"use_pickle": true', 1) if entry.endswith(".json") else content
-
-    with pytest.raises(ValueError, match=r"x\.pt2: its example images are damaged, or no tensors; it is refused"):
-        load_backend(rewritten(folder / "a.pt2", tmp_path / "x.pt2", samples))
-    with pytest.raises(ValueError, match=r"y\.pt2: has pickled weights, which could run anything; it is refused"):
-        load_backend(rewritten(folder / "a.pt2", tmp_path / "y.pt2", tables))
-    for entry, message in (("weights/model.pt", "pickled weights"), ("constants/custom_obj_0", "objects of its own")):
-        copy = shutil.copy(folder / "a.pt2", tmp_path / "z.pt2")
-        with zipfile.ZipFile(copy, "a") as archive:
-            archive.writestr(f"z/data/{entry}", harm.getvalue())
-        with pytest.raises(ValueError, match=rf"z\.pt2: has {message}"):
-            load_backend(copy)
+    path = rewritten(folder / "a.pt2", tmp_path / "x.pt2", samples)
+    with pytest.raises(ValueError, match=r"x\.pt2: is a pt2 file, which is a program, .* give --trust") as caught:
+        load_backend(path)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
+    images = torch.rand(1, 3, 64, 96)
+    same = rewritten(folder / "a.pt2", tmp_path / "same.pt2", lambda _, content: content)
+    torch.testing.assert_close(load_backend(same, trust=True)(images)[0], network(images)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["x/extra/metadata.json", "x/EXTRA/metadata.json", "x\\extra\\metadata.json", "y/a", "x//a"]
+)
+def test_an_archive_that_readers_could_take_in_two_ways(folder, tmp_path, name):
+    copy = shutil.copy(folder / "a.pt2", tmp_path / "x.pt2")
+    with zipfile.ZipFile(copy, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = archive.namelist()[0].partition("/")[0]
+        archive.writestr(name.replace("x", root, 1), b"{}")
+    for trust in (False, True):
+        with pytest.raises(ValueError, match=r"x\.pt2: not a pt2 file .*: damaged or made to do harm"):
+            load_backend(copy, trust=trust)
+
+
+def test_metadata_that_unpacks_without_end(folder, tmp_path):
+    path = tmp_path / "x.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/extra/metadata.json", b" " * (1 << 28))
+    with pytest.raises(ValueError, match=r"x\.pt2: not a pt2 file .*larger than 16 MiB"):
+        load_backend(path)
 
 
 def test_files_without_metadata(folder, tmp_path):

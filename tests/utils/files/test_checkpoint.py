@@ -305,7 +305,7 @@ def test_other_zip_files(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("constants.pkl", "data.pkl"):
             archive.writestr(f"model/{name}", "as torch.jit.save writes it")
-    with pytest.raises(ValueError, match="exported TorchScript model"):
+    with pytest.raises(ValueError, match=r"a program \(TorchScript\), not a checkpoint"):
         load_checkpoint(path)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel
 
 from models.yolo import Model, SegmentationModel
-from utils.augmentations import Albumentations, classify_transforms
+from utils.augmentations import Albumentations, augment_hsv, classify_transforms, mixup
 from utils.general import ROOT, apply_classifier, resample_segments, scale_segments, segment2box, segments2boxes, xyn2xy
 from utils.metrics import ConfusionMatrix, ap_per_class, bbox_ioa, compute_ap, wh_iou
 from utils.plots import (
@@ -153,6 +153,17 @@ def test_changes_of_pixels(monkeypatch):
     assert (changed.shape, changed.dtype, same_labels is labels) == (image.shape, np.uint8, True)
     assert not np.array_equal(changed, image)
     assert np.ptp(changed.astype(int), axis=2).max() < 40  # gray but for the last one's rounding
+
+
+def test_augmentations_without_a_generator():
+    image = np.full((8, 8, 3), (40, 90, 160), np.uint8)
+    np.random.seed(0)
+    assert augment_hsv(image, hgain=0.5, sgain=0.5, vgain=0.5) is image
+    assert (image != (40, 90, 160)).any()
+    other = np.zeros((8, 8, 3), np.uint8)
+    mixed, labels = mixup(image, np.zeros((1, 5)), other, np.ones((2, 5)))
+    assert labels.shape == (3, 5)
+    assert 0.3 < mixed.mean() / image.mean() < 0.7
 
 
 def test_pictures_for_classifiers():
