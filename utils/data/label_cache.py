@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.general import LOGGER, atomic_write, one_line
+from utils.general import LOGGER, atomic_write, one_line, remove_stale
 
 FORMAT = "yolov5 label cache 2"  # a cache that says anything else is not read
 
@@ -55,6 +55,7 @@ def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> N
     try:
         if not path.parent.stat().st_mode & 0o222:  # root could write even here, but the folder is marked as not to
             raise PermissionError(f"{path.parent} is read-only")
+        remove_stale(path.parent, path.name)
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
     except OSError as error:
