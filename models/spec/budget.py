@@ -91,7 +91,9 @@ class Budget(TorchDispatchMode):
     def _check_map(self, size: int, each: int) -> None:
         """Look at how many numbers come out of an operator, and how many products each of them takes."""
         if size > MOST_IN_MAP:
-            raise ValueError(f"gives a map of {size} numbers for a small image; {MOST_IN_MAP} are possible{ADVICE}")
+            raise ValueError(
+                f"gives a map of {size} numbers for a small image, more than {MOST_IN_MAP} numbers{ADVICE}"
+            )
         self.operations += 2 * size * each
         if self.operations > MOST_OPERATIONS:
             raise ValueError(f"takes more than {MOST_OPERATIONS:.0e} operations for a small image{ADVICE}")

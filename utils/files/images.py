@@ -26,6 +26,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's, of one channel
 BITS_PER_SAMPLE = 258  # TIFF tag
 LOGGER = logging.getLogger("yolov5")  # not that of utils.general, which loads torch
+MOST_BYTES = 2 << 30  # of an image file
 # what Pillow raises for a damaged file
 BROKEN = (OSError, EOFError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error)
 

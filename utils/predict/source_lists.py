@@ -7,9 +7,11 @@ from pathlib import Path
 
 from utils.files.addresses import is_url
 from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.files.reading import read_plain
 from utils.predict.streams import check_url, is_recording, suffix_of
 
 READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+MOST_BYTES = 256 << 20  # of a list
 CHUNK = 1 << 16  # bytes
 
 
@@ -25,7 +27,7 @@ def read_source_list(path: Path) -> tuple[bool, list[str]]:
     of streams: camera numbers, URLs and video files. A file's name may be relative to the list's folder. ValueError
     where it lists nothing, or a line is neither; lines are told by number, for an address may hold a password.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in _text_of(path).splitlines()]
     listed = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
     if not listed:
         raise ValueError(f"{path}: names no stream and no image; one camera number, URL or file a line")
@@ -43,6 +45,13 @@ def read_source_list(path: Path) -> tuple[bool, list[str]]:
                 f"{path}, line {number}: neither a camera number nor a URL nor an image nor a video file that is there"
             )
     return True, list(streams.values())
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_plain(path, MOST_BYTES, "list").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text in UTF-8: {error}") from None
 
 
 def beside(path: Path, name: str) -> str:

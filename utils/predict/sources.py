@@ -24,6 +24,7 @@ from utils.dist import SINGLE, DistEnv
 from utils.files.addresses import is_url, split_url, without_credentials
 from utils.files.images import VIDEO_SUFFIXES, decode_image, read_image
 from utils.files.names import UniqueNames, safe_name
+from utils.files.reading import open_plain
 from utils.general import LOGGER, one_line
 from utils.predict.screen import ScreenCapture, check_screen, is_screen
 from utils.predict.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
@@ -292,6 +293,8 @@ def read_video(file: str, position: str, stem: str, vid_stride: int = 1) -> Iter
     too early.
     """
     name = without_credentials(file)
+    if not is_url(file):
+        open_plain(file).close()  # FFmpeg would wait at a pipe for ever
     capture = open_capture(file)
     try:
         if not capture.isOpened():
