@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.files.pixels import to_uint8
+from utils.files.reading import read_plain
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -41,7 +42,7 @@ def read_image(path: str | Path, reduce: int = 1, note: Callable[[str], object] 
     header says that it is larger than Pillow's limit (179 million pixels), before memory is taken for it; OSError for
     one that cannot be opened.
     """
-    return decode_image(Path(path).read_bytes(), path, reduce, note)
+    return decode_image(read_plain(path, MOST_BYTES, "image"), path, reduce, note)
 
 
 def decode_image(
