@@ -94,7 +94,7 @@ def test_archives(tmp_path, entries, changes, left):
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
         warnings.simplefilter("ignore")  # of names that come twice
         for name, content in entries:
-            archive.writestr(name.encode(errors="replace").decode(), content)
+            archive.writestr(f"a{name}".encode(errors="replace").decode(), content)
     check(read_pt2, path)
     path.write_bytes(changed(path.read_bytes(), changes, left))
     check(read_pt2, path)
