@@ -10,6 +10,7 @@ from pathlib import Path
 from tools.ablate.plan import Run
 from tools.ablate.queue import Claim, RunQueue
 from tools.subprocesses import TAIL, TRAINER, Ended, run_logged
+from utils.files.reading import read_json
 from utils.general import LOGGER, atomic_write
 from utils.processes.locks import InUseError, Lock
 from utils.training.resume import has_ended
@@ -103,7 +104,7 @@ def check_same(queue: RunQueue, run: Run) -> None:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        digest = json.loads(path.read_text(encoding="utf-8"))["digest"]
+        digest = read_json(path)["digest"]  # type: ignore[index]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove its folder and {run.folder}") from error
     if digest != run.digest:

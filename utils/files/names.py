@@ -9,6 +9,7 @@ from pathlib import Path
 from utils.general import increment_path, remove_stale
 from utils.processes.locks import Lock
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the start of one
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
@@ -72,3 +73,17 @@ def safe_name(text: str) -> str:
     while len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
         name = name[:-1]
     return name.strip(" .") or "_"
+
+
+def plain_cell(value: object) -> object:
+    """A cell of a csv file that a spreadsheet shows and does not run: the text `=cmd|...` becomes `'=cmd|...`.
+
+    Numbers stay, as texts too.
+    """
+    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
