@@ -22,7 +22,7 @@ UTILS = (
     {"torch_utils", "dist", "files"},
     {"augmentations", "plots"},
     {"data", "draw"},
-    {"datasets", "loss", "autoanchor"},
+    {"datasets", "loss", "autoanchor", "config", "labels", "convert"},
     {"training", "evaluation", "predict"},
     {"autobatch"},
     {"loggers"},

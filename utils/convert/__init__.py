@@ -1,0 +1,1 @@
+"""The door to tools/convert.py for `python -m utils.convert`, its name before the rooms."""
