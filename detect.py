@@ -61,6 +61,7 @@ from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
+from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -112,8 +113,8 @@ def main(opt: DetectOptions) -> Path:
         check_any_was_read(total.tried, total.skipped, total.last_error)
         if source.is_list and total.skipped:
             raise ValueError(f"{plural(total.skipped, 'file')} of the list could not be read, see the warnings above")
-    if total.is_interrupted and not source.is_live:
-        raise SystemExit(130)  # as shells have it; a stream has no other end than Ctrl-C
+    if total.exit_status and not source.is_live:  # a stream has no other end than a signal
+        raise SystemExit(total.exit_status)
     return folder
 
 
@@ -158,9 +159,10 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
-    with Background() as background:
+    # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
+    with stop_signals(is_deferred=True) as signals, Background() as background:
         try:
-            for frames in source:
+            for frames in interruptible(source, signals):
                 items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
                     names, det = model.names, item.det
@@ -181,13 +183,25 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     background.submit(partial(save, opt, frame, item, writer, source, annotator))
                     if opt.view_img and not show(frame.name, annotator.im):
                         return stats
-        except KeyboardInterrupt:
-            LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
-            stats.is_interrupted = True
+                signals.check()
+        except KeyboardInterrupt as error:
+            LOGGER.warning(f"stopped by {error or 'Ctrl-C'}; what is written so far stays")
+            stats.exit_status = exit_status(error)
         finally:
             if recorder is not None:
                 recorder.close()
     return stats
+
+
+def interruptible(source: FileSource | LiveSource, signals: StopSignals) -> Iterator[Sequence[Frame]]:
+    """Yield what a source gives; a signal ends the wait for it at once."""
+    frames = iter(source)
+    while True:
+        with signals.at_once():
+            batch = next(frames, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def find(

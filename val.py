@@ -39,7 +39,7 @@ from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_t
 from utils.evaluation.study import STUDY_SIZES, Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script, set_logging
+from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
 from utils.predict.inference import (
     HINTS,
@@ -51,6 +51,7 @@ from utils.predict.inference import (
     ready,
     warm_up,
 )
+from utils.processes.locks import Lock
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
@@ -66,19 +67,22 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
-    with process_group() as ranks:
+    with process_group() as ranks, Lock() as lock:
         device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
         if opt.task in SPLITS:
-            return rate(opt, data, weights, device, ranks)
+            return rate(opt, data, weights, device, ranks, lock)
         if ranks.size > 1:
             raise ValueError(f"--task {opt.task} measures one process; start it without torchrun")
-        return compare(opt, data, weights, device)
+        return compare(opt, data, weights, device, lock)
 
 
 def rate(
-    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: DistEnv = SINGLE
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: DistEnv, lock: Lock
 ) -> EvalResult:
-    """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
+    """Evaluates the weights together on a split, of which several ranks do a part each.
+
+    Rank 0 writes project/name, which the lock then holds.
+    """
     model = load_model(opt, weights, device)
     hw = choose_size(model, opt.imgsz)
     if not opt.single_cls:
@@ -89,7 +93,7 @@ def rate(
         records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
     if not ranks.is_main:
         return run_model(opt, model, device, records, data.names, [], hw, ranks)
-    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    folder = own_folder(opt, lock)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
     crowded = max((len(record.boxes) for record in records), default=0)
     if opt.max_det < crowded:
@@ -128,7 +132,17 @@ def rate(
     return result
 
 
-def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device) -> list[EvalResult]:
+def own_folder(opt: ValOptions, lock: Lock) -> Path:
+    """Make project/name, in which no other process may write."""
+    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    lock.take_folder(folder)
+    remove_stale(folder, is_ours=True)
+    return folder
+
+
+def compare(
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, lock: Lock
+) -> list[EvalResult]:
     """Measures each of the weights for itself on the val split, at --imgsz for speed and at --sizes for a study.
 
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
@@ -141,7 +155,7 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
     records = load_split(data, "val", opt.workers, opt.single_cls, needs_labels=False)
     study = None
     if is_study:
-        study = Study(increment_path(Path(opt.project) / opt.name, opt.exist_ok, mkdir=True), data.file.stem)
+        study = Study(own_folder(opt, lock), data.file.stem)
     results = []
     for file in weights:
         model = load_model(opt, [file], device)

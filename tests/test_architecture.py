@@ -13,10 +13,10 @@ from utils.general import ROOT
 
 ROOMS = ("models", "utils", "tools", "benchmarks")
 FILES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
-FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files"}  # what models import of utils
+FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files", "processes"}  # what models import of utils
 # Who may import whom: a folder, or a file beside it, imports what stands in an earlier row, and its own folder.
 UTILS = (
-    {"ops", "activations"},
+    {"ops", "processes", "activations"},
     {"metrics"},
     {"general"},
     {"torch_utils", "dist", "files"},
@@ -93,6 +93,7 @@ REACHING = {  # all files that reach beyond this process, and why
     },
     "os.environ": {
         "benchmarks/throughput.py",  # hands it on to the program it compares with
+        "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
         "utils/files/exported.py",  # XDG_STATE_HOME names the user's own folder
         "utils/dist.py",  # torchrun tells its processes who they are

@@ -243,12 +243,36 @@ def test_detect_loop_on_an_exported_file(weights_file, pictures, found, tmp_path
     assert raw == []
 
 
-def test_class_names_of_a_data_yaml(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="names"):
-        DetectMultiBackend.__init__.__globals__["names_of"](None, "a.onnx")
-    for names in (["x", "y"], {0: "x", 1: "y"}):
+def test_feature_maps_of_a_backend(weights_file, tmp_path):
+    model = DetectMultiBackend(str(weights_file))
+    images = torch.rand(1, 3, SIZE, SIZE)
+    plain = model(images)
+    assert torch.equal(model(images, False, tmp_path), plain)
+    assert (tmp_path / "stage0_Conv_features.png").is_file()
+    y, raw = model(images, augment=True, val=True)
+    assert (y.shape[1] > plain.shape[1], raw) == (True, None)
+
+
+def test_an_onnx_file_of_v61s_own(weights_file, tmp_path):
+    """It has neither class names nor a stride: they come from data=, or are class0, class1, ..."""
+    onnx = pytest.importorskip("onnx")
+    weights = tmp_path / "net.pt"
+    weights.write_bytes(weights_file.read_bytes())
+    (file,) = export.run(weights, include=["onnx"], imgsz=SIZE)
+    content = onnx.load(file)
+    del content.metadata_props[:]
+    onnx.save(content, file)
+    bare = DetectMultiBackend(file)
+    assert (bare.names, bare.stride, bare.nc) == (["class0", "class1", "class2"], 64, 3)
+    assert bare(torch.zeros(1, 3, SIZE, SIZE)).shape[2] == 8
+    for names in (["x", "y", "z"], {0: "x", 1: "y", 2: "z"}):
         (tmp_path / "data.yaml").write_text(yaml.safe_dump({"names": names}))
-        assert DetectMultiBackend.__init__.__globals__["names_of"](tmp_path / "data.yaml", "a.onnx") == ["x", "y"]
+        assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == ["x", "y", "z"]
+    (tmp_path / "data.yaml").write_text("nc: 3\n")
+    assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == bare.names
+    (tmp_path / "data.yaml").write_text("train: images\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: names"):
+        DetectMultiBackend(file, data=tmp_path / "data.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -619,6 +643,15 @@ def val_loop(model, data_dict, compute_loss):
     return p, r, map50, mean_ap, *(loss.cpu() / len(loader)).tolist()
 
 
+def test_val_run_of_an_evaluation_script(weights_file, data, tmp_path):
+    results, maps, times = val.run(
+        data=data, weights=str(weights_file), batch_size=4, imgsz=SIZE, half=False, workers=0, plots=False,
+        project=tmp_path, single_cls=True,
+    )  # fmt: skip
+    assert (len(results), len(maps), len(times)) == (7, 1, 3)
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def process_batch(detections, labels, iouv):
     """v6.1's own way to match, which programs copy."""
     correct = torch.zeros(detections.shape[0], iouv.shape[0], dtype=torch.bool, device=iouv.device)
@@ -733,6 +766,8 @@ def test_what_programs_read_of_a_hub_model(weights_file):
     y = model(torch.rand(2, 3, SIZE, SIZE))
     assert (y.shape[0], y.shape[2]) == (2, 8)
     model.names = ["x", "y", "z"]
+    assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
+    model.names = {0: "x", 1: "y", 2: "z"}
     assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
 
 

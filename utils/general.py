@@ -14,6 +14,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ from tqdm import tqdm
 from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
 from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
 from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
+from utils.processes.locks import is_abandoned, sign_of_life
+from utils.processes.signals import StopSignals, exit_status
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
@@ -42,7 +45,9 @@ NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
-UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
+UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # names that `temporary_name` gives
+FRESH_S = 1.0  # within which a temporary file may not be locked yet by the process that has made it
+STALE_S = 3600.0  # after which one is taken for abandoned if the system has no locks
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
@@ -129,8 +134,27 @@ def progress(
 
 
 def run_script(main: Callable[[Options], object], options: Options) -> None:
-    """Runs `main(options)`; what the user can mend is said in one line with exit status 1, without a traceback."""
+    """Run `main(options)`; log an error that the user can mend as one line, with exit status 1 and no traceback.
+
+    Ctrl-C, SIGTERM and SIGHUP end it with 128 and the signal's number as its status.
+    """
     set_logging()
+    signals = StopSignals()
+    signals.install()
+    try:
+        _run_logged(main, options)
+        return
+    except KeyboardInterrupt as error:
+        name, status = str(error) or "Ctrl-C", exit_status(error)
+    finally:
+        if signals.number is None:
+            signals.restore()  # else what is left to do is short, and a second Ctrl-C must not disturb it
+    LOGGER.error(f"stopped by {name}")
+    raise SystemExit(status)  # outside of `except`, so that what the traceback kept alive has ended by now
+
+
+def _run_logged(main: Callable[[Options], object], options: Options) -> None:
+    """Run `main(options)` and log its errors."""
     try:
         main(options)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError, cv2.error) as error:
@@ -140,9 +164,6 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
         LOGGER.debug("the error in full", exc_info=error)
         LOGGER.error(f"{one_line(error)}; {advice}" if advice else one_line(error))
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        LOGGER.error("stopped by Ctrl-C")
-        raise SystemExit(130) from None
 
 
 def resource_advice(error: BaseException) -> str | None:
@@ -301,12 +322,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Permissions are the old file's, or those of any new one.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        with sign_of_life(temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
@@ -318,18 +340,45 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_stale(folder: str | Path, older_than_s: float = 3600) -> None:
-    """Removes what an `atomic_write` into this folder left when its process was killed.
+@contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder for temporary files beside `path`, and remove it with all that is in it when the block ends."""
+    folder = temporary_name(Path(path))
+    folder.mkdir()
+    try:
+        with sign_of_life(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    What was written to less than `older_than_s` seconds ago stays: another process may be at it. A folder that nobody
-    else writes into can do with 0.
+
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside `path`, by which `remove_stale` knows what a killed process has left."""
+    return path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
+
+
+def remove_stale(folder: str | Path, name: str = "", is_ours: bool = False) -> None:
+    """Remove temporary files and folders that killed processes have left in this folder; those of others stay.
+
+    name: only those beside the file of this name. is_ours: no other process may write here, so that all are stale.
     """
-    latest = time.time() - older_than_s
-    for file in Path(folder).glob(".*.tmp"):
+    for path in Path(folder).glob(f".{glob.escape(name[:32]) or '*'}-*.tmp"):
         with suppress(OSError):  # it is gone by now, or not ours to remove
-            if UNFINISHED.fullmatch(file.name) and file.is_file() and file.stat().st_mtime <= latest:
-                file.unlink()
-                LOGGER.debug(f"{file} was left by a process that was killed; it is removed")
+            if not UNFINISHED.fullmatch(path.name) or path.is_symlink() or not (is_ours or _is_stale(path)):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            LOGGER.debug(f"{path} was left by a process that was killed; it is removed")
+
+
+def _is_stale(path: Path) -> bool:
+    age_s = time.time() - path.stat().st_mtime
+    if age_s <= FRESH_S:
+        return False
+    abandoned = is_abandoned(path)
+    return age_s > STALE_S if abandoned is None else abandoned
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------

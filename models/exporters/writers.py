@@ -129,7 +129,7 @@ def engine(job: Job, path: Path) -> None:
     trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
     check_gpu(device, WHAT)
     metadata = engine_metadata(job)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         file = Path(scratch) / "network.onnx"
         engine_onnx(job, file)
         plan = build_plan(file, engine_settings(job))

@@ -96,7 +96,7 @@ class Budget(TorchDispatchMode):
         """Look at how many numbers come out of an operator, and how many products each of them takes."""
         if size > self.most_in_map:
             raise ValueError(
-                f"gives a map of {size} numbers for a small image; {self.most_in_map} are possible{ADVICE}"
+                f"gives a map of {size} numbers for a small image, more than {self.most_in_map} numbers{ADVICE}"
             )
         self.operations += 2 * size * each
         if self.operations > MOST_OPERATIONS:

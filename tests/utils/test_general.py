@@ -33,6 +33,7 @@ from utils.general import (
     progress,
     remove_stale,
     run_script,
+    scratch_folder,
     set_logging,
 )
 
@@ -495,19 +496,27 @@ def test_atomic_write_takes_the_longest_name(tmp_path):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
-    with atomic_write(tmp_path / "last.pt") as temporary:
+def test_stale_files_go(tmp_path):
+    """Those that no process writes to any more; a folder that nobody else writes to can do without waiting."""
+    with atomic_write(tmp_path / "last.pt") as temporary, scratch_folder(tmp_path / "last.pt") as folder:
+        (folder / "part").touch()
         stale = tmp_path / temporary.name.replace(temporary.name[-16:-4], "0123456789ab")
+        stale_folder = tmp_path / temporary.name.replace(temporary.name[-16:-4], "0123456789ac")
+        (stale_folder / "inner").mkdir(parents=True)
         for path in (stale, tmp_path / ".mine.tmp", tmp_path / "last-0123456789ab.tmp"):
             path.touch()
+        for path in tmp_path.iterdir():
             os.utime(path, (1000, 1000))
-        remove_stale(tmp_path)
+        remove_stale(tmp_path, "other.pt")
+        assert stale.exists()
+        remove_stale(tmp_path, "last.pt")
         assert temporary.exists()
+        assert (folder / "part").exists()
     assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "last-0123456789ab.tmp", "last.pt"]
     stale.touch()
     remove_stale(tmp_path)
-    assert stale.exists()  # somebody may be writing to it
-    remove_stale(tmp_path, older_than_s=0)
+    assert stale.exists()  # somebody may be about to write to it
+    remove_stale(tmp_path, is_ours=True)
     assert not stale.exists()
     remove_stale(tmp_path / "none")
 
@@ -552,3 +561,10 @@ def test_no_size(imgsz):
     for given in (imgsz, [640, imgsz]):
         with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
             check_img_size(given)
+
+
+def test_strides_may_be_tensors():
+    stride = torch.tensor([8.0, 16.0, 32.0])
+    assert make_divisible(100, stride) == make_divisible(100, 32) == 128
+    assert check_img_size(100, s=stride.max()) == 128
+    assert check_img_size([100, 64], s=32) == [128, 64]

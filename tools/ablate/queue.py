@@ -9,16 +9,20 @@ failed.json. There is no lock to be left behind, and no file that two processes 
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.general import atomic_write, is_running
+from utils.files.reading import read_json
+from utils.general import LOGGER, atomic_write, is_running
 
 LOST_AFTER_S = 180.0  # without a touch
 ENDS = ("done", "failed")
+CLAIM = re.compile(r"claim-\d{4,9}\.json")
+MOST_PID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -89,22 +93,34 @@ class RunQueue:
 
     def record(self, key: str) -> dict[str, object]:
         """What was written at the end of a run; ValueError where the file is damaged."""
-        path = self.place(key) / f"{self._ended(self.place(key)) or 'done'}.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error}); remove it, and the run is done again") from error
+        paths = [self.place(key) / f"{state}.json" for state in ENDS]
+        path = next((path for path in paths if path.exists()), paths[0])
+        found = _content(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: damaged; remove it, and the run is done again")
+        return found
 
     def retry(self, key: str) -> None:
         """Lets a run that failed be claimed again."""
         (self.place(key) / "failed.json").unlink(missing_ok=True)
 
     def _ended(self, place: Path) -> str:
-        return next((state for state in ENDS if (place / f"{state}.json").exists()), "")
+        """How a run ended, "" where it has not; a damaged record is set aside, and the run is open again."""
+        for state in ENDS:
+            path = place / f"{state}.json"
+            if not path.exists():
+                continue
+            if isinstance(_content(path), dict):
+                return state
+            aside = path.with_name(f"{path.name}.damaged")
+            with suppress(FileNotFoundError):  # another process was quicker
+                path.replace(aside)
+                LOGGER.warning(f"{path}: damaged; it is now {aside.name}, and the run is done again")
+        return ""
 
     def _latest(self, place: Path) -> tuple[int, bool]:
         """The highest claim's number, -1 without any, and whether its owner is alive."""
-        claims = sorted(place.glob("claim-*.json"))
+        claims = sorted(path for path in place.glob("claim-*.json") if CLAIM.fullmatch(path.name))
         if not claims:
             return -1, False
         return int(claims[-1].stem.partition("-")[2]), self._is_alive(claims[-1])
@@ -112,11 +128,10 @@ class RunQueue:
     def _is_alive(self, path: Path) -> bool:
         if self._now() - path.stat().st_mtime > self.lost_after_s:
             return False
-        try:
-            owner = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # it is being written
+        owner = _content(path)
+        if not isinstance(owner, dict) or not isinstance(owner.get("pid"), int):  # being written, or damaged
             return True
-        return owner["place"] != this_place() or is_running(owner["pid"])
+        return owner.get("place") != this_place() or (0 < owner["pid"] <= MOST_PID and is_running(owner["pid"]))
 
     def _now(self) -> float:
         """The time by the clock that the claims' times are of, which may be a file server's."""
@@ -126,6 +141,14 @@ class RunQueue:
             return clock.stat().st_mtime
         except PermissionError:  # another user's: the own clock must do
             return time.time()
+
+
+def _content(path: Path) -> object:
+    """What a JSON file holds; None where it is gone or damaged."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 def this_place() -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tools.ablate.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
+from utils.files.names import plain_cell
 from utils.general import plural
 
 METRICS = {"map": "mAP@.5:.95", "map50": "mAP@.5", "map75": "mAP@.75", "last_map": "last epoch's mAP@.5:.95"}
@@ -185,7 +186,7 @@ def _number(value: float | None, how: str) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[plain_cell(cell) for cell in row] for row in rows])
     return text.getvalue()
 
 

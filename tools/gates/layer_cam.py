@@ -30,7 +30,7 @@ from models.yolo import Model
 from tools.gates.gates import Hook, as_constant, as_identity, hooked
 from utils.datasets import Batch
 from utils.draw.html_page import Markup, escaped, image_tag, jpeg, number, section, table, write_page
-from utils.files.names import UniqueNames, safe_name
+from utils.files.names import UniqueNames, plain_cell, safe_name
 from utils.general import LOGGER, atomic_write, non_max_suppression, plural, progress
 from utils.plots import draw_tile, targets_of
 
@@ -247,7 +247,7 @@ def write_cams(
     with atomic_write(folder / "cam.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(("image", "block", "state", "boxes", "score", "correlation"))
-        writer.writerows(rows)
+        writer.writerows([[plain_cell(cell) for cell in row] for row in rows])
     cells = [(m.block, m.state, f"{m.score:.3f}", f"{m.boxes:.2f}", number(m.correlation), m.constant) for m in means]
     head = ("block", "state", "mean score", "boxes", "correlation with trained", "constant maps")
     write_page(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.draw.curves import ACCENT, FAINT, INK, font_for, new_figure, tidy
+from utils.files.names import plain_cell
 from utils.general import atomic_write, in_columns
 
 COLUMNS = {  # heading in the log: field and how it is written
@@ -91,7 +92,7 @@ def write_csv(rows: Sequence[PrunedRow], path: Path) -> None:
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*asdict(rows[0])], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows([{key: plain_cell(cell) for key, cell in asdict(row).items()} for row in rows])
 
 
 def plot(rows: Sequence[PrunedRow], path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.files.reading import read_plain
 from utils.files.texts import decode_text
 from utils.general import plural
 from utils.ops.boxes import xyxy2xywhn
@@ -44,11 +45,7 @@ def read_labels(path: Path | str, nc: int | None = None) -> Labels:
 
 def read_bytes(path: str) -> bytes:
     """The content of a label file; raises ValueError for one that is too large to be one, and OSError."""
-    with open(path, "rb") as file:
-        data = file.read(MAX_LABEL_BYTES + 1)
-    if len(data) > MAX_LABEL_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_LABEL_BYTES >> 20} MB, which is no label file")
-    return data
+    return read_plain(path, MAX_LABEL_BYTES, "label file")
 
 
 def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False) -> Labels:

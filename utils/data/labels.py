@@ -27,8 +27,11 @@ from utils.data.label_cache import Entry, load_cache, save_cache
 from utils.data.label_files import MAX_CLASS, class_error, decode_text, parse_labels, read_bytes, read_labels
 from utils.data.unused import unused_notes
 from utils.files.images import BROKEN, IMAGE_SUFFIXES, TIFF_STARTS, may_be_deep, read_image
+from utils.files.reading import open_plain, read_plain
 from utils.general import LOGGER, one_line, plural, progress
 
+MAX_LIST_BYTES = 256 << 20  # of a list; one of a million images has some 100 MB
+MOST_MISSING = 100_000  # images of a list that are not there, before it is given up
 MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
 MAX_NOTES = 20  # lines of a scan's report that go to the log
 PROBE = 64  # pairs that tell whether threads are worth it
@@ -189,8 +192,9 @@ def _walk(folder: Path) -> Iterable[str]:
 
 def _read_list(path: Path) -> list[str]:
     """The images a list names. Single missing ones are left to the scan to report; if all are, the paths are wrong."""
-    images = []
-    for number, line in enumerate(decode_text(path.read_bytes(), str(path)).splitlines(), 1):
+    images, missing = [], 0
+    text = decode_text(read_plain(path, MAX_LIST_BYTES, "list of images"), str(path))
+    for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line:
             continue
@@ -199,9 +203,15 @@ def _read_list(path: Path) -> list[str]:
         if os.sep == "/" and "\\" in line and not os.path.exists(line):
             line = line.replace("\\", "/")  # a list made on Windows
         beside = os.path.join(path.parent, line.removeprefix("./"))  # `line` itself if it is absolute
-        elsewhere = not line.startswith("./") and not os.path.exists(beside) and os.path.exists(line)
+        is_beside = os.path.exists(beside)
+        elsewhere = not line.startswith("./") and not is_beside and os.path.exists(line)
         images.append(line if elsewhere else beside)
-    if images and not any(map(os.path.exists, images)):
+        missing += not is_beside and not elsewhere
+        if missing > MOST_MISSING:
+            raise FileNotFoundError(
+                f"{path}: more than {MOST_MISSING} of its images are not there, e.g. line {number}: {images[-1]}"
+            )
+    if images and missing == len(images):
         raise FileNotFoundError(
             f"{path}: none of its {plural(len(images), 'image')} is there, e.g. line 1: {images[0]}"
         )
@@ -215,7 +225,7 @@ def check_image(path: str, note: Callable[[str], object] = LOGGER.warning) -> tu
     JPEG and PNG of 8 bits, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose
     checksums hold are taken for whole. That is twenty times faster.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         if not file.read(1):
             raise ValueError("the file is empty")
         try:

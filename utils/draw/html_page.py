@@ -5,6 +5,7 @@ What a function here calls markup is HTML that may be put into a page as it is; 
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +18,17 @@ STYLE = Path(__file__).with_name("page.css")
 # The browser is told to fetch nothing and to run nothing, whatever the text of the page may look like.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 UNKNOWN = "-"
+# Control characters, marks and embeddings of direction, and what is not seen at all; not joiners, which scripts need.
+INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 QUALITY = 82  # of JPEGs
 
 
 def escaped(text: object) -> str:
-    """Markup of a text, for use between tags and within the quotes of an attribute."""
-    return html.escape(str(text), quote=True)
+    """Markup of a text, for use between tags and within the quotes of an attribute.
+
+    Characters that control a terminal, or turn the direction of what follows, are shown, `\\u202e`.
+    """
+    return html.escape(INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text)), quote=True)
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Legend: R generations that have a result.
 """
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import yaml
 
 from utils.draw.curves import ACCENT, INK, new_figure, tidy
 from utils.evolve.sampler import GENES
+from utils.files.reading import read_plain
 from utils.general import atomic_write, remove_stale
 from utils.loggers import KEYS
 from utils.metrics import fitness
 
 RESULT_KEYS = KEYS[3:10]  # P, R, mAP@.5, mAP@.5:.95, three losses
+MOST_BYTES = 64 << 20  # of evolve.csv
 PANELS = (6, 5)  # rows and columns of evolve.png
 assert len(GENES) <= math.prod(PANELS)
 
@@ -57,7 +60,7 @@ class EvolveFiles:
 
     def write(self, generations: Sequence[Generation]) -> None:
         """Writes all anew, each file whole or not at all."""
-        remove_stale(self.folder, older_than_s=60)  # other workers may write here
+        remove_stale(self.folder)
         rows = [[f"{name:>20}" for name in (*RESULT_KEYS, *self.names)]]
         for generation in generations:
             values = (*generation.results, *(generation.hyp[name] for name in self.names))
@@ -75,8 +78,11 @@ class EvolveFiles:
         """The generations of an evolve.csv, of v6.1's too; none where there is none. ValueError says what is wrong."""
         if not self.csv.exists():
             return []
-        with self.csv.open(newline="", encoding="utf-8") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+        try:
+            text = read_plain(self.csv, MOST_BYTES, "evolve.csv").decode("utf-8")
+            rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline="")) if row]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.csv}: damaged: {error}; move it away") from None
         header = rows[0] if rows else []
         if tuple(header[: len(RESULT_KEYS)]) != RESULT_KEYS:
             raise ValueError(f"{self.csv}: its first columns must be {', '.join(RESULT_KEYS)}; move it away")

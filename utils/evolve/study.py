@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from utils.evolve.files import Generation
+from utils.evolve.files import RESULT_KEYS, Generation
 from utils.evolve.sampler import HYP, bounded, search_space
 from utils.general import LOGGER, is_running, one_line
 
@@ -147,7 +147,17 @@ def ended(study: "Study") -> list[Generation]:
     import optuna
 
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    return [Generation(trial.user_attrs[HYP], trial.user_attrs[RESULTS]) for trial in trials]
+    return [Generation(trial.user_attrs[HYP], trial.user_attrs[RESULTS]) for trial in trials if _is_whole(trial)]
+
+
+def _is_whole(trial: "FrozenTrial") -> bool:
+    """Whether a trial has what it trained with, and seven results; else it is dropped, as a damaged one."""
+    hyp, results = trial.user_attrs.get(HYP), trial.user_attrs.get(RESULTS)
+    fits = isinstance(hyp, dict) and isinstance(results, list) and len(results) == len(RESULT_KEYS)
+    if fits and all(isinstance(value, int | float) for value in (*hyp.values(), *results)):
+        return True
+    LOGGER.warning(f"generation {trial.number} is damaged in the database; it is left out")
+    return False
 
 
 def running(study: "Study") -> "list[FrozenTrial]":
@@ -179,7 +189,7 @@ def fail_lost(study: "Study", here: bool) -> None:
     if not here:
         return
     for trial in running(study):
-        machine, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
-        if machine == platform.node() and not is_running(int(process)):
+        machine, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
+        if machine == platform.node() and not (process.isdecimal() and is_running(int(process[:9]))):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             LOGGER.warning("a generation was cut off: it does not count, and another one is trained in its place")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.files.pixels import to_uint8
+from utils.files.reading import read_plain
 from utils.files.results import whole_or_none
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
@@ -27,6 +28,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's, of one channel
 BITS_PER_SAMPLE = 258  # TIFF tag
 LOGGER = logging.getLogger("yolov5")  # not that of utils.general, which loads torch
+MOST_BYTES = 2 << 30  # of an image file
 # what Pillow raises for a damaged file
 BROKEN = (OSError, EOFError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error)
 
@@ -41,7 +43,7 @@ def read_image(path: str | Path, reduce: int = 1, note: Callable[[str], object] 
     header says that it is larger than Pillow's limit (179 million pixels), before memory is taken for it; OSError for
     one that cannot be opened.
     """
-    return decode_image(Path(path).read_bytes(), path, reduce, note)
+    return decode_image(read_plain(path, MOST_BYTES, "image"), path, reduce, note)
 
 
 def decode_image(

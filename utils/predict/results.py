@@ -7,7 +7,7 @@ Legend: B images, n detections of an image.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,13 +57,13 @@ class Detections:
         pred: Sequence[Tensor],
         files: Sequence[str],
         times: Sequence[float],
-        names: Sequence[str],
+        names: Sequence[str] | Mapping[int, str],
         shape: Sequence[int],
     ) -> None:
         assert len(imgs) == len(pred) == len(files), "an image, its detections and its name belong together"
         self.imgs, self.pred, self.files = list(imgs), list(pred), list(files)
         self.rendered: list[tuple[np.ndarray, np.ndarray]] | None = None  # with boxes, and as they were
-        self.names = list(names)
+        self.names = list(names.values() if isinstance(names, Mapping) else names)
         self.times = tuple(times)
         self.n = len(self.imgs)
         self.t = tuple(seconds * 1000 / max(self.n, 1) for seconds in self.times)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from utils.files.addresses import is_url
 from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.files.reading import read_plain
 from utils.files.texts import decode_text, text_encoding
 from utils.predict.remote import is_http, remote_kind
 from utils.predict.streams import check_url, is_recording, suffix_of
 
 READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+MOST_BYTES = 256 << 20  # of a list
 CHUNK = 1 << 16  # bytes
 
 
@@ -29,7 +31,8 @@ def read_source_list(path: Path) -> tuple[bool, list[str]]:
     name may be relative to the list's folder. ValueError where it lists nothing, or a line is neither; lines are told
     by number, for an address may hold a password.
     """
-    lines = [line.strip() for line in decode_text(path.read_bytes(), str(path)).splitlines()]
+    data = read_plain(path, MOST_BYTES, "list")
+    lines = [line.strip() for line in decode_text(data, str(path)).splitlines()]
     listed = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
     if not listed:
         raise ValueError(f"{path}: names no stream and no image; one camera number, URL or file a line")

@@ -27,6 +27,7 @@ from utils.files.output_names import (
     distinct_names,
     output_names,
 )
+from utils.files.reading import open_plain
 from utils.general import LOGGER, one_line, plural
 from utils.predict.recordings import MAX_NOMINAL_FPS, Recording, measured_rate
 from utils.predict.remote import RemoteKind, fetch_image, is_http, remote_kind
@@ -375,6 +376,8 @@ def read_video(file: str, position: str, names: OutputName, vid_stride: int = 1)
     end. ValueError where there is no frame, a warning where they end too early.
     """
     name = without_credentials(file)
+    if not is_url(file):
+        open_plain(file).close()  # FFmpeg would wait at a pipe for ever
     capture = open_capture(file)
     try:
         if not capture.isOpened():

@@ -16,6 +16,7 @@ from typing import IO
 from torch import Tensor
 
 from utils.data.coco_ids import COCO_IDS, is_coco
+from utils.files.names import plain_cell
 from utils.predict.sources import Frame
 
 COLUMNS = ("image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2")
@@ -32,8 +33,16 @@ class CsvTable:
 
     def add(self, frame: Frame, _stem: str, detections: Tensor) -> None:
         """Appends the rows of a frame; detections (n, 6) are xyxy in its pixels, confidence, class."""
+        name = plain_cell(frame.name)
         self._write(
-            [frame.name, frame.number, int(kind), self.names[int(kind)], f"{confidence:.6g}", *map(number, box_xyxy)]
+            [
+                name,
+                frame.number,
+                int(kind),
+                plain_cell(self.names[int(kind)]),
+                f"{confidence:.6g}",
+                *map(number, box_xyxy),
+            ]
             for *box_xyxy, confidence, kind in detections.tolist()
         )
 
