@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
 from models.spec.budget import Budget
-from models.spec.rows import load_model_yaml, read_rows
 from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
 
 # isort: split
@@ -23,7 +22,6 @@ from models import yolo
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
 NAMED_IN_ERROR = 3  # tensors
-MAX_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 SPARE_NUMBERS = 2**24  # 64 MB, for what is made in a build besides weights; the dry run's image has 2**17.6
 PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**27.1
 
@@ -99,15 +97,12 @@ def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> "yolo
 def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> "yolo.Model":
     """Make the network of a file's yaml and weights, for inference on the device; ValueError if they do not fit.
 
-    A small file can claim a network of any size. So its blocks are counted first, and the network is made under a
-    budget of numbers that the file's weights set.
+    A small file can claim a network of any size. So the network is made under a budget that the file's weights set.
     """
     try:
-        content, file = load_model_yaml(checkpoint.yaml)
-        check_blocks(content, file)
         allowed = numbers_allowed(checkpoint)
         with Budget(allowed, allowed):
-            model = yolo.Model(content, verbose=False, warn=False)
+            model = yolo.Model(checkpoint.yaml, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
     misfit = _misfit(checkpoint.state, {name: value.shape for name, value in model.state_dict().items()})
@@ -127,15 +122,6 @@ def as_stripped(model: "yolo.Model") -> "yolo.Model":
     stripped = copy.deepcopy(model)
     stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
     return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
-
-
-def check_blocks(content: dict, file: str) -> None:
-    """Raise ValueError if a yaml has more blocks than MAX_BLOCKS, repeats counted."""
-    gain = content["depth_multiple"]
-    repeats = [row.content[1] for row in read_rows(content, file)]
-    blocks = sum(max(round(n * gain), 1) if n > 1 else n for n in repeats)
-    if blocks > MAX_BLOCKS:
-        raise ValueError(f"{blocks} blocks; up to {MAX_BLOCKS} are possible")
 
 
 def numbers_allowed(checkpoint: Checkpoint) -> int:
