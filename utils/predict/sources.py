@@ -27,7 +27,14 @@ from utils.files.names import UniqueNames, safe_name
 from utils.files.reading import open_plain
 from utils.general import LOGGER, one_line
 from utils.predict.screen import ScreenCapture, check_screen, is_screen
-from utils.predict.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
+from utils.predict.source_lists import (
+    MOST_MISSING,
+    READABLE,
+    check_file_name,
+    is_media_url,
+    read_source_list,
+    standard_input,
+)
 from utils.predict.streams import (
     TIMEOUT_S,
     Capture,
@@ -140,6 +147,10 @@ class FileSource:
             except (ValueError, OSError) as error:
                 self.skipped += 1
                 self.last_error = error
+                if self.skipped > MOST_MISSING:
+                    raise ValueError(
+                        f"more than {MOST_MISSING} files cannot be read; the last: {one_line(error)}"
+                    ) from None
                 if self.total != 1:
                     LOGGER.warning(f"skipped: {one_line(error)}")
 
