@@ -42,14 +42,26 @@ from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script
+from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder
-from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, to_native, to_tensor, warm_up
+from utils.predict.inference import (
+    HINTS,
+    PRECISIONS,
+    SIZE_DEFAULT,
+    choose_size,
+    fixed_size,
+    input_size,
+    ready,
+    to_native,
+    to_tensor,
+    warm_up,
+)
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
+from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
@@ -78,7 +90,8 @@ def main(opt: DetectOptions) -> Path:
     with process_group() as ranks:
         LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
-        window = WINDOW * opt.batch_size if opt.batch_size > 1 and opt.source.strip() != "-" else opt.batch_size
+        is_at_once = opt.batch_size == 1 or opt.source == "-"
+        window = opt.batch_size if is_at_once else WINDOW * opt.batch_size
         reading = Reading(opt.vid_stride, window, ranks)
         with closing(open_source(find_source(opt.source), reading)) as source:
             model = load_model(opt, weights, ranks)
@@ -100,8 +113,8 @@ def main(opt: DetectOptions) -> Path:
         check_any_was_read(total.tried, total.skipped, total.last_error)
         if source.is_list and total.skipped:
             raise ValueError(f"{plural(total.skipped, 'file')} of the list could not be read, see the warnings above")
-    if total.is_interrupted and not source.is_live:
-        raise SystemExit(130)  # as shells have it; a stream has no other end than Ctrl-C
+    if total.exit_status and not source.is_live:  # a stream has no other end than a signal
+        raise SystemExit(total.exit_status)
     return folder
 
 
@@ -141,14 +154,15 @@ def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
 @torch.inference_mode()
 def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
-    imgsz = input_size(model, opt.imgsz)
-    opt = replace(opt, imgsz=list(imgsz))  # so that what is changed is said once
+    imgsz = choose_size(model, opt.imgsz)
+    opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
-    with Background() as background:
+    # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
+    with stop_signals(is_deferred=True) as signals, Background() as background:
         try:
-            for frames in source:
+            for frames in interruptible(source, signals):
                 items = find(opt, model, frames, stats, recorder, source.is_live)
                 for frame, item in zip(frames, items, strict=True):
                     names, det = model.names, item.det
@@ -169,13 +183,25 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     background.submit(partial(save, opt, frame, item, writer, source, annotator))
                     if opt.view_img and not show(frame.name, annotator.im):
                         return stats
-        except KeyboardInterrupt:
-            LOGGER.warning("stopped by Ctrl-C; what is written so far stays")
-            stats.is_interrupted = True
+                signals.check()
+        except KeyboardInterrupt as error:
+            LOGGER.warning(f"stopped by {error or 'Ctrl-C'}; what is written so far stays")
+            stats.exit_status = exit_status(error)
         finally:
             if recorder is not None:
                 recorder.close()
     return stats
+
+
+def interruptible(source: FileSource | LiveSource, signals: StopSignals) -> Iterator[Sequence[Frame]]:
+    """Yield what a source gives; a signal ends the wait for it at once."""
+    frames = iter(source)
+    while True:
+        with signals.at_once():
+            batch = next(frames, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def find(
@@ -234,7 +260,7 @@ def padded_hw(image_hw: Sequence[int], imgsz: tuple[int, int], stride: int) -> t
     return h + round(2 * pad_h), w + round(2 * pad_w)
 
 
-def find_source(source: str) -> str:
+def find_source(source: str | list[str]) -> str | list[str]:
     """The source that was named; where the default folder is meant and has no images, the generated set's."""
     if source != str(DEFAULT_SOURCE) or has_images(DEFAULT_SOURCE):
         return source
@@ -337,7 +363,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         help="class names for formats that carry none; a checkpoint carries its own",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w; None = {SIZE_DEFAULT}",
     )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
@@ -413,13 +444,21 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
 
 
 def run(
-    weights: str | Path | Sequence[str | Path] | None = None, source: str | Path | int | None = None, **options: object
+    weights: str | Path | Sequence[str | Path] | None = None,
+    source: str | Path | int | Sequence[str | Path | int] | None = None,
+    **options: object,
 ) -> Path:
-    """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    """Detection from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
+
+    source: also several files, folders, globs or addresses of files, or several cameras and streams.
+    """
+    set_logging()
     if weights is not None:
         options["weights"] = weights
-    if source is not None:
-        options["source"] = str(source)  # a camera's number
+    if isinstance(source, list | tuple):
+        options["source"] = [str(item) for item in source]
+    elif source is not None:
+        options["source"] = str(source).strip()  # of a camera its number
     options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(DetectOptions)])
     return main(replace(parse_opt([]), **options))
 

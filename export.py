@@ -1,6 +1,6 @@
 """Writes a trained network in the formats that others run, as ONNX or OpenVINO; each file is run and compared.
 
-    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino --imgsz 640
+    python export.py --weights runs/train/exp/weights/best.pt --include torchscript onnx openvino
     python export.py --weights best.pt --include onnx --dynamic --opset 17 --simplify
     python export.py --weights best.pt --include onnx --nms          # detections come out, not boxes to choose from
     python export.py --weights best.pt --include engine --half --device 0    # TensorRT, for this GPU; --nms too
@@ -10,9 +10,11 @@ A file lies beside its weights, and only once it has given what PyTorch gives; v
 """
 
 import argparse
+import errno
+import glob
 import hashlib
 import json
-import secrets
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,8 +34,9 @@ from models.exporters.tensorrt import trtexec_command
 from models.exporters.triton import write_triton
 from models.exporters.v61 import V61Runtime
 from models.exporters.writers import WRITERS, Job, WriteSettings, engine_onnx, engine_settings
+from models.runtimes.base import silence_telemetry
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
-from models.runtimes.metadata import AXES, PROGRAM, Metadata
+from models.runtimes.metadata import AXES, PROGRAM, TRAINED_SIZE, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
 from utils.cli.arguments import normalized, read_options
 from utils.cli.export_options import DYNAMO_OPSET, ENGINE, FOLDERS, FORMATS, OPSETS, SEVERAL, ExportOptions
@@ -43,15 +46,29 @@ from utils.evaluation.rating import letterboxed_loader, rate, training_images
 from utils.files.addresses import shown
 from utils.files.exported import remember
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, one_line, run_script
+from utils.general import (
+    LOGGER,
+    ROOT,
+    colorstr,
+    one_line,
+    remove_stale,
+    run_script,
+    scratch_folder,
+    set_logging,
+)
+from utils.predict.inference import SIZE_DEFAULT, choose_size
+from utils.processes.locks import Lock
 from utils.torch_utils import largest_stride, select_device
 
+LEAST_FREE_BYTES = 2**20  # less than that, and a failure is for lack of space
+OLD = "old"  # beside a folder that is being written: the one that it replaces
 ON_CPU = {"onnx", "mnn", "executorch", "tflite", "coreml"}  # whose files are compared there, wherever the network is
 
 
 def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
+    silence_telemetry()  # converters import packages by themselves
     LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     device = select_device(opt.device)
     written, failed, rows = [], [], []
@@ -94,7 +111,7 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
     """The network of a checkpoint, as it is to be written, and what its files say of themselves."""
     network = attempt_load(weights, device)
     stride = largest_stride(network)
-    height, width = check_img_size((opt.imgsz * 2)[:2], stride)
+    height, width = choose_size(network, opt.imgsz)
     nms = NmsSettings(opt.conf_thres, opt.iou_thres, opt.agnostic_nms, opt.topk_all) if opt.nms else None
     reference = ExportModel(network, opt.train, nms)
     dtype = torch.float16 if opt.half else torch.float32
@@ -110,6 +127,8 @@ def prepare(opt: ExportOptions, weights: Path, device: torch.device) -> Job:
         "program": PROGRAM,
         "date": datetime.now().isoformat(timespec="seconds"),
     }
+    if network.imgsz is not None:
+        details[TRAINED_SIZE] = str(network.imgsz)
     axes = ()
     if opt.dynamic:
         axes = AXES[1:] if opt.nms else AXES
@@ -138,8 +157,7 @@ def export(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparison | 
     """Writes one format, runs it, and puts it in its place if it gives what PyTorch gives; nothing is left if not."""
     target = job.weights.with_name(job.weights.stem + ("_int8" if opt.int8 else "") + FORMATS[name])
     LOGGER.info(f"{colorstr(f'{name}:')} writing {target}")
-    writing = whole_folder(target) if name in FOLDERS else atomic_write(target)
-    with writing as path:
+    with writing(target, is_folder=name in FOLDERS) as path:
         WRITERS[name](job, path)
         if opt.int8:
             return target, to_int8(opt, job, path)
@@ -164,7 +182,7 @@ def for_trtexec(opt: ExportOptions, job: Job, name: str) -> tuple[Path, Comparis
     """
     stem, onnx = job.weights.stem, job.weights.with_name(job.weights.stem + ONNX_SUFFIX)
     comparison = None
-    with atomic_write(onnx) as path:
+    with writing(onnx) as path:
         engine_onnx(job, path)
         if not opt.nms:
             runtime = RUNTIMES["onnx"](path, torch.device("cpu"), no_names)
@@ -203,7 +221,8 @@ def triton_place(opt: ExportOptions, weights: Path) -> Path:
 
 def to_triton(file: Path, target: Path) -> None:
     """Makes an ONNX file a model of a Triton model repository."""
-    with whole_folder(target) as folder:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target, is_folder=True) as folder:
         write_triton(file, folder)
     LOGGER.info(f"Written to {target}; where Triton serves {target.parent}: --weights http://host:8000/{target.name}")
 
@@ -214,24 +233,57 @@ def no_names() -> Sequence[str]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `target` when the block ends well; else nothing is left of it."""
-    scratch = target.with_name(f".{secrets.token_hex(6)}.tmp")
-    folder = scratch / target.name
-    folder.mkdir(parents=True)
+def writing(target: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A path to write to, which becomes `target` when the block ends well; else the target is left as it was.
+
+    The path lies in a folder that is removed at the end, for further temporary files too: what a process that was
+    killed has left of it goes when the next one writes the same target. InUseError where another process does so now.
+    """
+    with Lock() as lock:
+        lock.take_file(target)
+        restore_old(target)
+        remove_stale(target.parent, target.name, is_ours=True)
+        with scratch_folder(target) as scratch:
+            path = scratch / target.name
+            if is_folder:
+                path.mkdir()
+            try:
+                yield path
+                install(path, target, scratch / OLD)
+            except (OSError, ValueError, RuntimeError) as error:
+                if shutil.disk_usage(scratch).free < LEAST_FREE_BYTES:  # a converter may not say why it fails
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+                is_here = isinstance(error, OSError) and str(error.filename or scratch).startswith(str(scratch))
+                if is_here and error.errno is not None:
+                    error.filename, error.filename2 = str(target), None  # what the user has heard of
+                raise
+
+
+def install(path: Path, target: Path, old: Path) -> None:
+    """Rename a file or folder to `target`; a folder that is there goes to `old` in the meantime."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+    if target.is_dir():
+        target.replace(old)
+    elif target.exists():
+        path.chmod(target.stat().st_mode & 0o777)
     try:
-        yield folder
-        old = scratch / "old"
-        if target.exists():
-            target.replace(old)
-        try:
-            folder.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
-    finally:
-        shutil.rmtree(scratch)
+        path.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise
+
+
+def restore_old(target: Path) -> None:
+    """Put back the folder that a process was about to replace when it was killed."""
+    if target.exists():
+        return
+    for old in target.parent.glob(f".{glob.escape(target.name[:32])}-*.tmp/{OLD}"):
+        old.replace(target)
+        return
 
 
 def megabytes(path: Path) -> float:
@@ -256,7 +308,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
         help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="image size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"image size in pixels: one, or h w; None = {SIZE_DEFAULT}",
     )
     parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
     parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")
@@ -295,6 +352,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
 
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    set_logging()
     if weights is not None:
         options["weights"] = weights
     options = normalized(options, several=SEVERAL, allowed=[item.name for item in fields(ExportOptions)])

@@ -67,8 +67,9 @@ def _create(
 ) -> nn.Module:
     """The network of `<name>.yaml`, untrained or with the weights of `<name>.pt`, which by default are taken if there.
 
-    That there are none is then a warning: v6.1 would fetch them.
+    That there are none is then a warning: v6.1 would fetch them. `_nam` in a name is `-NAM` in those of the files.
     """
+    name = name.replace("_nam", "-NAM")
     general.set_logging(verbose)
     if autoshape and channels != COLOURS:
         raise ValueError(f"{name}: images have {COLOURS} channels, not {channels}; give autoshape=False for tensors")
@@ -80,6 +81,7 @@ def _create(
     place = torch_utils.select_device("" if device is None else str(device))
     model = yolo.Model(f"{name}.yaml", ch=channels, nc=classes, verbose=verbose)
     if source is not None:
+        model.imgsz = source.imgsz
         report = transfer.transfer_weights(source, model, ("anchors",))
         general.LOGGER.info(f"{weights}:\n{report}")
         model.names = list(source.names) if len(source.names) == classes else model.names
@@ -225,3 +227,63 @@ def yolov5x6(
 ) -> nn.Module:
     """The extra large network of four levels, for 1280 pixels; with the weights of yolov5x6.pt if it is there."""
     return _create("yolov5x6", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5n_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The nano network with NAM attention, for 640 pixels; with the weights of yolov5n-NAM.pt if it is there."""
+    return _create("yolov5n_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5s_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The small network with NAM attention, for 640 pixels; with the weights of yolov5s-NAM.pt if it is there."""
+    return _create("yolov5s_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5m_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The medium network with NAM attention, for 640 pixels; with the weights of yolov5m-NAM.pt if it is there."""
+    return _create("yolov5m_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5l_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The large network with NAM attention, for 640 pixels; with the weights of yolov5l-NAM.pt if it is there."""
+    return _create("yolov5l_nam", pretrained, channels, classes, autoshape, verbose, device)
+
+
+def yolov5x_nam(
+    pretrained: bool | None = None,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The extra large network with NAM attention, for 640 pixels; with the weights of yolov5x-NAM.pt if it is there."""
+    return _create("yolov5x_nam", pretrained, channels, classes, autoshape, verbose, device)

@@ -11,9 +11,10 @@ python train.py --resume runs/train/exp --epochs 400                    # a fini
 
 import argparse
 import copy
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from models.blocks.sparsity import nam_penalty
 from models.edit.insertion import parse_insertions, with_insertions
 from models.edit.transfer import transfer_weights
-from models.experimental import attempt_load
+from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
@@ -63,11 +64,13 @@ from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
 from utils.ops.quads import QUAD
 from utils.plots import plot_batch
+from utils.processes.locks import Lock
+from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
 from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
-from utils.training.resume import check_same_data, data_record, find_run, load_run
+from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -92,19 +95,28 @@ class Training:
     start_epoch: int
     maps: list[float] | None  # the classes' mAPs at the latest validation
 
+    def epochs_left(self, checkpoint: Checkpoint | None) -> range:
+        """The epochs to train: none if only the end of the run is left to do."""
+        if checkpoint and why_finished(Path(str(self.opt.resume)), checkpoint, self.opt.epochs, self.opt.patience):
+            return range(0)
+        return range(self.start_epoch, self.opt.epochs)
+
     def validate(self, epoch: int, observer: Observer | None = None) -> EvalResult | None:
-        """How good the moving average is after an epoch; None where the options leave it out."""
+        """How good the moving average is after an epoch; None where the options leave it out.
+
+        It is rated as the checkpoint of this epoch will be, in FP32 and with its weights as they are stored there, so
+        that val.py gives the same numbers. `trainer.amp_dtype` is for training alone.
+        """
         if self.opt.noval and epoch + 1 < self.opt.epochs:
             return None
         trainer = self.trainer
         criterion = copy.copy(trainer.criterion)
         criterion.ranks = SINGLE  # each process measures images of its own
         result = evaluate(
-            trainer.ema.ema,
+            as_stripped(trainer.ema.ema),
             self.val_batches,
             self.data.names,
             device=trainer.device,
-            settings=EvalSettings(amp_dtype=trainer.amp_dtype),
             compute_loss=criterion,
             on_batch=observer,
             ranks=trainer.ranks,
@@ -118,10 +130,10 @@ class Training:
 
 def main(opt: TrainOptions) -> Path:
     """Trains as the options say; the folder of the run."""
-    with process_group() as ranks:
+    with process_group() as ranks, Lock() as lock:
         checkpoint = None
         if opt.resume and opt.evolve is None:
-            opt, checkpoint = resumed(opt)
+            opt, checkpoint = resumed(opt, lock if ranks.is_main else None)
         opt.check()
         parse_insertions(opt.insert)  # what is wrong in it is said at once
         opt.check_shares(ranks.size)
@@ -130,14 +142,17 @@ def main(opt: TrainOptions) -> Path:
         LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
         if opt.evolve is not None:
             return evolve(opt.for_search(ranks.size))
-        return train(opt, checkpoint, ranks)
+        return train(opt, checkpoint, ranks, lock)
 
 
-def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: DistEnv = SINGLE) -> Path:
-    """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch."""
+def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock: Lock) -> Path:
+    """The story of a run, of which each rank does its share; with a checkpoint it goes on after its epoch.
+
+    lock: is to hold the run's folder.
+    """
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
-    run = open_run(parts, checkpoint)
+    run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
     loggers = open_loggers(
         run,
@@ -153,10 +168,12 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: DistEn
         is_main=ranks.is_main,
     )
     began = time.time()
-    with loggers as logger, closing(parts.batches), log_resume_hint(run):
-        for epoch in range(parts.start_epoch, opt.epochs):
-            losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names)
-            result = parts.validate(epoch, logger.observer(epoch))
+    epoch = parts.start_epoch - 1  # of a run whose end alone is left
+    with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
+        for epoch in parts.epochs_left(checkpoint):
+            losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names, signals)
+            with signals.at_once():
+                result = parts.validate(epoch, logger.observer(epoch))
             stops = bool(ranks.broadcast(result is not None and stopper(epoch, result.fitness)))
             logger.log_epoch(epoch, losses, result, trainer.learning_rates, stopper.best_epoch)
             if ranks.is_main and (stops or epoch + 1 == opt.epochs or not opt.nosave):
@@ -166,10 +183,15 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None = None, ranks: DistEn
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
+            if signals.is_deferred:
+                check_signals(signals, trainer)
         done = plural(epoch + 1 - parts.start_epoch, "epoch")
         LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
-        result = finish(run, parts.val_batches, names, trainer.device, ranks)
-        logger.log_end(epoch, run.final, result)
+        with signals.at_once():
+            result = finish(run, parts.val_batches, names, trainer.device, ranks)
+            logger.log_end(epoch, run.final, result)
+        if ranks.is_main:
+            run.strip_last()
     return run.folder
 
 
@@ -237,7 +259,7 @@ def build_training(
         data.prepare()
         splits = {name: load_split(data, name, opt.workers, opt.single_cls) for name in ("train", "val")}
     model = build_model(opt, data, hyp, load_checkpoint(weights) if weights else checkpoint)
-    imgsz = fit_model(opt, hyp, model, splits["train"])
+    model.imgsz = imgsz = fit_model(opt, hyp, model, splits["train"])
     opt = replace(opt, batch_size=find_batch_size(opt, hyp, model, splits["train"], imgsz, device))
     if opt.sync_bn:
         model = synchronized(model, device, ranks)
@@ -246,16 +268,24 @@ def build_training(
     if checkpoint:
         start_epoch, maps = checkpoint.epoch + 1, checkpoint.training.get("maps")
     weigh = ImageWeights(splits["train"], data.nc) if opt.image_weights else None
+    partial = checkpoint.training.get("partial") if checkpoint else None
+    start = start_epoch, int(partial["batches"]) if partial else 0
     batches, val_batches = build_loaders(
-        opt, hyp, splits, imgsz, model, start_epoch, ranks, weights=weigh(maps) if weigh else None
+        opt, hyp, splits, imgsz, model, start, ranks, weights=weigh(maps) if weigh else None
     )
     trainer = build_trainer(opt, hyp, model, len(batches), imgsz, ranks)
     stopper = EarlyStopping(opt.patience)
     if checkpoint:
         restore(checkpoint, trainer, stopper)
+        if partial and not trainer.first_batch(start_epoch, len(batches)):
+            LOGGER.warning(
+                f"--resume: the run was saved in epoch {start_epoch} after {partial['batches']} of "
+                f"{partial['batch_count']} batches; now there are {len(batches)}, so the epoch begins again"
+            )
     LOGGER.info(
         f"{imgsz} px, {plural(len(splits['train']), 'image')} to train on, {len(splits['val'])} to validate; "
-        f"{plural(batches.workers, 'loading process')}, {device}, {trainer.amp_dtype or 'torch.float32'}"
+        f"{plural(batches.workers, 'loading process')}, {device}, "
+        f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
     return Training(
         opt=opt,
@@ -273,7 +303,7 @@ def build_training(
     )
 
 
-def open_run(parts: Training, checkpoint: Checkpoint | None) -> RunFiles:
+def open_run(parts: Training, checkpoint: Checkpoint | None, lock: Lock) -> RunFiles:
     """The run's folder, in which rank 0 draws what is labelled; of a run that goes on the one that it has."""
     opt, ranks = parts.opt, parts.trainer.ranks
     state = checkpoint.training if checkpoint else {}
@@ -286,7 +316,9 @@ def open_run(parts: Training, checkpoint: Checkpoint | None) -> RunFiles:
         changes=changes,
         save_period=opt.save_period,
         is_plotted=not opt.noplots,
-    ).opened(is_new=not checkpoint, exist_ok=opt.exist_ok, weights=opt.weights, ranks=ranks)
+    ).opened(is_new=not checkpoint, exist_ok=opt.exist_ok, weights=opt.weights, ranks=ranks, lock=lock)
+    if checkpoint and ranks.is_main and parts.epochs_left(checkpoint):
+        run.reopen(checkpoint)
     if ranks.is_main and run.is_plotted and not checkpoint:
         run.plot_labels(parts.splits["train"], parts.data.names)
     LOGGER.info(f"results go to {run.folder}")
@@ -344,12 +376,15 @@ def build_loaders(
     splits: Mapping[str, Sequence[LabelRecord]],
     imgsz: int,
     model: Model,
-    start_epoch: int,
+    start: tuple[int, int],
     ranks: DistEnv,
     *,
     weights: np.ndarray | None,
 ) -> tuple[TrainLoader, DataLoader]:
-    """Batches for training from start_epoch on, whose images are drawn by `weights` (N,), and for validation."""
+    """Batches for training, whose images are drawn by `weights` (N,), and for validation.
+
+    start: the epoch, and the batch of it, to begin with.
+    """
     is_gpu, stride = model.head.anchors.is_cuda, largest_stride(model)
     batches = train_loader(
         splits["train"],
@@ -358,7 +393,8 @@ def build_loaders(
         hyp,
         seed=opt.seed,
         workers=opt.workers,
-        start_epoch=start_epoch,
+        start_epoch=start[0],
+        start_batch=start[1],
         epochs=opt.epochs,
         rect=opt.rect,
         cache=opt.cache,
@@ -400,6 +436,7 @@ def build_trainer(
         schedule,
         ModelEMA(model),
         amp_dtype,
+        may_leave_amp=opt.amp == "auto",
         resize=MultiScale(opt.seed, largest_stride(model)) if opt.multi_scale else None,
         loss_factor=QUAD if opt.quad else 1,
         penalty=nam_penalty(model, hyp.nam_sparsity or 0.0),
@@ -430,26 +467,71 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, stopper: EarlyStopping) ->
 
 
 def train_epoch(
-    trainer: Trainer, batches: TrainLoader, epoch: int, epochs: int, run: RunFiles | None, names: Sequence[str]
+    trainer: Trainer,
+    batches: TrainLoader,
+    epoch: int,
+    epochs: int,
+    run: RunFiles | None,
+    names: Sequence[str],
+    signals: StopSignals | None = None,
 ) -> Tensor:
-    """Trains one epoch under a progress bar and draws the first batches of a run, if any; its mean losses (3,)."""
+    """Trains one epoch under a progress bar and draws the first batches of a run, if any; its mean losses (3,).
+
+    Stopped after a batch where one of these signals has come and was deferred.
+    """
     is_main = trainer.ranks.is_main
-    bar = EpochBar(epoch, epochs, batches.epoch(epoch), len(batches), disable=not is_main)
+    first = trainer.first_batch(epoch, len(batches))
+    bar = EpochBar(epoch, epochs, batches.epoch(epoch, first), len(batches) - first, disable=not is_main)
 
     def observe(i: int, batch: Batch, losses: Tensor | None) -> None:
         bar.show(memory_text(trainer.device), batch, losses)
         if run and is_main and run.is_plotted and epoch == 0 and i < PLOTTED_BATCHES:
             plot_batch(batch.images, batch.targets, run.folder / f"train_batch{i}.jpg", names, batch.paths)
+        if signals is not None and signals.is_deferred:
+            check_signals(signals, trainer)
 
     return trainer.run_epoch(bar, epoch, len(batches), observe)
+
+
+def check_signals(signals: StopSignals, trainer: Trainer) -> None:
+    """Raise Stopped if any of the ranks has been asked to stop, in all of them, whose state is then the same."""
+    is_asked = trainer.ranks.sum_(torch.tensor([float(signals.number is not None)]))
+    if not is_asked.item():
+        return
+    trainer.share_progress()
+    signals.number = signals.number or signal.SIGTERM
+    signals.check()
+
+
+@contextmanager
+def stopping(run: RunFiles, parts: Training) -> Iterator[StopSignals]:
+    """The signals that end a run within the block, which then logs how it can go on.
+
+    With --save-on-signal they are deferred, and what they break off is saved first.
+    """
+    if not parts.opt.save_on_signal:
+        with log_resume_hint(run):
+            yield StopSignals()
+        return
+    trainer = parts.trainer
+
+    def save() -> None:
+        if trainer.ranks.is_main:
+            run.save_partial(trainer, parts.stopper, trainer.model, parts.maps)
+
+    with stop_signals(is_deferred=True, names=(*STOPPING, *ON_REQUEST)) as signals, log_resume_hint(run, save):
+        yield signals
 
 
 def finish(
     run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv
 ) -> EvalResult:
-    """Strips the checkpoints, validates the best one with plots, and says where everything is; what it found."""
+    """Strips the best checkpoint, validates it with plots, and says where everything is; what it found.
+
+    A resume does all of it again if it is cut off.
+    """
     if ranks.is_main:
-        run.strip()
+        run.strip_best()
     weights = run.final
     LOGGER.info(f"\nvalidating {weights}")
     plots = EvalPlots(run.folder, names) if run.is_plotted else None
@@ -477,14 +559,24 @@ def finish(
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def resumed(opt: TrainOptions) -> tuple[TrainOptions, Checkpoint]:
-    """The options of the run that --resume names, with those changed that may be, and its checkpoint."""
+def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpoint]:
+    """The options of the run that --resume names, with those changed that may be, and its checkpoint.
+
+    lock: is to hold the run's folder before anything is read from it.
+    """
     path = find_run(opt.resume, Path(opt.project))
+    if lock is not None:
+        lock.take_folder(path.parents[1])
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
     options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
     opt = replace(opt, **options | {"resume": str(path)})
-    check_same_data(path, checkpoint, load_data(opt).names)
+    with telling_of_moved_data(opt.data):
+        data = load_data(opt)
+        if data.generator is None:
+            data.split("train")
+            data.split("val")
+    check_same_data(path, checkpoint, data.names)
     return opt, checkpoint
 
 
@@ -574,6 +666,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     )
     parser.add_argument(
         "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
+    )
+    parser.add_argument(
+        "--save-on-signal",
+        action="store_true",
+        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"

@@ -1,6 +1,6 @@
 """Says how good a model is on a labelled data set: precision, recall, AP by class, speed, curves, example pictures.
 
-    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml --imgsz 640
+    python val.py --weights runs/train/exp/weights/best.pt --data shapes.yaml
     python val.py --weights a.pt b.pt --data shapes.yaml --task study --sizes 320 640
 
 Each IoU level has its own pairs of detections and labels; precision and recall are those at the confidence where the
@@ -8,7 +8,7 @@ smoothed mean F1 is highest, which is printed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from utils.cli.arguments import normalized, read_options
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
-from utils.datasets import val_loader
+from utils.datasets import Batch, ImageShape, val_loader
 from utils.dist import SINGLE, DistEnv, process_group
 from utils.evaluation.coco import CocoRating, find_annotations
 from utils.evaluation.evaluate import (
+    Criterion,
     EvalSettings,
     EvaluatedBatch,
     Observer,
@@ -38,15 +39,26 @@ from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_t
 from utils.evaluation.study import STUDY_SIZES, Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, run_script
+from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
-from utils.predict.inference import HINTS, PRECISIONS, fixed_size, input_size, ready, warm_up
+from utils.predict.inference import (
+    HINTS,
+    PRECISIONS,
+    SIZE_DEFAULT,
+    choose_size,
+    fixed_size,
+    input_size,
+    ready,
+    warm_up,
+)
+from utils.processes.locks import Lock
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 OR_AS_ONE = ", or all classes as one (--single-cls)"
 SPEED_CONF, SPEED_IOU = 0.25, 0.45  # thresholds of --task speed, those of detect.py
+SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not the one of --task val"
 
 
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
@@ -55,20 +67,24 @@ def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
-    with process_group() as ranks:
+    with process_group() as ranks, Lock() as lock:
         device = select_device(opt.device, local_rank=ranks.local_rank, processes=ranks.size)
         if opt.task in SPLITS:
-            return rate(opt, data, weights, device, ranks)
+            return rate(opt, data, weights, device, ranks, lock)
         if ranks.size > 1:
             raise ValueError(f"--task {opt.task} measures one process; start it without torchrun")
-        return compare(opt, data, weights, device)
+        return compare(opt, data, weights, device, lock)
 
 
 def rate(
-    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: DistEnv = SINGLE
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, ranks: DistEnv, lock: Lock
 ) -> EvalResult:
-    """Evaluates the weights together on a split, of which several ranks do a part each. Rank 0 writes project/name."""
+    """Evaluates the weights together on a split, of which several ranks do a part each.
+
+    Rank 0 writes project/name, which the lock then holds.
+    """
     model = load_model(opt, weights, device)
+    hw = choose_size(model, opt.imgsz)
     if not opt.single_cls:
         check_names(model.names, data, OR_AS_ONE)
     with ranks.main_first():
@@ -76,20 +92,23 @@ def rate(
         sources = data.split(opt.task)
         records = load_split(data, opt.task, opt.workers, opt.single_cls, needs_labels=False)
     if not ranks.is_main:
-        return run_model(opt, model, device, records, data.names, [], ranks)
-    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+        return run_model(opt, model, device, records, data.names, [], hw, ranks)
+    folder = own_folder(opt, lock)
     names = ("item",) if opt.single_cls and data.nc > 1 else data.names
+    crowded = max((len(record.boxes) for record in records), default=0)
+    if opt.max_det < crowded:
+        LOGGER.warning(f"--max-det {opt.max_det}: an image has {plural(crowded, 'label')}, so AP comes out lower")
 
     plots = None if opt.noplots else EvalPlots(folder, names)
     observers: list[Observer] = [plots] if plots else []
     if opt.save_txt or opt.save_hybrid:
-        observers.append(LabelFiles(folder / "labels", opt.save_conf))
+        observers.append(LabelFiles(folder / "labels", [record.image for record in records], opt.save_conf))
     rating = None
     with ExitStack() as stack:
         if opt.save_json:
             rating = CocoRating(folder / f"{weights[0].stem}_predictions.json", names, find_annotations(data, sources))
             observers.append(stack.enter_context(rating.writer()))
-        result = run_model(opt, model, device, records, data.names, observers, ranks)
+        result = run_model(opt, model, device, records, data.names, observers, hw, ranks)
 
     # A further figure of the evaluation is logged here. result is an EvalResult (utils/metrics.py): its stats hold the
     # curves and values of each class, as in LOGGER.info(f"F1 {result.stats.f1.mean():.3f}").
@@ -108,11 +127,22 @@ def rate(
     summary = (
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} on {plural(result.images, 'image')} of {opt.task}"
     )
-    LOGGER.info(f"{summary}, P and R at confidence {result.threshold:.3f}; files in {colorstr('bold', str(folder))}")
+    where = f"P and R at confidence {result.threshold:.3f}, where the smoothed mean F1 is highest"
+    LOGGER.info(f"{summary}, {where}; files in {colorstr('bold', str(folder))}")
     return result
 
 
-def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device) -> list[EvalResult]:
+def own_folder(opt: ValOptions, lock: Lock) -> Path:
+    """Make project/name, in which no other process may write."""
+    folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    lock.take_folder(folder)
+    remove_stale(folder, is_ours=True)
+    return folder
+
+
+def compare(
+    opt: ValOptions, data: DataConfig, weights: Sequence[Weights], device: torch.device, lock: Lock
+) -> list[EvalResult]:
     """Measures each of the weights for itself on the val split, at --imgsz for speed and at --sizes for a study.
 
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
@@ -125,27 +155,50 @@ def compare(opt: ValOptions, data: DataConfig, weights: Sequence[Weights], devic
     records = load_split(data, "val", opt.workers, opt.single_cls, needs_labels=False)
     study = None
     if is_study:
-        study = Study(increment_path(Path(opt.project) / opt.name, opt.exist_ok, mkdir=True), data.file.stem)
+        study = Study(own_folder(opt, lock), data.file.stem)
     results = []
     for file in weights:
         model = load_model(opt, [file], device)
         if not opt.single_cls:
             check_names(model.names, data, OR_AS_ONE)
         name = study.begin(file.stem) if study else file.stem
-        for imgsz in opt.sizes if study else [opt.imgsz]:
-            imgsz = max(input_size(model, [imgsz]))
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}"
-            LOGGER.info(f"{colorstr('bold', str(file))} at {imgsz} pixels, {limits}")
-            result = run_model(replace(opt, imgsz=imgsz), model, device, records, data.names, [])
+        shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
+        for hw in shapes:
+            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
+            result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
             log_speed(result)
             results.append(result)
             if study:
-                study.add(name, imgsz, result)
+                study.add(name, max(hw), result)
     if study:
         study.finish()
         LOGGER.info(f"files in {colorstr('bold', str(study.folder))}")
     return results
+
+
+def run_given(
+    model: nn.Module, dataloader: Iterable[Sequence], compute_loss: Criterion | None, options: Mapping[str, object]
+) -> EvalResult:
+    """Evaluate a network on batches of images, targets, paths and shapes, as v6.1's training does between epochs."""
+    names = [*model.names.values()] if isinstance(model.names, Mapping) else list(model.names)
+    settings = EvalSettings(
+        conf_thres=float(options.get("conf_thres", 0.001)),
+        iou_thres=float(options.get("iou_thres", 0.6)),
+        single_cls=bool(options.get("single_cls")),
+        augment=bool(options.get("augment")),
+    )
+    batches = (
+        Batch(images, targets, tuple(paths), tuple(ImageShape(*shape) for shape in shapes))
+        for images, targets, paths, shapes in dataloader
+    )
+    device = next(model.parameters()).device
+    result = evaluate(
+        getattr(model, "module", model), batches, names, device=device, settings=settings, compute_loss=compute_loss
+    )
+    log_table(result, per_class=bool(options.get("verbose")))
+    return result
 
 
 def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -> nn.Module:
@@ -170,11 +223,14 @@ def run_model(
     records: Sequence[LabelRecord],
     names: Sequence[str],
     observers: Sequence[Observer],
+    hw: tuple[int, int],
     ranks: DistEnv = SINGLE,
 ) -> EvalResult:
-    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them."""
+    """The evaluation itself, on rectangular batches, padded by half a stride but for speed, as v6.1 has them.
+
+    hw: height and width of the network's images, of which the longer one counts unless a file takes no others.
+    """
     stride = largest_stride(model)
-    hw = input_size(model, [opt.imgsz])
     if fixed_size(model):
         LOGGER.warning(
             f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
@@ -233,7 +289,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="inference size in pixels")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
+    )
     parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
     parser.add_argument(
         "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
@@ -300,9 +358,29 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
 
 
 def run(
-    data: str | Path | None = None, weights: str | Path | Sequence[str | Path] | None = None, **options: object
+    data: str | Path | dict | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    *,
+    model: nn.Module | None = None,
+    dataloader: Iterable[Sequence] | None = None,
+    compute_loss: Criterion | None = None,
+    plots: bool = True,
+    **options: object,
 ) -> EvalResult | list[EvalResult]:
-    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
+    """Evaluation from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others.
+
+    plots is v6.1's name for the opposite of noplots. As in v6.1 a training may give its network and the batches of
+    `create_dataloader` instead of weights, and its loss; of the options then conf_thres, iou_thres, single_cls, augment
+    and verbose count, and nothing is written. What is returned can be taken apart as v6.1's:
+    `results, maps, times = val.run(...)`.
+    """
+    set_logging()
+    if model is not None:
+        if dataloader is None:
+            raise ValueError("val.run: a model without a dataloader; give both, or weights and data")
+        return run_given(model, dataloader, compute_loss, options)
+    if not plots:
+        options["noplots"] = True
     if data is not None:
         options["data"] = data
     if weights is not None:

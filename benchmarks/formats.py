@@ -34,9 +34,8 @@ from utils.data.config import DataConfig
 from utils.data.image_store import cpu_count
 from utils.evaluation.rating import letterboxed_loader, rate
 from utils.files.weights import DEFAULT_WEIGHTS, find_weights
-from utils.general import LOGGER, ROOT, check_img_size, increment_path, one_line, run_script
-from utils.predict.inference import HINTS, PRECISIONS, ready
-from utils.torch_utils import largest_stride
+from utils.general import LOGGER, ROOT, increment_path, one_line, run_script
+from utils.predict.inference import HINTS, PRECISIONS, SIZE_DEFAULT, choose_size, ready
 
 PYTORCH = "pytorch"
 CPU_FACTS = Path("/proc/cpuinfo")
@@ -50,7 +49,7 @@ class BenchmarkOptions:
 
     weights: str
     data: str
-    imgsz: int
+    imgsz: int | None
     formats: list[str]
     half: bool
     int8: bool
@@ -94,7 +93,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> BenchmarkOptions:
     parser = argparse.ArgumentParser(description="Compare the formats of export.py on a data set.")
     parser.add_argument("--weights", default=str(DEFAULT_WEIGHTS), help="a checkpoint")
     parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the square that images are put into, in pixels")
+    parser.add_argument(
+        "--imgsz", type=int, help=f"side of the square that images are put into, in pixels (default: {SIZE_DEFAULT})"
+    )
     parser.add_argument("--formats", nargs="+", default=list(export.FORMATS), help="those to compare with PyTorch")
     parser.add_argument("--half", action="store_true", help="formats in FP16; PyTorch stays in FP32")
     parser.add_argument("--int8", action="store_true", help="OpenVINO in INT8 besides")
@@ -121,7 +122,7 @@ def main(opt: BenchmarkOptions) -> list[FormatRow]:
     folder = increment_path(Path(opt.project) / opt.name, mkdir=True)
     copy = Path(shutil.copy(weights, folder / weights.name))
     ways = pytorch_ways(opt, copy)
-    side = check_img_size(opt.imgsz, largest_stride(ways[0].model))
+    side = max(choose_size(ways[0].model, opt.imgsz))
     loader = letterboxed_loader(data, (side, side), 1)
     contenders = ways + settings_of(opt, written_formats(opt, copy, side))
     maps = []
@@ -132,7 +133,13 @@ def main(opt: BenchmarkOptions) -> list[FormatRow]:
     timings = timed(contenders, images, opt.rounds)
     rows = [
         FormatRow(
-            *(one.name, one.precision, one.hint, one.at_a_time, export.megabytes(one.file), found, found - maps[1]),
+            one.name,
+            one.precision,
+            one.hint,
+            one.at_a_time,
+            export.megabytes(one.file),
+            found,
+            found - maps[1],
             *summarize(timings[0], timing),
         )
         for one, found, timing in zip(contenders, maps, timings, strict=True)

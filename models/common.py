@@ -11,9 +11,12 @@ Legend: B batch, C channels, H W height and width of a map, N tokens (H * W), g 
 kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
 """
 
+# Imports with "noqa" are not used by ours: classes that are pasted here know these names from v6.1.
 import math
-import warnings  # noqa: F401  this and the two below are for classes that are pasted here, which know them from v6.1
+import warnings  # noqa: F401
+from collections import OrderedDict, namedtuple  # noqa: F401
 from collections.abc import Sequence
+from copy import copy  # noqa: F401
 from importlib import import_module
 from pathlib import Path  # noqa: F401
 
@@ -23,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import attention
+from utils.general import LOGGER, make_divisible  # noqa: F401
 
 Size = int | Sequence[int]  # one for both axes, or height and width
 Act = bool | nn.Module | None
@@ -46,7 +50,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(act, Act):
-            raise ValueError(f"act {act!r}: must be True, False or a module")
+            raise ValueError(f"act {act!r}: must be True, False or a module, such as nn.ReLU()")
         self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p), groups=g, bias=False)
         self.bn = nn.BatchNorm2d(c2)  # an identity once it is fused into the convolution
         self.act = act if isinstance(act, nn.Module) else nn.SiLU() if act else nn.Identity()

@@ -3,20 +3,22 @@
 Legend: B batch, N boxes, no = 5 + nc numbers of a box.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from models.blocks.rare import CrossConv, MixConv2d, Sum
+from models.spec.budget import Budget
 from models.spec.rows import load_model_yaml, read_rows
-from models.yolo import Model
-from utils.files.checkpoint import Checkpoint, load_checkpoint
+from utils.files.checkpoint import Checkpoint, halved, load_checkpoint
+
+# isort: split
+# Last, and its names are taken when they are used: a file that models/yolo.py imports may import this one.
+from models import yolo
 
 __all__ = ["CrossConv", "Ensemble", "MixConv2d", "Sum", "attempt_load"]  # three of them for v6.1's importers
 
@@ -24,18 +26,6 @@ NAMED_IN_ERROR = 3  # tensors
 MAX_BLOCKS = 10_000  # of a yaml in a file, repeats counted; yolov5x has 60
 SPARE_NUMBERS = 2**24  # 64 MB, for what is made in a build besides weights; the dry run's image has 2**17.6
 PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**27.1
-MAKERS = frozenset(
-    getattr(torch, name)
-    for name in ("arange", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones", "rand", "randint")
-) | {torch.randn, torch.randperm, torch.range, torch.tril_indices, torch.triu_indices, torch.zeros}
-ENLARGERS = frozenset(
-    {
-        *(F.interpolate, F.pad, F.fold, torch.conv1d, torch.conv2d, torch.conv3d),
-        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, torch.Tensor.repeat),
-        *(torch.Tensor.repeat_interleave, torch.repeat_interleave, torch.tile, torch.cat, torch.stack),
-        *(torch.matmul, torch.Tensor.matmul, torch.bmm, torch.baddbmm, torch.einsum),
-    }
-)
 
 
 class Ensemble(nn.ModuleList):
@@ -66,6 +56,11 @@ class Ensemble(nn.ModuleList):
         """The strides of the member with the largest one."""
         return max((model.stride for model in self), key=lambda stride: float(stride.max()))
 
+    @property
+    def imgsz(self) -> int | None:
+        """The largest size that a member was trained at, None where no file says it."""
+        return max((model.imgsz for model in self if model.imgsz is not None), default=None)
+
 
 def attempt_load(
     weights: str | Path | Sequence[str | Path],
@@ -74,7 +69,7 @@ def attempt_load(
     fuse: bool = True,
     *,
     map_location: torch.device | str | None = None,
-) -> Model | Ensemble:
+) -> "yolo.Model | Ensemble":
     """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
 
     `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
@@ -97,11 +92,11 @@ def attempt_load(
     return Ensemble(models).eval()
 
 
-def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> Model:
+def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> "yolo.Model":
     return network_of(path, load_checkpoint(path), device, fuse)
 
 
-def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> Model:
+def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> "yolo.Model":
     """Make the network of a file's yaml and weights, for inference on the device; ValueError if they do not fit.
 
     A small file can claim a network of any size. So its blocks are counted first, and the network is made under a
@@ -110,17 +105,28 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
     try:
         content, file = load_model_yaml(checkpoint.yaml)
         check_blocks(content, file)
-        with NumberBudget(numbers_allowed(checkpoint)):
-            model = Model(content, verbose=False, warn=False)
+        allowed = numbers_allowed(checkpoint)
+        with Budget(allowed, allowed):
+            model = yolo.Model(content, verbose=False, warn=False)
     except ValueError as error:
         raise ValueError(f"{path}: its yaml makes no network: {error}") from error
     misfit = _misfit(checkpoint.state, {name: value.shape for name, value in model.state_dict().items()})
     if misfit:
         raise ValueError(f"{path}: its tensors do not fit its yaml: {misfit}")
     model.load_state_dict(checkpoint.state)
-    model.names = list(checkpoint.names)
+    model.names, model.imgsz = list(checkpoint.names), checkpoint.imgsz
     model = model.eval()
     return (model.fuse() if fuse else model).to(device).float().eval().requires_grad_(False)
+
+
+def as_stripped(model: "yolo.Model") -> "yolo.Model":
+    """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
+
+    It computes in FP32, so what it finds is what will be found with the file.
+    """
+    stripped = copy.deepcopy(model)
+    stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
+    return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def check_blocks(content: dict, file: str) -> None:
@@ -139,42 +145,6 @@ def numbers_allowed(checkpoint: Checkpoint) -> int:
     """
     held = sum(value.numel() for value in checkpoint.state.values())
     return 2 * held + SPARE_NUMBERS + (PRUNED_NUMBERS if checkpoint.yaml.get("pruned") else 0)
-
-
-class NumberBudget(TorchFunctionMode):
-    """While it is entered, tensors of up to `allowed` numbers in all may be made; ValueError before it is exceeded.
-
-    What makes a tensor out of sizes counts in full (torch.empty, torch.zeros, ...). What enlarges one (padding,
-    interpolation, convolution, products) may give up to `allowed` numbers each time. Both are asked for the shape
-    first, on the meta device, where tensors take no memory.
-    """
-
-    def __init__(self, allowed: int) -> None:
-        super().__init__()
-        self.allowed = self.left = allowed
-
-    def __torch_function__(
-        self, func: Callable, types: object, args: tuple = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        """Call the function, unless its result would be too large."""
-        kwargs = kwargs or {}
-        if func in MAKERS:
-            self.left -= func(*args, **{**kwargs, "device": "meta"}).numel()
-            self.check(self.left)
-        elif func in ENLARGERS:
-            shapes = tree_map(_without_numbers, (args, kwargs))
-            self.check(self.allowed - func(*shapes[0], **shapes[1]).numel())
-        return func(*args, **kwargs)
-
-    def check(self, left: int) -> None:
-        """Raise ValueError if fewer numbers than none are left."""
-        if left < 0:
-            raise ValueError(f"it would take more than {self.allowed} numbers, which its weights do not fill")
-
-
-def _without_numbers(value: object) -> object:
-    """Return a tensor of the same shape that takes no memory; other values themselves."""
-    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:

@@ -10,23 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from models.runtimes.load import READABLE, Weights, find_kind, load_backend
+from models.runtimes.onnx_header import read_onnx_header
 from models.yolo import Model
 from utils.files.addresses import is_url
 from utils.files.yamls import read_yaml
-from utils.general import find_file
+from utils.general import LOGGER, find_file
 from utils.torch_utils import largest_stride
 
-# v6.1's flags of a file's format, by our words for it; what v6.1 does not read has a word of its own only.
+# v6.1's flags of a file's format, and those of later versions, by our words for it.
 FLAGS = {"pt": "pt", "torchscript": "jit", "onnx": "onnx", "openvino": "xml", "engine": "engine", "coreml": "coreml"}
-FLAGS |= {"tflite": "tflite"}
-UNREAD = ("saved_model", "pb", "edgetpu", "tfjs")
+FLAGS |= {"tflite": "tflite", "remote": "triton"}
+UNREAD = ("saved_model", "pb", "edgetpu", "tfjs", "paddle")
 
 
 class DetectMultiBackend(nn.Module):
     """The network of a file, with v6.1's attributes and calls; all that a file can be is what load_backend reads.
 
-    pt, jit, onnx, xml, engine, coreml, tflite: whether it is of this format. model: the network itself, of a checkpoint
-    a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in FP16.
+    pt, jit, onnx, xml, engine, coreml, tflite, triton: whether it is of this format. model: the network itself, of a
+    checkpoint a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in
+    FP16. batch_size: of a file that takes a fixed number of images; 1 if it takes any.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class DetectMultiBackend(nn.Module):
             self.model.half()
         self.stride = largest_stride(self.model)
         self.names, self.nc = self.model.names, self.model.nc
+        self.batch_size = getattr(self.model, "fixed_batch", None) or 1
 
     def __getattr__(self, name: str) -> object:
         """What else the network has: yaml, hyp, save, fixed_hw, ..."""
@@ -98,10 +101,24 @@ class DetectMultiBackend(nn.Module):
 
 
 def names_of(data: str | Path | None, weights: str | Weights) -> list[str]:
-    """The class names of a data yaml; ValueError if there is none, or it does not name them."""
+    """The class names of a data yaml; without one class0, class1, ... if the file tells how many there are.
+
+    ValueError if it does not, or the yaml does not name them.
+    """
+    if data is None and str(weights).lower().endswith(".onnx"):
+        shape = read_onnx_header(str(weights)).outputs[0].shape
+        count = (shape[-1] or 0) - 5 if shape else 0
+        if count > 0:
+            LOGGER.warning(
+                f"{weights}: brings no class names, so they are class0 to class{count - 1}; data= names them"
+            )
+            return [f"class{i}" for i in range(count)]
     if data is None:
         raise ValueError(f"{weights}: brings no class names; name the data yaml that has them with data=")
-    names = read_yaml(find_file(data)).get("names")
+    content = read_yaml(find_file(data))
+    names, count = content.get("names"), content.get("nc")
+    if names is None and isinstance(count, int):
+        return [f"class{i}" for i in range(count)]
     found = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
     if not isinstance(found, list) or not found:
         raise ValueError(f"{data}: names: a list of class names is expected")

@@ -143,7 +143,7 @@ class Model(nn.Module):
     `verbose` logs the table of layers, `warn` what looks odd about their wiring.
     """
 
-    _plan: Plan | None = None  # of the class, for networks that v6.1 pickled; see `plan`
+    _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
 
     @within_budget
     def __init__(
@@ -157,6 +157,8 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.yaml, file = load_model_yaml(cfg)
+        if not isinstance(cfg, dict):
+            self.yaml_file = Path(cfg).name
         self.yaml["ch"] = ch = self.yaml.get("ch", ch)
         if nc is not None and nc != self.yaml["nc"]:
             LOGGER.info(f"{file}: nc {self.yaml['nc']} is replaced by {nc}")
@@ -177,6 +179,7 @@ class Model(nn.Module):
             raise ValueError(f"{error}{advise(self.yaml, file)}") from error.__cause__
         self.nc = self.yaml["nc"]
         self.names = [str(i) for i in range(self.nc)]
+        self.imgsz: int | None = None  # the size that it was trained at, where that is known
         self.inplace = self.yaml.get("inplace", True)
         self.head.inplace = self.inplace
         head.set_strides(self.head, strides)
@@ -192,6 +195,7 @@ class Model(nn.Module):
         """Take over a pickled network, v6.1's too, which lacks some attributes of this class and of today's torch."""
         super().__setstate__(state)
         self.__dict__.setdefault("nc", self.model[-1].nc)
+        self.__dict__.setdefault("imgsz", None)
         for module in self.model.modules():
             if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
                 module.recompute_scale_factor = None  # of torch before 1.11
@@ -218,10 +222,11 @@ class Model(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """What each layer reads and which outputs are kept, see `plan_reads`; made once."""
-        if self._plan is None:
-            self._plan = plan_reads([layer.f for layer in self.model], self.save)
-        return self._plan
+        """What each layer reads and which outputs are kept, see `plan_reads`; made again if layers were exchanged."""
+        froms = [layer.f for layer in self.model]
+        if self._plan is None or self._plan[0] != froms:
+            self._plan = froms, plan_reads(froms, self.save)
+        return self._plan[1]
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
@@ -245,7 +250,7 @@ class Model(nn.Module):
         if profile:
             profile_layers(self, x)
         y: dict[int, Tensor] = {}  # outputs that are read later on
-        is_pasted = not self.training and not isinstance(self.head, head.Detect)
+        is_pasted = not self.training and not isinstance(self.head, head.Detect) and head.is_head(self.head)
         pasted_head = len(self.model) - 1 if is_pasted else None
         for i, (m, (reads, keep, frees)) in enumerate(zip(self.model, self.plan, strict=True)):
             if reads is not None:
@@ -324,13 +329,13 @@ class Model(nn.Module):
         ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self) -> Self:
+    def fuse(self, verbose: bool = True) -> Self:
         """Put batch norms into the convolutions before them and NAM's into constants, for inference; return itself."""
         for name, m in self.named_modules():
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
                 m.bn = nn.Identity()
-            elif isinstance(m, attention.NAMAttention) and not m.fuse():
+            elif isinstance(m, attention.NAMAttention) and not m.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
@@ -491,8 +496,10 @@ def check_from(source: int | list[int], m: Callable) -> None:
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error says, or its type if it says nothing."""
-    return str(error) or type(error).__name__
+    """Return what an error says, with its type if that alone says little."""
+    if isinstance(error, KeyError) or not str(error):
+        return f"{type(error).__name__} {error}".strip()
+    return str(error)
 
 
 def hint(row: Row, error: Exception) -> str:
@@ -506,12 +513,9 @@ def hint(row: Row, error: Exception) -> str:
     if is_ours(m) and m is not common.Classify:
         return ""
     name = row.content[2]
-    what = (
-        "c2 = ..., its channels out" if name.startswith("nn.") else "args = [...], what it is made with, and c2 = ..."
-    )
     return (
-        f"; unless a branch of parse_model in models/yolo.py names {name}, its arguments are passed as they stand in "
-        f"the yaml, and it is taken to keep its input's channels: `elif m is {name}:` sets {what}"
+        f"; unless a branch of parse_model (models/yolo.py) names {name}, it is made with the arguments as they stand "
+        f"in the row, and gives the channels of what it reads. Write `elif m is {name}:` and set args and c2"
     )
 
 

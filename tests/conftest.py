@@ -45,12 +45,18 @@ def shared() -> Path:
 
 
 SMALL = {  # three levels; NAM is layer 7
-    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0},
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
     "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
     "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], *([-1, 1, "Conv", [16, 3, 2]],) * 4, [-1, 1, "C3", [16]]],
     "head": [
-        *([-1, 1, "SPPF", [16, 5]], [-1, 1, "NAMAttention", [16]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]),
-        *([[-1, 3], 1, "Concat", [1]], [-1, 1, "C3", [16]], [[2, 10, 7], 1, "Detect", ["nc", "anchors"]]),
+        [-1, 1, "SPPF", [16, 5]],
+        [-1, 1, "NAMAttention", [16]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 3], 1, "Concat", [1]],
+        [-1, 1, "C3", [16]],
+        [[2, 10, 7], 1, "Detect", ["nc", "anchors"]],
     ],
 }
 

@@ -13,10 +13,10 @@ from utils.general import ROOT
 
 ROOMS = ("models", "utils", "tools", "benchmarks")
 FILES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
-FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files"}  # what models import of utils
+FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files", "processes"}  # what models import of utils
 # Who may import whom: a folder, or a file beside it, imports what stands in an earlier row, and its own folder.
 UTILS = (
-    {"ops", "activations"},
+    {"ops", "processes", "activations"},
     {"metrics"},
     {"general"},
     {"torch_utils", "dist", "files"},
@@ -89,10 +89,11 @@ REACHING = {  # all files that reach beyond this process, and why
         "benchmarks/serving.py",  # asks the server that the user names
         "models/runtimes/kserve.py",  # asks the server whose address the user's --weights are
         "tools/datasets/fetch.py",  # fetches published data sets for --download of tools/convert.py
-        "utils/predict/sources.py",  # fetches the picture that the user's --source names
+        "utils/predict/remote.py",  # fetches the picture that the user's --source names
     },
     "os.environ": {
         "benchmarks/throughput.py",  # hands it on to the program it compares with
+        "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
         "utils/files/exported.py",  # XDG_STATE_HOME names the user's own folder
         "utils/dist.py",  # torchrun tells its processes who they are
@@ -104,8 +105,16 @@ REACHING = {  # all files that reach beyond this process, and why
 NETWORK = {"urllib.request", "http.client"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 FORBIDDEN_NAMES = {
-    *("os.system", "os.popen", "os.getenv", "yaml.unsafe_load", "yaml.full_load", "yaml.UnsafeLoader"),
-    *("yaml.FullLoader", "yaml.Loader", "subprocess.getoutput", "torch.hub"),
+    "os.system",
+    "os.popen",
+    "os.getenv",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.UnsafeLoader",
+    "yaml.FullLoader",
+    "yaml.Loader",
+    "subprocess.getoutput",
+    "torch.hub",
 }
 PACKAGES = {
     "cv2": "opencv-python",
@@ -119,7 +128,14 @@ PACKAGES = {
     "google": "protobuf",
 }  # where the import has another name
 HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tensorboard", "pycocotools"} | {
-    *("wandb", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "fastapi", "uvicorn")
+    "wandb",
+    "mlflow",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "fastapi",
+    "uvicorn",
 }
 
 
@@ -221,7 +237,7 @@ def test_a_room_stays_small(room):
     ("module", "packages"),
     [
         ("models.attention", {"torch"}),
-        ("models.common", {"torch", "numpy", "models"}),
+        ("models.common", {"torch", "numpy", "models", "utils"}),
         ("utils.ops.boxes", {"torch", "numpy"}),
         ("utils.ops.iou", {"torch", "numpy"}),
     ],

@@ -149,9 +149,10 @@ V61 = {
 }
 
 SHAPES = str(ROOT / "data" / "shapes.yaml")
-OTHER_DEFAULTS = {  # (script, flag): our default; v6.1's would have to be downloaded, ours is drawn on first use
-    ("train", "data"): SHAPES,
+OTHER_DEFAULTS = {  # (script, flag): our default
+    ("train", "data"): SHAPES,  # v6.1's would have to be downloaded, ours is drawn on first use
     ("val", "data"): SHAPES,
+    **{(script, "imgsz"): None for script in ("val", "detect", "export")},  # the size that the weights were trained at
 }
 # Parsed, for old command lines, and no more.
 WITHOUT_EFFECT = {("train", "local_rank"), ("export", "topk_per_class"), ("export", "inplace")}
@@ -208,9 +209,9 @@ ROWS = [case(script, flag, flag.dest) for script in SCRIPTS for flag in V61[scri
 def test_default(script, flag):
     parsed = values(script)
     assert flag.dest in parsed
-    found = parsed[flag.dest]
-    assert found == OTHER_DEFAULTS.get((script, flag.dest), flag.default)
-    assert type(found) is type(flag.default)
+    found, expected = parsed[flag.dest], OTHER_DEFAULTS.get((script, flag.dest), flag.default)
+    assert found == expected
+    assert type(found) is type(expected)
 
 
 @pytest.mark.parametrize(("script", "flag"), ROWS)

@@ -121,8 +121,14 @@ def test_console_and_files(run, pictures):
     assert any("pre-process" in line and "(1, 3, 320, 640)" in line for line in lines)
     assert "2 images: 2 persons, 2 ties" in lines
     assert files(folder) == [
-        *("a.jpg", "b.png", "crops/person/a.jpg", "crops/person/b.jpg", "crops/tie/a.jpg", "crops/tie/b.jpg"),
-        *("labels/a.txt", "labels/b.txt"),
+        "a.jpg",
+        "b.png",
+        "crops/person/a.jpg",
+        "crops/person/b.jpg",
+        "crops/tie/a.jpg",
+        "crops/tie/b.jpg",
+        "labels/a.txt",
+        "labels/b.txt",
     ]
     # The surest box is drawn and written last; boxes are in whole pixels of the picture: 0.3 x 64 = 19.2 -> 22.4..41.6
     assert (folder / "labels" / "a.txt").read_text() == "1 0.75 0.5 0.203125 0.3125 0.4\n0 0.25 0.5 0.25 0.5 0.9\n"
@@ -211,10 +217,30 @@ def test_one_value_will_do_from_python(run, pictures, tmp_path):
     assert files(folder) == ["labels/a.txt", "labels/b.txt"]
 
 
+def test_several_sources_from_python(run, pictures, tmp_path):
+    (tmp_path / "[more] 1").mkdir()
+    write_image(tmp_path / "[more] 1" / "c.png", np.zeros((64, 128, 3), np.uint8))
+    folder, _ = run(source=[pictures, str(tmp_path / "[more] 1" / "*.png")])
+    assert files(folder) == ["a.jpg", "b.png", "c.png"]
+    folder, _ = run(source=(pictures / "b.png", pictures / "a.jpg"))
+    assert files(folder) == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize("sources", [[], ["a.jpg", 0], ["a.jpg", "rtsp://host/x"]])
+def test_several_sources_that_do_not_go_together(run, sources):
+    with pytest.raises(ValueError, match="--source"):
+        run(source=sources)
+
+
+def test_a_number_is_a_device(run, pictures):
+    with pytest.raises(ValueError, match=r"--device 97|no GPU"):
+        run(source=pictures, device=97)
+
+
 def test_same_stems_overwrite_nothing(run, pictures):
     write_image(pictures / "a.png", np.zeros((64, 128, 3), np.uint8))
     folder, _ = run(source=pictures, save_txt=True)
-    assert files(folder) == ["a.jpg", "a2.png", "b.png", "labels/a.txt", "labels/a2.txt", "labels/b.txt"]
+    assert files(folder) == ["a.jpg", "a.png", "b.png", "labels/a_jpg.txt", "labels/a_png.txt", "labels/b.txt"]
 
 
 def test_unreadable_picture_among_others(run, pictures):

@@ -54,7 +54,7 @@ def labels_of(weights, pictures, project, **options):
     common |= {"nosave": True, "device": "cpu", "threads": 1}
     folder = detect.run(weights, project=project, **common, **options)
     found = {path.name: np.loadtxt(path, ndmin=2) for path in sorted((folder / "labels").glob("*.txt"))}
-    return {name: rows * (1, *(144, 96, 144, 96), 1) for name, rows in found.items()}
+    return {name: rows * (1, 144, 96, 144, 96, 1) for name, rows in found.items()}
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.copies import copy_repository
 from tools.report import ReportOptions
 from utils.cli.arguments import read_options
 from utils.data.config import Hyp
 from utils.general import ROOT
 from utils.training.optim import build_optimizer
 
-PARTS = ("models", "utils", "tools", "data", "train.py", "val.py", "detect.py", "export.py", "hubconf.py")
 TRAIN = "imgsz=64, batch_size=4, workers=0, device='cpu', epochs=1, noplots=True"
 NOTE = """
 def note(name, value):
@@ -90,14 +90,10 @@ head:
 """
 
 
-def copy_repository(folder: Path) -> Path:
-    """Copies what the commands need, with a small network as models/tiny.yaml and `note` in utils/metrics.py."""
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.jpg", "*.cache", "datasets", "runs")
-            shutil.copytree(ROOT / part, folder / part, ignore=ignored)
-        else:
-            shutil.copy(ROOT / part, folder / part)
+def edited_copy(folder: Path) -> Path:
+    """A copy of the repository with a small network as models/tiny.yaml and `note` in utils/metrics.py."""
+    copy_repository(folder)
+    shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "models" / "tiny.yaml").write_text(TINY_YAML)
     paste(folder / "utils" / "metrics.py", NOTE)
     return folder
@@ -199,7 +195,7 @@ det = det[:2]
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory, data):
     """What the copy noted in which single lines were changed."""
-    folder = copy_repository(tmp_path_factory.mktemp("lines"))
+    folder = edited_copy(tmp_path_factory.mktemp("lines"))
     metrics, loss, general = (folder / "utils" / f"{name}.py" for name in ("metrics", "loss", "general"))
     paste(metrics, IOU)
     change(loss, "from utils.metrics import bbox_iou\n", "from utils.metrics import bbox_iou, note\n\n")
@@ -316,7 +312,7 @@ def fitness(x):
 def functions(tmp_path_factory, data):
     """What the copy noted in which functions and a class were pasted."""
     pytest.importorskip("torchvision")
-    folder = copy_repository(tmp_path_factory.mktemp("functions"))
+    folder = edited_copy(tmp_path_factory.mktemp("functions"))
     paste(folder / "utils" / "loss.py", LOSS_CLASS)
     paste(folder / "utils" / "general.py", NMS)
     paste(folder / "utils" / "metrics.py", FITNESS)

@@ -31,8 +31,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_entry_points():
     listed = [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"]  # as torch.hub does
-    assert listed == sorted(["custom", *NAMES])
-    for name in NAMES:
+    attention = [f"yolov5{size}_nam" for size in "nsmlx"]
+    assert listed == sorted(["custom", *NAMES, *attention])
+    for name in [*NAMES, *attention]:
         assert [*inspect.signature(getattr(hubconf, name)).parameters] == (
             ["pretrained", "channels", "classes", "autoshape", "verbose", "device"]
         )
@@ -123,6 +124,16 @@ def test_mistakes(tmp_path, monkeypatch):
         hubconf.yolov5s(channels=4, **QUIET)
     with pytest.raises(FileNotFoundError, match="absent"):
         hubconf.custom("absent.pt", **QUIET)
+
+
+def test_networks_with_attention(folder, caplog):
+    model = hubconf.yolov5n_nam(autoshape=False, classes=2, **QUIET)
+    assert any(type(module).__name__ == "NAMAttention" for module in model.modules())
+    assert "yolov5n-NAM.pt" in caplog.text
+    torch.manual_seed(1)
+    trained = Model("yolov5n-NAM.yaml", nc=2, verbose=False)
+    save_checkpoint(folder / "yolov5n-NAM.pt", Checkpoint(trained.yaml, ("cat", "dog"), trained.state_dict()))
+    assert hubconf.yolov5n_nam(classes=2, **QUIET).names == ["cat", "dog"]
 
 
 def test_weights_that_are_there_are_taken(folder, caplog):

@@ -16,8 +16,14 @@ from utils.loggers.base import BEST_KEYS, KEYS
 
 LOGGED = {"wandb": "birds", "mlflow": "birds", "save_period": 1, "bbox_interval": 1}
 RUN = {
-    **{"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu", "weights": "", "cfg": "yolov5n-NAM.yaml"},
-    **{"noplots": True, "epochs": 2},
+    "imgsz": 64,
+    "batch_size": 4,
+    "workers": 0,
+    "device": "cpu",
+    "weights": "",
+    "cfg": "yolov5n-NAM.yaml",
+    "noplots": True,
+    "epochs": 2,
 }
 
 

@@ -75,12 +75,30 @@ def finished(data, tmp_path_factory):
 def test_files_of_a_run(finished):
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("events")} == {
-        *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"),
-        *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt", "weights/resume.pt"),
+        "opt.yaml",
+        "hyp.yaml",
+        "results.csv",
+        "results.png",
+        "labels.jpg",
+        "labels_correlogram.jpg",
+        "weights/last.pt",
+        "weights/best.pt",
+        "weights/epoch1.pt",
+        "weights/resume.pt",
         *(f"train_batch{i}.jpg" for i in range(3)),
-        *("val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"),
-        *("PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "AP_bars.png"),
-        *("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html"),
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+        "confusion_matrix.png",
+        "PR_curve.png",
+        "F1_curve.png",
+        "P_curve.png",
+        "R_curve.png",
+        "AP_bars.png",
+        "results.json",
+        "thresholds.yaml",
+        "labels.json",
+        "report.json",
+        "report.html",
     }
     assert sum(name.startswith("events.out.tfevents") for name in files) == 1
 

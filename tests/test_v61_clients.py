@@ -19,11 +19,13 @@ from torch import nn, optim
 import detect
 import export
 import hubconf
+import val
 from models.common import AutoShape, Detections, DetectMultiBackend
 from models.experimental import attempt_load
 from models.yolo import Model
 from tests.conftest import save_small
 from tests.utils.predict.test_streams_live import Server
+from utils import dataloaders
 from utils.augmentations import letterbox
 from utils.autoanchor import check_anchors, kmean_anchors
 from utils.callbacks import Callbacks
@@ -33,6 +35,7 @@ from utils.files.checkpoint import load_checkpoint, save_checkpoint
 from utils.files.images import read_image, write_image
 from utils.general import (
     LOGGER,
+    Profile,
     check_dataset,
     check_file,
     check_img_size,
@@ -51,6 +54,7 @@ from utils.general import (
     non_max_suppression,
     one_cycle,
     print_args,
+    scale_boxes,
     scale_coords,
     strip_optimizer,
     xywh2xyxy,
@@ -66,6 +70,7 @@ from utils.torch_utils import (
     ModelEMA,
     de_parallel,
     select_device,
+    smart_inference_mode,
     time_sync,
     torch_distributed_zero_first,
 )
@@ -238,12 +243,36 @@ def test_detect_loop_on_an_exported_file(weights_file, pictures, found, tmp_path
     assert raw == []
 
 
-def test_class_names_of_a_data_yaml(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="names"):
-        DetectMultiBackend.__init__.__globals__["names_of"](None, "a.onnx")
-    for names in (["x", "y"], {0: "x", 1: "y"}):
+def test_feature_maps_of_a_backend(weights_file, tmp_path):
+    model = DetectMultiBackend(str(weights_file))
+    images = torch.rand(1, 3, SIZE, SIZE)
+    plain = model(images)
+    assert torch.equal(model(images, False, tmp_path), plain)
+    assert (tmp_path / "stage0_Conv_features.png").is_file()
+    y, raw = model(images, augment=True, val=True)
+    assert (y.shape[1] > plain.shape[1], raw) == (True, None)
+
+
+def test_an_onnx_file_of_v61s_own(weights_file, tmp_path):
+    """It has neither class names nor a stride: they come from data=, or are class0, class1, ..."""
+    onnx = pytest.importorskip("onnx")
+    weights = tmp_path / "net.pt"
+    weights.write_bytes(weights_file.read_bytes())
+    (file,) = export.run(weights, include=["onnx"], imgsz=SIZE)
+    content = onnx.load(file)
+    del content.metadata_props[:]
+    onnx.save(content, file)
+    bare = DetectMultiBackend(file)
+    assert (bare.names, bare.stride, bare.nc) == (["class0", "class1", "class2"], 64, 3)
+    assert bare(torch.zeros(1, 3, SIZE, SIZE)).shape[2] == 8
+    for names in (["x", "y", "z"], {0: "x", 1: "y", 2: "z"}):
         (tmp_path / "data.yaml").write_text(yaml.safe_dump({"names": names}))
-        assert DetectMultiBackend.__init__.__globals__["names_of"](tmp_path / "data.yaml", "a.onnx") == ["x", "y"]
+        assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == ["x", "y", "z"]
+    (tmp_path / "data.yaml").write_text("nc: 3\n")
+    assert DetectMultiBackend(file, data=tmp_path / "data.yaml").names == bare.names
+    (tmp_path / "data.yaml").write_text("train: images\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: names"):
+        DetectMultiBackend(file, data=tmp_path / "data.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +372,44 @@ def test_streams_of_a_video_end(video, tmp_path):
     assert 1 <= len(taken) <= 5
     with pytest.raises(ValueError, match="no frame"):
         LoadStreams("http://127.0.0.1:9/absent.mp4", img_size=64)
+
+
+@smart_inference_mode()
+def v7_detect(weights, source):
+    """detect.py as v6.2 to v7.0 have it."""
+    device = select_device("cpu")
+    model = DetectMultiBackend(weights, device=device, dnn=False, data=None, fp16=False)
+    stride, names, pt = model.stride, model.names, model.pt
+    imgsz = check_img_size((SIZE, SIZE), s=stride)
+    dataset = dataloaders.LoadImages(source, img_size=imgsz, stride=stride, auto=pt, vid_stride=1)
+    model.warmup(imgsz=(1 if pt or model.triton else 2, 3, *imgsz))
+    seen, dt, results = 0, (Profile(), Profile(device=device), Profile()), {}
+    for path, im, im0s, _, s in dataset:
+        with dt[0]:
+            im = torch.from_numpy(im).to(model.device)
+            im = im.half() if model.fp16 else im.float()
+            im = im[None] / 255
+        with dt[1]:
+            pred = model(im, augment=False, visualize=False)
+        with dt[2]:
+            pred = non_max_suppression(pred, CONF, IOU, None, False, max_det=1000)
+        for det in pred:
+            seen += 1
+            annotator = Annotator(im0s.copy(), line_width=3, example=str(names))
+            if len(det):
+                det[:, :4] = scale_boxes(im.shape[2:], det[:, :4], im0s.shape).round()
+                for *xyxy, conf, cls in reversed(det):
+                    annotator.box_label(xyxy, f"{names[int(cls)]} {conf:.2f}", color=colors(int(cls), True))
+            results[Path(path).name] = det
+        LOGGER.info(f"{s}{'' if len(det) else '(no detections), '}{dt[1].dt * 1e3:.1f}ms")
+    assert all(x.t / seen > 0 for x in dt)
+    return results
+
+
+def test_a_later_detect_loop(weights_file, pictures, found):
+    results = v7_detect(weights_file, pictures)
+    assert all(same(det, found[name]) for name, det in results.items())
+    assert results.keys() == found.keys()
 
 
 # Trackers and windows -------------------------------------------------------------------------------------------------
@@ -474,6 +541,7 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
     hyp["label_smoothing"] = 0.1
     model.nc, model.hyp, model.names = nc, hyp, names
     model.class_weights = labels_to_class_weights(dataset.labels, nc).to(device) * nc
+    val_loader = create_dataloader(data_dict["val"], imgsz, 4, gs, pad=0.5, rect=True, workers=0)[0]
     stopper, compute_loss, losses, seen = EarlyStopping(patience=10), ComputeLoss(model), [], []
     for epoch in range(epochs):
         model.train()
@@ -501,6 +569,12 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
         ema.update_attr(model, include=["yaml", "nc", "hyp", "names", "stride", "class_weights"])
         results = val_loop(ema.ema, data_dict, ComputeLoss(model))
         fi = fitness(np.array(results).reshape(1, -1))
+        again, maps, _ = val.run(
+            data_dict, batch_size=4, imgsz=imgsz, model=ema.ema, single_cls=False, dataloader=val_loader,
+            save_dir=tmp_path, plots=False, callbacks=callbacks, compute_loss=ComputeLoss(model),
+        )  # fmt: skip
+        assert (len(again), maps.shape) == (7, (nc,))
+        assert again[4:] == pytest.approx(results[4:], rel=1e-4)
         callbacks.run("on_fit_epoch_end", [*mloss, *results, *lr], epoch, 0.0, fi)
         ckpt = {
             "epoch": epoch, "best_fitness": 0.0, "model": deepcopy(de_parallel(model)).half(),
@@ -509,6 +583,7 @@ def test_training_loop(data, tiny, hyp, tmp_path, monkeypatch):
         }  # fmt: skip
         torch.save(ckpt, tmp_path / "last.pt")
         assert not stopper(epoch=epoch, fitness=float(fi[0]))
+        assert not stopper.possible_stop
     callbacks.run("on_train_end", tmp_path / "last.pt", tmp_path / "last.pt", True, epoch, results)
     assert np.isfinite(losses).all()
     assert len(set(seen)) == len(seen)
@@ -558,12 +633,23 @@ def val_loop(model, data_dict, compute_loss):
     plot_images(im, targets, paths, "val_labels.jpg", names)
     plot_images(im, output_to_target(out), paths, "val_pred.jpg", names)
     assert {"val_labels.jpg", "val_pred.jpg"} <= {path.name for path in Path().iterdir()}
+    confusion_matrix.plot(save_dir=".", names=list(names.values()))
+    assert Path("confusion_matrix.png").exists()
     stats = [np.concatenate(x, 0) for x in zip(*stats, strict=True)]
     if len(stats) and stats[0].any():
         _, _, p, r, _, ap, ap_class = ap_per_class(*stats, plot=True, save_dir=".", names=names)
         assert ap.shape == (len(ap_class), niou)
         map50, mean_ap, p, r = ap[:, 0].mean(), ap.mean(), p.mean(), r.mean()
     return p, r, map50, mean_ap, *(loss.cpu() / len(loader)).tolist()
+
+
+def test_val_run_of_an_evaluation_script(weights_file, data, tmp_path):
+    results, maps, times = val.run(
+        data=data, weights=str(weights_file), batch_size=4, imgsz=SIZE, half=False, workers=0, plots=False,
+        project=tmp_path, single_cls=True,
+    )  # fmt: skip
+    assert (len(results), len(maps), len(times)) == (7, 1, 3)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def process_batch(detections, labels, iouv):
@@ -658,6 +744,7 @@ def test_hubs_self_test(weights_file, pictures, found, tmp_path, monkeypatch, ca
     assert same(rounded(single), found["a.jpg"])
     assert results.display(render=True) is None
     assert not np.array_equal(results.imgs[0], imgs[2])
+    assert results.render()[0] is results.imgs[0]
     crops = results.display(pprint=True, save=True, crop=True, save_dir=tmp_path / "shown")
     assert {"box", "conf", "cls", "label", "im"} <= crops[0].keys()
     assert isinstance(results, Detections)
@@ -679,6 +766,8 @@ def test_what_programs_read_of_a_hub_model(weights_file):
     y = model(torch.rand(2, 3, SIZE, SIZE))
     assert (y.shape[0], y.shape[2]) == (2, 8)
     model.names = ["x", "y", "z"]
+    assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
+    model.names = {0: "x", 1: "y", 2: "z"}
     assert model(np.zeros((8, 8, 3), np.uint8), size=SIZE).names == ["x", "y", "z"]
 
 
@@ -708,7 +797,10 @@ def test_weights_converter(weights_file, tmp_path):
     assert (type(model).__module__, type(model).__name__) == ("models.yolo", "Model")
     assert isinstance(model, Model)
     head = model.model[-1]
-    assert head.stride[..., None, None].shape == (3, 1, 1)
+    anchor_grid = head.anchors * head.stride[..., None, None]
+    delattr(head, "anchor_grid")
+    head.register_buffer("anchor_grid", anchor_grid)
+    head.register_buffer("strides", head.stride)
     model.eval()
     written = tmp_path / "net.wts"
     with written.open("w") as f:
@@ -718,6 +810,7 @@ def test_weights_converter(weights_file, tmp_path):
             f.write(f"{k} {len(vr)} " + "".join(f" {struct.pack('>f', float(vv)).hex()}" for vv in vr) + "\n")
     lines = written.read_text().splitlines()
     assert int(lines[0]) == len(lines) - 1
+    assert {"model.11.anchor_grid", "model.11.strides", "model.0.bn.running_var"} <= {line.split()[0] for line in lines}
     plain = load_checkpoint(file)
     expected = load_checkpoint(weights_file)
     assert (plain.names, plain.yaml["anchors"]) == (expected.names, expected.yaml["anchors"])

@@ -22,15 +22,16 @@ NAMES = {  # by module: ours, v6.1's adapters, and names that came later
         "file_size get_latest_run intersect_dicts is_ascii is_chinese is_colab is_docker is_pip is_writeable "
         "labels_to_class_weights labels_to_image_weights methods one_cycle print_args print_mutation resample_segments "
         "segment2box segments2boxes set_logging strip_optimizer url2file user_config_dir WorkingDirectory xyn2xy "
-        "clip_boxes plot_one_box scale_boxes scale_segments"
+        "clip_boxes plot_one_box save_one_box scale_boxes scale_segments DATASETS_DIR FILE NCOLS NUM_THREADS VERBOSE"
     ),
     "utils.metrics": (
-        "ConfusionMatrix ap_per_class bbox_iou box_iou fitness average_precision bbox_ioa compute_ap wh_iou"
+        "ConfusionMatrix ap_per_class bbox_iou box_iou fitness average_precision bbox_ioa compute_ap plot_mc_curve "
+        "plot_pr_curve wh_iou"
     ),
     "utils.torch_utils": (
         "EarlyStopping ModelEMA fuse_conv_and_bn initialize_weights model_info select_device time_sync copy_attr "
-        "de_parallel device_count is_parallel profile scale_img torch_distributed_zero_first "
-        "intersect_dicts load_classifier smart_inference_mode time_synchronized"
+        "de_parallel device_count find_modules is_parallel profile prune scale_img sparsity "
+        "torch_distributed_zero_first intersect_dicts load_classifier smart_inference_mode time_synchronized"
     ),
     "utils.augmentations": (
         "augment_hsv copy_paste letterbox mixup random_perspective Albumentations classify_transforms"

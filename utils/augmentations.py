@@ -334,24 +334,46 @@ def polygon_mask(polygons: Sequence[np.ndarray], hw: tuple[int, int]) -> np.ndar
 
 
 def mixup(
-    image: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, rng: np.random.Generator
+    image: np.ndarray,
+    labels: np.ndarray,
+    other: np.ndarray,
+    other_labels: np.ndarray,
+    rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two images of one size mixed at a ratio near a half, Beta(32, 32), with the labels of both (arXiv 1710.09412)."""
-    ratio = rng.beta(32, 32)
+    """Two images of one size mixed at a ratio near a half, Beta(32, 32), with the labels of both (arXiv 1710.09412).
+
+    Without a generator, as v6.1's callers have none, numpy's global random numbers are drawn.
+    """
+    ratio = np.random.beta(32, 32) if rng is None else rng.beta(32, 32)
     return cv2.addWeighted(image, ratio, other, 1 - ratio, 0), np.concatenate((labels, other_labels))
 
 
-def augment_hsv(image: np.ndarray, hue: float, saturation: float, value: float, rng: np.random.Generator) -> np.ndarray:
-    """The image with hue, saturation and value each multiplied by a random 1 +- gain. (h, w, 3) -> same."""
-    if not (hue or saturation or value):
+def augment_hsv(
+    image: np.ndarray,
+    hgain: float = 0.5,
+    sgain: float = 0.5,
+    vgain: float = 0.5,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """The image with hue, saturation and value each multiplied by a random 1 +- gain. (h, w, 3) -> same.
+
+    Without a generator, as v6.1's callers have none, numpy's global random numbers are drawn, and the image that was
+    given is changed as well.
+    """
+    if not (hgain or sgain or vgain):
         return image
-    gains = 1 + rng.uniform(-1, 1, 3) * (hue, saturation, value)
+    drawn = np.random.uniform(-1, 1, 3) if rng is None else rng.uniform(-1, 1, 3)
+    gains = 1 + drawn * (hgain, sgain, vgain)
     levels = np.arange(256)[:, None] * gains
     levels[:, 0] %= 180  # hue is an angle in steps of two degrees
     tables = levels.clip(0, 255).astype(np.uint8)
     planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
     hsv = cv2.merge([cv2.LUT(plane, table) for plane, table in zip(planes, tables.T.copy(), strict=True)])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    changed = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if rng is None:
+        image[:] = changed
+        return image
+    return changed
 
 
 def flip(image: np.ndarray, labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_re
 from utils.dist import SINGLE, DistEnv
 from utils.ops.boxes import PAD_VALUE, xyxy2xywhn
 from utils.ops.quads import QUAD, join_quad
+from utils.processes.signals import leave_stopping_to_parent
 
 
 class ImageShape(NamedTuple):
@@ -239,7 +240,8 @@ class TrainLoader:
     """Make batches of one epoch after another; workers live on and prepare the next epoch while one validates.
 
     `epoch(n)` iterates over the batches of epoch n, which may be any; only if it is not the one that follows the last,
-    or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once.
+    or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once. An
+    epoch may begin with any of its batches.
 
     With image weights every epoch has workers of its own: which images the next one takes is known only after the
     validation of this one, which `set_weights` tells.
@@ -249,24 +251,24 @@ class TrainLoader:
         self, dataset: DetectionDataset, batches: EpochBatches, workers: int, pin_memory: bool = False
     ) -> None:
         self.dataset, self.batches, self.workers, self.pin_memory = dataset, batches, workers, pin_memory
-        self._next_epoch: int | None = None
+        self._next: tuple[int, int] | None = None  # epoch and batch that the workers are to give next
         self._iterator: Iterator[Batch] | None = None
-        self._start(batches.start_epoch)
+        self._start(batches.start_epoch, batches.start_batch)
 
     def __len__(self) -> int:
         """Return the batches per epoch."""
         return len(self.batches)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, one below `epochs`."""
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, one below `epochs`, from this one on."""
         assert self.batches.epochs is None or epoch < self.batches.epochs
-        if epoch != self._next_epoch:
-            self._start(epoch)
-        self._next_epoch = None  # until this one is through
+        if (epoch, start_batch) != self._next:
+            self._start(epoch, start_batch)
+        self._next = None  # until this one is through
         assert self._iterator is not None
-        for _ in range(len(self)):
+        for _ in range(start_batch, len(self)):
             yield next(self._iterator)
-        self._next_epoch = epoch + 1 if self.batches.weights is None else None
+        self._next = (epoch + 1, 0) if self.batches.weights is None else None
 
     def set_weights(self, weights: np.ndarray) -> None:
         """Draw the images of the epochs to come, and their partners in mosaics, by these weights (N,), sum 1."""
@@ -275,12 +277,12 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the workers; a later `epoch` starts new ones."""
-        self._next_epoch = self._iterator = None
+        self._next = self._iterator = None
 
-    def _start(self, epoch: int) -> None:
-        """Start workers that begin with an epoch."""
+    def _start(self, epoch: int, start_batch: int) -> None:
+        """Start workers that begin with a batch of an epoch."""
         self.close()
-        batches = replace(self.batches, start_epoch=epoch)
+        batches = replace(self.batches, start_epoch=epoch, start_batch=start_batch)
         if batches.weights is not None:
             batches = replace(batches, epochs=epoch + 1)
             self.dataset.partners = batches.order(epoch) % batches.n
@@ -293,7 +295,7 @@ class TrainLoader:
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # unused by us; without it every start would draw from torch's global one
         )
-        self._next_epoch, self._iterator = epoch, iter(loader)
+        self._next, self._iterator = (epoch, start_batch), iter(loader)
 
 
 def train_loader(
@@ -305,6 +307,7 @@ def train_loader(
     seed: int = 0,
     workers: int = 8,
     start_epoch: int = 0,
+    start_batch: int = 0,
     epochs: int | None = None,
     rect: bool = False,
     cache: str | None = None,
@@ -316,6 +319,8 @@ def train_loader(
     close_mosaic: int = 0,
 ) -> TrainLoader:
     """Make training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
+
+    start_batch: of the first epoch, the batch to begin with.
 
     rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py;
     "val" keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights (N,):
@@ -345,6 +350,7 @@ def train_loader(
         batch_size,
         seed=seed,
         start_epoch=start_epoch,
+        start_batch=start_batch,
         epochs=epochs,
         fixed_order=order,
         rank=ranks.rank,
@@ -398,9 +404,10 @@ def worker_count(wanted: int, batch_size: int, world_size: int = 1) -> int:
 
 
 def init_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker process; torch does so by itself."""
+    """Keep OpenCV to one thread in a worker process, which ends with its parent; torch does so by itself."""
     del worker
     cv2.setNumThreads(0)
+    leave_stopping_to_parent()
 
 
 # Names of v6.1 --------------------------------------------------------------------------------------------------------

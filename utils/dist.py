@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.general import LOGGER
+from utils.general import LOGGER, remove_stale, scratch_folder
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(hours=1)  # rank 0 may scan a large data set while the others wait
+RECEIVED = "yolov5-received"  # in the system's folder for temporary files
 LOST = ("Connection closed", "Connection reset", "connection was closed", "Broken pipe", "Read timeout")
 
 
@@ -70,8 +71,10 @@ class DistEnv:
         if self.is_main:
             yield path
             return
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / str(path.name if path else "sent")
+        place = Path(tempfile.gettempdir()) / RECEIVED
+        remove_stale(place.parent, place.name)
+        with scratch_folder(place) as folder:
+            copy = folder / str(path.name if path else "sent")
             received.tofile(copy)
             yield copy
 

@@ -6,6 +6,7 @@ torch, cv2, os and Path with them.
 """
 
 import difflib
+import errno
 import glob
 import logging
 import math
@@ -13,6 +14,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,17 +31,23 @@ from tqdm import tqdm
 from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
 from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
 from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
+from utils.processes.locks import is_abandoned, sign_of_life
+from utils.processes.signals import StopSignals, exit_status
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 STYLES = {"bold": 1, "underline": 4}
 STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
+SAME_SUFFIXES = {".yaml", ".yml"}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
 CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^:]+): '(.*)'", re.DOTALL)
-UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # what `atomic_write` writes to
+UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # names that `temporary_name` gives
+FRESH_S = 1.0  # within which a temporary file may not be locked yet by the process that has made it
+STALE_S = 3600.0  # after which one is taken for abandoned if the system has no locks
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
@@ -90,11 +98,12 @@ def _project_logger(name: str) -> logging.Logger:
 LOGGER = _project_logger("yolov5")
 
 
-def set_logging(verbose: bool = True) -> None:
-    """Lets LOGGER write to the console, from INFO or from WARNING on; called by the scripts, never at import."""
+def set_logging(verbose: bool = True) -> logging.Logger:
+    """Let LOGGER write to the console, from INFO or from WARNING on, and return it; no import calls this."""
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
+    return LOGGER
 
 
 def colorstr(*parts: str) -> str:
@@ -125,8 +134,27 @@ def progress(
 
 
 def run_script(main: Callable[[Options], object], options: Options) -> None:
-    """Runs `main(options)`; what the user can mend is said in one line with exit status 1, without a traceback."""
+    """Run `main(options)`; log an error that the user can mend as one line, with exit status 1 and no traceback.
+
+    Ctrl-C, SIGTERM and SIGHUP end it with 128 and the signal's number as its status.
+    """
     set_logging()
+    signals = StopSignals()
+    signals.install()
+    try:
+        _run_logged(main, options)
+        return
+    except KeyboardInterrupt as error:
+        name, status = str(error) or "Ctrl-C", exit_status(error)
+    finally:
+        if signals.number is None:
+            signals.restore()  # else what is left to do is short, and a second Ctrl-C must not disturb it
+    LOGGER.error(f"stopped by {name}")
+    raise SystemExit(status)  # outside of `except`, so that what the traceback kept alive has ended by now
+
+
+def _run_logged(main: Callable[[Options], object], options: Options) -> None:
+    """Run `main(options)` and log its errors."""
     try:
         main(options)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError, cv2.error) as error:
@@ -136,9 +164,6 @@ def run_script(main: Callable[[Options], object], options: Options) -> None:
         LOGGER.debug("the error in full", exc_info=error)
         LOGGER.error(f"{one_line(error)}; {advice}" if advice else one_line(error))
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        LOGGER.error("stopped by Ctrl-C")
-        raise SystemExit(130) from None
 
 
 def resource_advice(error: BaseException) -> str | None:
@@ -146,6 +171,8 @@ def resource_advice(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return "free some space, or choose a folder on another disk (--project)"
     if isinstance(error, RuntimeError) and LOST_WORKER.match(text):
         return "the memory may not suffice: choose fewer --workers or a smaller --batch-size"
     return None
@@ -245,9 +272,11 @@ def find_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
 def _nearest(path: Path) -> str:
     """The names of files in this place that are most like it, for an error; empty where none is."""
     places = [ROOT / folder for folder in SEARCHED] if path.parent == Path() else []
-    found = {file.name for place in places for file in place.rglob(f"*{glob.escape(path.suffix)}") if file.is_file()}
+    suffixes = SAME_SUFFIXES if path.suffix.lower() in SAME_SUFFIXES else {path.suffix}
+    places = [file for place in places for file in place.rglob("*")]
     if path.parent.is_dir():
-        found |= {file.name for file in path.parent.iterdir() if file.suffix == path.suffix and file.is_file()}
+        places += path.parent.iterdir()
+    found = {file.name for file in places if file.suffix in suffixes and file.is_file()}
     close = difflib.get_close_matches(path.name, sorted(found), n=3, cutoff=0.75)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
@@ -293,12 +322,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Permissions are the old file's, or those of any new one.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        with sign_of_life(temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
@@ -310,18 +340,45 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_stale(folder: str | Path, older_than_s: float = 3600) -> None:
-    """Removes what an `atomic_write` into this folder left when its process was killed.
+@contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder for temporary files beside `path`, and remove it with all that is in it when the block ends."""
+    folder = temporary_name(Path(path))
+    folder.mkdir()
+    try:
+        with sign_of_life(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    What was written to less than `older_than_s` seconds ago stays: another process may be at it. A folder that nobody
-    else writes into can do with 0.
+
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside `path`, by which `remove_stale` knows what a killed process has left."""
+    return path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
+
+
+def remove_stale(folder: str | Path, name: str = "", is_ours: bool = False) -> None:
+    """Remove temporary files and folders that killed processes have left in this folder; those of others stay.
+
+    name: only those beside the file of this name. is_ours: no other process may write here, so that all are stale.
     """
-    latest = time.time() - older_than_s
-    for file in Path(folder).glob(".*.tmp"):
+    for path in Path(folder).glob(f".{glob.escape(name[:32]) or '*'}-*.tmp"):
         with suppress(OSError):  # it is gone by now, or not ours to remove
-            if UNFINISHED.fullmatch(file.name) and file.is_file() and file.stat().st_mtime <= latest:
-                file.unlink()
-                LOGGER.debug(f"{file} was left by a process that was killed; it is removed")
+            if not UNFINISHED.fullmatch(path.name) or path.is_symlink() or not (is_ours or _is_stale(path)):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            LOGGER.debug(f"{path} was left by a process that was killed; it is removed")
+
+
+def _is_stale(path: Path) -> bool:
+    age_s = time.time() - path.stat().st_mtime
+    if age_s <= FRESH_S:
+        return False
+    abandoned = is_abandoned(path)
+    return age_s > STALE_S if abandoned is None else abandoned
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------

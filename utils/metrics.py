@@ -1,6 +1,6 @@
 """How good detections are: which are right, precision, recall, average precision, and one number of it all.
 
-A detection is right at a level of IoU if it overlaps a label of its class by that much and no surer one claims it. Each
+A detection is right at a level of IoU if it overlaps a label of its class by that much which no surer one takes. Each
 level has its own pairs, as COCO has it; v6.1 took those made at IoU 0.5 for all of them, which costs a few thousandths
 of mAP. `bbox_iou`, by which the loss is computed, is defined here. The IoU of all pairs is in utils/ops/iou.py, the
 confusion matrix in utils/ops/confusion.py; both can be imported from here.
@@ -9,7 +9,7 @@ Legend: n detections, t labels, L levels of IoU, C classes that have labels, P p
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.ops.confusion import ConfusionMatrix
-from utils.ops.iou import box_iou, first_claims
+from utils.ops.iou import box_iou, match_greedily
 from utils.ops.size_ap import SizeAP, coco_ap, precision_at
 
 __all__ = [
     "IOU_LEVELS",
     "AveragePrecision",
-    "ConfusionMatrix",
     "EvalResult",
     "average_precision",
     "bbox_iou",
@@ -36,8 +34,9 @@ __all__ = [
 IOU_LEVELS = np.linspace(0.5, 0.95, 10)
 FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU 0.5, mAP at 0.5 to 0.95
 CURVE_POINTS = 1000  # confidences, or recalls, from 0 to 1
-SMOOTHED_POINTS = 101  # of the F1 curve, before its peak is looked for: a single object must not move it far
+SMOOTHED_POINTS = 101  # of an F1 curve, before its peak is looked for: a single object must not move it far
 EPS = 1e-16
+EPS_F1 = 1e-9  # smoothing leaves errors of rounding in what is level
 
 
 def fitness(results: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -115,12 +114,10 @@ def match_predictions(
 ) -> np.ndarray:
     """Whether each detection is right in each level: (n, L) bool. Detections come surest first; iou is (t, n).
 
-    A detection claims the label of its class that it overlaps most; the surest of several gets it.
+    A detection takes the free label of its class that it overlaps most. Where a surer one has taken the best it may
+    have the next, as in pycocotools; with v6.1 it has none then.
     """
-    if not iou.size:
-        return np.zeros((len(pred_classes), len(levels)), bool)
-    iou = np.where(true_classes[:, None] == pred_classes, iou, -1.0)
-    return first_claims(iou.argmax(0), iou.max(0)[:, None] >= levels)
+    return match_greedily(np.where(true_classes[:, None] == pred_classes, iou, -1.0), levels) >= 0
 
 
 # Average precision ----------------------------------------------------------------------------------------------------
@@ -131,13 +128,15 @@ class AveragePrecision:
     """What `average_precision` finds, for the C classes that have labels.
 
     Curves over the confidence have one threshold for all classes; so do precision, recall and f1, which are taken at
-    `threshold`, where the mean F1 is highest.
+    `threshold`, where the mean F1 is highest. `class_thresholds` are where the F1 of each class is. Both are looked for
+    in the same way, see `peak_of`, so that of one class they are the same.
     """
 
     classes: np.ndarray  # (C,) int64
     counts: np.ndarray  # (C,) int64, labels
     ap: np.ndarray  # (C, L)
     threshold: float
+    class_thresholds: np.ndarray  # (C,), nan where nothing of the class is found
     precision: np.ndarray  # (C,)
     recall: np.ndarray  # (C,)
     f1: np.ndarray  # (C,)
@@ -149,14 +148,19 @@ class AveragePrecision:
 
 
 def average_precision(
-    tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, smooth: bool = True
+    tp: np.ndarray,
+    conf: np.ndarray,
+    pred_cls: np.ndarray,
+    target_cls: np.ndarray,
+    smooth: bool = True,
+    conf_thres: float = 0.0,
 ) -> AveragePrecision:
     """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
 
     AP is COCO's: the mean, over 101 recalls, of the best precision at that recall or a higher one, 0 for recalls that
     are never reached. v6.1 continued the curve along a line to (1, 0) instead, which gives more to a detector that
     finds little. `smooth` looks for the peak of an F1 curve that is smoothed over a tenth of its range, as the v7 line
-    does; v6.1 took the peak as it was.
+    does; v6.1 took the peak as it was. conf_thres: what the detections were cut off at; the peak is not below it.
     """
     classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
     order = (-conf).argsort(kind="stable")
@@ -178,9 +182,39 @@ def average_precision(
         pr_curve[i] = precision_at(points, right[:, 0] / count, precisions[:, 0])
     f1 = 2 * precision * recall / (precision + recall + EPS)
     mean_f1 = f1.mean(0) if len(f1) else np.zeros(CURVE_POINTS)
-    peak = int((_smoothed(mean_f1) if smooth else mean_f1).argmax())
-    at_peak = precision[:, peak], recall[:, peak], f1[:, peak]
-    return AveragePrecision(classes, counts, ap, float(points[peak]), *at_peak, points, precision, recall, f1, pr_curve)
+    lowest = int(np.searchsorted(points, conf_thres))
+    peak = peak_of(mean_f1, lowest, smooth)
+    thresholds = np.array([points[peak_of(curve, lowest, smooth)] if curve.any() else np.nan for curve in f1])
+    return AveragePrecision(
+        classes=classes,
+        counts=counts,
+        ap=ap,
+        threshold=float(points[peak]),
+        class_thresholds=thresholds,
+        precision=precision[:, peak],
+        recall=recall[:, peak],
+        f1=f1[:, peak],
+        points=points,
+        precision_curve=precision,
+        recall_curve=recall,
+        f1_curve=f1,
+        pr_curve=pr_curve,
+    )
+
+
+def peak_of(f1: np.ndarray, lowest: int = 0, smooth: bool = True) -> int:
+    """The place in an F1 curve (P,), smoothed unless it is asked not to be, where it is highest.
+
+    That is the middle one of several in a row. Places before `lowest` do not count: what is found there is not known.
+    Where nothing is right it is the first place.
+    """
+    if not f1.any():
+        return 0
+    curve = (_smoothed(f1) if smooth else f1)[lowest:]
+    first = int(curve.argmax())
+    lower = np.flatnonzero(curve[first:] < curve[first] - EPS_F1)
+    last = first + int(lower[0]) - 1 if len(lower) else len(curve) - 1
+    return len(f1) - len(curve) + (first + last) // 2
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:
@@ -192,7 +226,7 @@ def _smoothed(curve: np.ndarray) -> np.ndarray:
 # Result ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EvalResult:
     """What an evaluation says. Means are over the classes that have labels; without labels all are 0."""
 
@@ -204,6 +238,28 @@ class EvalResult:
     speed_ms: tuple[float, float, float]  # pre-processing, inference, NMS of an image
     shape: tuple[int, ...]  # of the last batch: (B, 3, H, W)
     sizes: SizeAP | None = None  # AP by object size, where it was asked for
+
+    def __iter__(self) -> Iterator[tuple[float, ...] | np.ndarray]:
+        """Unpack as v6.1's val.run: (P, R, mAP@.5, mAP@.5:.95, box, obj, cls), maps (nc,), times of an image in ms."""
+        losses = self.losses or (0.0, 0.0, 0.0)
+        yield self.mp, self.mr, self.map50, self.map, *losses
+        yield self.maps
+        yield self.speed_ms
+
+    def __getitem__(self, index: int) -> tuple[float, ...] | np.ndarray:
+        """Return one of the three parts that it unpacks to."""
+        return tuple(self)[index]
+
+    def __len__(self) -> int:
+        """Return the number of parts that it unpacks to."""
+        return 3
+
+    def __repr__(self) -> str:
+        """Return one line for notebooks; the arrays are attributes."""
+        return (
+            f"EvalResult(mAP@.5 {self.map50:.3f}, mAP@.5:.95 {self.map:.3f}, P {self.mp:.3f}, R {self.mr:.3f}, "
+            f"images {self.images}, classes {len(self.names)})"
+        )
 
     @property
     def mp(self) -> float:
@@ -236,11 +292,8 @@ class EvalResult:
 
         They are in the order of the classes; of classes with one name each has its own, see `distinct_names`.
         """
-        stats = self.stats
-        best = {
-            int(index): best_threshold(stats.points, curve)
-            for index, curve in zip(stats.classes, stats.f1_curve, strict=True)
-        }
+        known = zip(self.stats.classes.tolist(), self.stats.class_thresholds.tolist(), strict=True)
+        best = {index: value for index, value in known if not np.isnan(value)}
         return {name: best.get(index) for index, name in enumerate(distinct_names(self.names))}
 
     @property
@@ -266,16 +319,6 @@ def distinct_names(names: Sequence[str]) -> list[str]:
             key += "'"
         distinct.append(key)
     return distinct
-
-
-def best_threshold(points: np.ndarray, f1: np.ndarray) -> float | None:
-    """The confidence of points (P,) where f1 (P,) is highest, the middle one of several in a row; None if all are 0."""
-    if not f1.any():
-        return None
-    first = int(f1.argmax())
-    others = np.flatnonzero(f1[first:] < f1[first])
-    last = first + int(others[0]) - 1 if len(others) else len(f1) - 1
-    return float(points[(first + last) // 2])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -104,8 +104,12 @@ def initialize_weights(model: nn.Module) -> None:
 
     An activation that is itself a layer of `model.model` stays as it is: others may read what it reads.
     """
-    layers = model.model if isinstance(getattr(model, "model", None), nn.Sequential) else ()
-    rows = {part for layer in layers for part in (layer, *(layer if type(layer) is nn.Sequential else ()))}
+    rows: set[nn.Module] = set()
+    if isinstance(getattr(model, "model", None), nn.Sequential):
+        for layer in model.model:
+            rows.add(layer)
+            if type(layer) is nn.Sequential:
+                rows.update(layer)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03
@@ -140,7 +144,7 @@ def model_info(model: nn.Module, imgsz: int = 640) -> str:
     text = f"{len(list(model.modules()))} layers, {total} parameters, {trained} gradients"
     try:
         return f"{text}, {_count_flops(model, imgsz) / 1e9:.1f} GFLOPs"
-    except (RuntimeError, NotImplementedError) as error:  # a user's module that looks at the numbers
+    except Exception as error:  # a user's module that looks at the numbers can fail in any way
         LOGGER.debug("operations cannot be counted", exc_info=error)
         return f"{text}, GFLOPs unknown"
 
@@ -237,12 +241,15 @@ class EarlyStopping:
         self.best_epoch: int | None = None
         self.best_fitness = -math.inf
         self.stopped = False
+        self.possible_stop = False  # whether the next epoch may end the training
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Whether to stop after this epoch of this fitness."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
-        self.stopped = self.patience > 0 and epoch - (self.best_epoch or 0) >= self.patience
+        waited = epoch - (self.best_epoch or 0)
+        self.stopped = self.patience > 0 and waited >= self.patience
+        self.possible_stop = self.patience > 0 and waited >= self.patience - 1
         return self.stopped
 
     def state_dict(self) -> dict[str, object]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers
+from models.exporters.onnx import ExportModel, import_package, layer_pattern, nam_layers, save_openvino
 from models.runtimes.base import preserve_logging, require_package
 from models.runtimes.load import OPENVINO_PLACE, find_xml, openvino_core
 from models.runtimes.metadata import Metadata
@@ -33,10 +33,10 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     batches: images (B, 3, H, W) of 0..255 to fit the scales to, in batches of any length and of the file's own size.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers
+    openvino = import_package("openvino")  # first: so NNCF finds no telemetry package either
     with require_package("nncf", "export.py --int8"):
         import nncf
     nncf.set_log_level(logging.ERROR)
-    openvino = import_package("openvino")
     xml = find_xml(folder)
     network = openvino_core(openvino).read_model(str(xml))
     layers = [*nam_layers(model.network), f"model.{len(model.network.model) - 1}"]
@@ -58,7 +58,7 @@ def quantize_openvino(folder: Path, model: ExportModel, metadata: Metadata, batc
     texts = replace(metadata, details=details).to_text()
     result.set_rt_info(json.dumps(texts, ensure_ascii=False), OPENVINO_PLACE)
     scratch = xml.with_name("int8.xml")  # the FP32 weights are read while this is written
-    openvino.save_model(result, str(scratch), compress_to_fp16=False)
+    save_openvino(result, scratch)
     del network, result
     for suffix in (".xml", ".bin"):
         scratch.with_suffix(suffix).replace(xml.with_suffix(suffix))

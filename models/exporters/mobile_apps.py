@@ -110,7 +110,7 @@ def write_tflite(model: ExportModel, images: Tensor, metadata: Metadata, path: P
         import litert_torch
     is_half = metadata.details["precision"] == "fp16"
     model, pixels = copy.deepcopy(model).cpu(), images.cpu().float().permute(0, 2, 3, 1).contiguous()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         file = Path(scratch) / "network.tflite"
         try:
             with (

@@ -28,9 +28,10 @@ def write_ncnn(model: ExportModel, images: Tensor, metadata: Metadata, folder: P
     half = int(metadata.details["precision"] == "fp16")
     shape = ",".join(str(size) for size in (1, *images.shape[1:]))
     names = [f"ncnnparam={NCNN_PARAM}", f"ncnnbin={NCNN_BIN}"]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         with quiet(), torch.no_grad(), as_user_error("TorchScript, from which pnnx converts"):
-            torch.jit.trace(model, images[:1], strict=False, check_trace=False).save(str(Path(scratch) / "network.pt"))
+            traced = torch.jit.trace(model, images[:1], strict=False, check_trace=False)
+        (Path(scratch) / "network.pt").write_bytes(traced.save_to_buffer())
         command = [pnnx.EXEC_PATH, "network.pt", f"inputshape=[{shape}]f32", f"fp16={half}", *names]
         text = {"capture_output": True, "text": True, "errors": "replace"}
         try:
@@ -55,7 +56,7 @@ def write_mnn(model: ExportModel, images: Tensor, metadata: Metadata, path: Path
     """
     with require_package("MNN", "export.py --include mnn"):
         import _tools as mnn_tools  # not MNN.tools: importing that installs a package and reports to a logging service
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         onnx, mnn = Path(scratch) / "network.onnx", Path(scratch) / "network.mnn"
         write_onnx(model, images, metadata, onnx, settings)
         command = ["MNNConvert", "-f", "ONNX", "--modelFile", str(onnx), "--MNNModel", str(mnn)]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.attention import NAMAttention
 from models.exporters.dynamo import tidy_dynamo, write_by_dynamo
-from models.runtimes.base import reason
+from models.runtimes.base import import_openvino, reason
 from models.runtimes.load import CONFIG, OPENVINO_PLACE
 from models.runtimes.metadata import Metadata
 from utils.ops.boxes import xywh2xyxy
@@ -34,6 +34,7 @@ CANDIDATES = ("candidates", "candidate_scores")  # of a file whose NMS is a plug
 NAM_NODES = ["Mul", "Add", "Sigmoid", "Mul"]
 INT32 = np.iinfo(np.int32)  # what all runtimes read of whole numbers
 OnnxModel = Any  # onnx.ModelProto; the package is optional
+OpenvinoModel = Any  # openvino.Model
 CLASS_DISTANCE = 8192.0  # pixels between the places of two classes, so that they do not suppress each other
 
 
@@ -66,6 +67,9 @@ class ExportModel(nn.Module):
     def __init__(self, network: nn.Module, raw: bool = False, nms: NmsSettings | None = None) -> None:
         super().__init__()
         self.network, self.raw, self.nms = copy.deepcopy(network).requires_grad_(False), raw, nms
+        for module in self.network.modules():
+            if hasattr(module, "onnx_dynamic"):  # v6.1's switch, for a pasted head to make its grid anew for each size
+                module.onnx_dynamic = True
         self.suppress = import_nms() if nms is not None else None
         self.eval()
 
@@ -164,9 +168,10 @@ def write_torchscript(model: ExportModel, images: Tensor, metadata: Metadata, pa
                 mobile = optimize_for_mobile(traced)
             except RuntimeError as error:
                 raise ValueError(f"--optimize: this build of torch cannot: {str(error).splitlines()[0]}") from error
-            mobile._save_for_lite_interpreter(str(path), _extra_files=extra)
+            content = mobile._save_to_buffer_for_lite_interpreter(_extra_files=extra)
         else:
-            traced.save(str(path), _extra_files=extra)
+            content = traced.save_to_buffer(_extra_files=extra)
+    path.write_bytes(content)  # torch's own writer ends the process where the disk is full
 
 
 def write_onnx(model: ExportModel, images: Tensor, metadata: Metadata, path: Path, settings: OnnxSettings) -> None:
@@ -279,7 +284,7 @@ def write_openvino(
     """<folder>/<name>.xml and .bin by way of ONNX; weights in FP16 where the metadata's precision says so."""
     openvino = import_package("openvino")
     stem = folder.name.removesuffix("_openvino_model")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         file = Path(scratch) / "network.onnx"
         write_onnx(model, images, metadata, file, settings)
         try:
@@ -288,7 +293,18 @@ def write_openvino(
             raise ValueError(f"OpenVINO cannot convert it: {reason(error)}") from error
     network.set_rt_info(json.dumps(metadata.to_text(), ensure_ascii=False), OPENVINO_PLACE)
     is_half = metadata.details.get("precision") == "fp16"
-    openvino.save_model(network, str(folder / f"{stem}.xml"), compress_to_fp16=is_half)
+    save_openvino(network, folder / f"{stem}.xml", is_half)
+
+
+def save_openvino(network: OpenvinoModel, path: Path, is_half: bool = False) -> None:
+    """Write an OpenVINO network as .xml and .bin; OSError if that cannot be done."""
+    openvino = import_package("openvino")
+    try:
+        openvino.save_model(network, str(path), compress_to_fp16=is_half)
+    except RuntimeError as error:
+        raise OSError(f"{path.name} cannot be written, there may be no space on the disk: {reason(error)}") from error
+    if not path.with_suffix(".bin").is_file() or not path.read_bytes().rstrip().endswith(b"</net>"):
+        raise OSError(f"{path.name} was not written whole, there may be no space on the disk")
 
 
 def import_package(name: str) -> ModuleType:
@@ -301,7 +317,7 @@ def import_package(name: str) -> ModuleType:
         elif name == "onnxscript":
             import onnxscript as found
         else:
-            import openvino as found
+            found = import_openvino()
     except ImportError as error:
         raise ImportError(f"{name} is missing: pip install -r requirements-export.txt") from error
     return found

@@ -1,5 +1,6 @@
 """Writes a network in torch's newer formats: pt2 by torch.export or AOTInductor, and safetensors."""
 
+import io
 import json
 import shutil
 import zipfile
@@ -22,19 +23,18 @@ def write_pt2(model: ExportModel, images: Tensor, metadata: Metadata, path: Path
     """A network of torch.export, or with `aoti` its machine code; ValueError where NAM is not four operators in it."""
     program = trace(model, images, metadata)
     if not aoti:
-        torch.export.save(program, str(path), extra_files={METADATA_FILE: metadata.to_json()})
+        content = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(program, content, extra_files={METADATA_FILE: metadata.to_json()})
+        path.write_bytes(content.getbuffer())
         return
     if images.device.type == "cpu" and images.dtype == torch.float16:
         raise ValueError("--aoti with --half is for a GPU: on a CPU the code would compute in FP16, which is slower")
     if not any(shutil.which(name) for name in COMPILERS):
         raise ValueError(f"--aoti: needs a C++ compiler, one of {', '.join(COMPILERS)}; without the flag none is used")
-    package = path.with_name(f"{path.name}.pt2")  # the only suffix that it writes
-    try:
-        with quiet(), as_user_error("AOTInductor's code"):
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package))
-        package.replace(path)
-    finally:
-        package.unlink(missing_ok=True)
+    package = io.BytesIO()
+    with quiet(), as_user_error("AOTInductor's code"):
+        torch._inductor.aoti_compile_and_package(program, package_path=package)
+    path.write_bytes(package.getbuffer())
     with zipfile.ZipFile(path, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/{EXTRA_ENTRY}", metadata.to_json())
@@ -73,11 +73,11 @@ def strip_gain(nodes: list[str]) -> list[str]:
 def write_safetensors(network: nn.Module, metadata: Metadata, path: Path) -> None:
     """The weights of a network (not fused) with its yaml and metadata as JSON in the header."""
     with require_package("safetensors", "export.py --include safetensors"):
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     is_half = metadata.details["precision"] == "fp16"
     state = {
         name: (value.half() if is_half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
         for name, value in network.state_dict().items()
     }
     header = {METADATA_KEY: metadata.to_json(), YAML_KEY: json.dumps(network.yaml, ensure_ascii=False)}
-    save_file(state, str(path), metadata=header)
+    path.write_bytes(save(state, metadata=header))

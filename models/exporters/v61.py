@@ -32,6 +32,8 @@ def write_v61(weights: Path, path: Path, half: bool = False) -> None:
     vars(network).pop("rows", None)  # checked rows of the yaml, which nobody reads after the build
     vars(network)["stride"] = network.stride.clone()  # v6.1 has it there, ours is its head's
     content = {"epoch": -1, "model": network, **dict.fromkeys(FIELDS), "date": datetime.now().isoformat()}
+    if network.imgsz is not None:
+        content["opt"] = {"imgsz": network.imgsz}  # v7.0 keeps the options of a training there, v6.1 none
     torch.save(content, path)
     LOGGER.warning(WARNING)
 

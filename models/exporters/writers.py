@@ -129,7 +129,7 @@ def engine(job: Job, path: Path) -> None:
     trt, device = import_tensorrt(WHAT, INSTALL), job.images.device
     check_gpu(device, WHAT)
     metadata = engine_metadata(job)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         file = Path(scratch) / "network.onnx"
         engine_onnx(job, file)
         plan = build_plan(file, engine_settings(job))
@@ -164,7 +164,16 @@ def onnx_settings(job: Job) -> OnnxSettings:
 
 Writer = Callable[[Job, Path], None]
 WRITERS: Mapping[str, Writer] = {
-    **{"torchscript": torchscript, "pt2": pt2, "safetensors": safetensors, "onnx": onnx},
-    **{"openvino": openvino, "ncnn": ncnn, "mnn": mnn, "engine": engine},
-    **{"executorch": executorch, "tflite": tflite, "coreml": coreml, "v61": v61},
+    "torchscript": torchscript,
+    "pt2": pt2,
+    "safetensors": safetensors,
+    "onnx": onnx,
+    "openvino": openvino,
+    "ncnn": ncnn,
+    "mnn": mnn,
+    "engine": engine,
+    "executorch": executorch,
+    "tflite": tflite,
+    "coreml": coreml,
+    "v61": v61,
 }

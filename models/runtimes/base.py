@@ -6,9 +6,12 @@ Legend: B images, N boxes, no = 5 + nc numbers of a box, K detections of a file 
 """
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import torch
@@ -22,6 +25,7 @@ from utils.general import LOGGER, resource_advice
 STRIDE_OF_FOREIGN = 64  # of files that do not say theirs: sides that every model of this family takes
 NMS_OUTPUTS = 4  # num, boxes, scores, classes
 METADATA_FILE = "metadata.json"  # in formats that are a folder or an archive
+OPENVINO_TELEMETRY = "openvino_telemetry"
 Names = Callable[[], Sequence[str]]  # gives the class names of --data, for a file that brings none
 
 
@@ -41,7 +45,7 @@ class Runtime(nn.Module):
     def __init__(self, metadata: Metadata, device: torch.device) -> None:
         super().__init__()
         self.metadata = metadata
-        self.names, self.nc = list(metadata.names), metadata.nc
+        self.names, self.nc, self.imgsz = list(metadata.names), metadata.nc, metadata.trained_size
         self.fixed_batch, self.fixed_hw = metadata.fixed_batch, metadata.fixed_hw
         self.stride = torch.tensor([float(metadata.stride)])
         self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
@@ -109,6 +113,33 @@ def reason(error: Exception) -> str:
     """What a runtime says of an error, in one line: its last, which torch and OpenVINO have it in."""
     lines = str(getattr(error, "err", error)).strip().splitlines() or [type(error).__name__]
     return lines[-1][:200]
+
+
+def silence_telemetry() -> None:
+    """Keep ONNX Runtime, OpenVINO and NNCF from reporting their use to their makers; before they are imported.
+
+    OpenVINO and NNCF, which report each import and conversion, run as usual without their package for it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault(OPENVINO_TELEMETRY, None)  # so that an import of it fails as if it were not installed
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime without its telemetry."""
+    silence_telemetry()
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry."""
+    silence_telemetry()
+    import openvino
+
+    return openvino
 
 
 @contextmanager

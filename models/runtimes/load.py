@@ -21,7 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from models.experimental import attempt_load
-from models.runtimes.base import NMS_OUTPUTS, Names, Runtime, check_setting, describe, own_metadata, reason
+from models.runtimes.base import (
+    NMS_OUTPUTS,
+    Names,
+    Runtime,
+    check_setting,
+    describe,
+    import_onnxruntime,
+    import_openvino,
+    own_metadata,
+    reason,
+)
 from models.runtimes.coreml import CoreMLRuntime
 from models.runtimes.kserve import RemoteRuntime
 from models.runtimes.metadata import Metadata
@@ -151,7 +161,8 @@ class OpenVinoRuntime(Runtime):
         openvino = import_runtime("openvino", path)
         core = openvino_core(openvino)
         settings = openvino_settings(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision, hint)
-        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             network = core.read_model(str(xml))
             shape = network.input(0).partial_shape
@@ -230,9 +241,17 @@ def _rt_texts(network: OpenVinoModel) -> dict[str, str]:
 
 
 RUNTIMES = {
-    **{"onnx": OnnxRuntime, "openvino": OpenVinoRuntime, "pt2": Pt2Runtime, "safetensors": SafetensorsRuntime},
-    **{"ncnn": NcnnRuntime, "mnn": MnnRuntime, "engine": EngineRuntime, "remote": RemoteRuntime},
-    **{"executorch": ExecuTorchRuntime, "tflite": TfliteRuntime, "coreml": CoreMLRuntime},
+    "onnx": OnnxRuntime,
+    "openvino": OpenVinoRuntime,
+    "pt2": Pt2Runtime,
+    "safetensors": SafetensorsRuntime,
+    "ncnn": NcnnRuntime,
+    "mnn": MnnRuntime,
+    "engine": EngineRuntime,
+    "remote": RemoteRuntime,
+    "executorch": ExecuTorchRuntime,
+    "tflite": TfliteRuntime,
+    "coreml": CoreMLRuntime,
 }  # what reads a kind of file, but for checkpoints and TorchScript
 
 
@@ -362,10 +381,7 @@ def find_xml(path: Path) -> Path:
 def import_runtime(package: str, path: Path) -> ModuleType:
     """The package that runs such a file; ImportError with the command that installs it."""
     try:
-        if package == "onnxruntime":
-            import onnxruntime as found
-        else:
-            import openvino as found
+        found = import_onnxruntime() if package == "onnxruntime" else import_openvino()
     except ImportError as error:
         hint = ", or give --dnn for OpenCV" if package == "onnxruntime" else ""
         raise ImportError(f"{path} needs {package}: pip install {package}{hint}") from error

@@ -13,6 +13,7 @@ MAX_CLASSES, MAX_STRIDE, MAX_SIDE = 100_000, 1024, 65_536  # beyond these a file
 MOST_PIXELS = 1 << 26  # of all images of a batch, where both are fixed: 64 of 1024 x 1024
 MOST_PYTHON = 1 << 20  # characters in Python's form, which takes some hundred times as much memory to read
 PROGRAM = "yolov5-nam"
+TRAINED_SIZE = "trained_imgsz"  # key of details
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class Metadata:
     def nc(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def trained_size(self) -> int | None:
+        """The longer side of the images that the network was trained on, in pixels; None where the file is silent."""
+        text = self.details.get(TRAINED_SIZE, "")
+        return int(text) if text.isdecimal() and _is_count(int(text), MAX_SIDE) else None
 
     @property
     def fixed_batch(self) -> int | None:

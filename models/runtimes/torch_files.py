@@ -103,7 +103,7 @@ class SafetensorsRuntime(Runtime):
         if threads:
             torch.set_num_threads(threads)
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        self.network = network_of(path, Checkpoint(yaml, metadata.names, state), device, fuse=True)
+        self.network = network_of(path, Checkpoint(yaml, metadata.names, state, imgsz=self.imgsz), device, fuse=True)
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """See Runtime."""

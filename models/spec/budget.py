@@ -33,15 +33,19 @@ Found = TypeVar("Found")
 
 
 class Budget(TorchDispatchMode):
-    """While it is entered, ValueError for whatever would exceed one of the limits above, before it is done."""
+    """While it is entered, ValueError for whatever would exceed one of the limits above, before it is done.
+
+    `most_numbers` and `most_in_map` may be less than above, as for a file, whose weights tell how large its network is.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Torch asks; where it is to, it loads its compiler first, which takes seconds."""
         return False
 
-    def __init__(self) -> None:
+    def __init__(self, most_numbers: int = MOST_NUMBERS, most_in_map: int = MOST_IN_MAP) -> None:
         super().__init__()
+        self.most_numbers, self.most_in_map = most_numbers, most_in_map
         self.numbers = self.tensors = self.modules = self.operations = 0
 
     def __enter__(self) -> Self:
@@ -85,14 +89,14 @@ class Budget(TorchDispatchMode):
         self.tensors += 1
         if self.tensors > MOST_TENSORS:
             raise ValueError(f"the layers up to here make more than {MOST_TENSORS} tensors{ADVICE}")
-        if self.numbers > MOST_NUMBERS:
-            raise ValueError(f"the layers up to here take more than {MOST_NUMBERS} numbers{ADVICE}")
+        if self.numbers > self.most_numbers:
+            raise ValueError(f"the layers up to here take more than {self.most_numbers} numbers{ADVICE}")
 
     def _check_map(self, size: int, each: int) -> None:
         """Look at how many numbers come out of an operator, and how many products each of them takes."""
-        if size > MOST_IN_MAP:
+        if size > self.most_in_map:
             raise ValueError(
-                f"gives a map of {size} numbers for a small image, more than {MOST_IN_MAP} numbers{ADVICE}"
+                f"gives a map of {size} numbers for a small image, more than {self.most_in_map} numbers{ADVICE}"
             )
         self.operations += 2 * size * each
         if self.operations > MOST_OPERATIONS:

@@ -17,8 +17,21 @@ from utils.general import LOGGER, ROOT
 
 MOST_PUT_IN = 8  # rows
 STOCK = {  # of which networks are made; one is taken for put in only where a shipped yaml comes out without it
-    *("Conv", "DWConv", "Focus", "GhostConv", "SPP", "SPPF", "nn.Upsample", "nn.MaxPool2d", "nn.ZeroPad2d"),
-    *("Bottleneck", "BottleneckCSP", "C3", "C3Ghost", "C3SPP", "C3TR"),
+    "Bottleneck",
+    "BottleneckCSP",
+    "C3",
+    "C3Ghost",
+    "C3SPP",
+    "C3TR",
+    "Conv",
+    "DWConv",
+    "Focus",
+    "GhostConv",
+    "SPP",
+    "SPPF",
+    "nn.MaxPool2d",
+    "nn.Upsample",
+    "nn.ZeroPad2d",
 }
 
 

@@ -37,8 +37,11 @@ def test_a_row_for_each_format_and_setting(weights, data, tmp_path, caplog):
     rows = formats.main(options(weights, data, tmp_path, "--formats", "onnx", "openvino", *settings))
     titles = [(row.name, row.precision, row.hint) for row in rows if row.precision == "fp32"]
     assert titles == [
-        *((BASE, "fp32", "latency"), ("pytorch", "fp32", "latency"), ("onnx", "fp32", "latency")),
-        *(("openvino", "fp32", "latency"), ("openvino", "fp32", "throughput")),
+        (BASE, "fp32", "latency"),
+        ("pytorch", "fp32", "latency"),
+        ("onnx", "fp32", "latency"),
+        ("openvino", "fp32", "latency"),
+        ("openvino", "fp32", "throughput"),
     ]
     assert "onnx has no row for bf16, latency: --precision bf16: what runs onnx files here knows fp32" in caplog.text
     assert "onnx has no row for fp32, throughput: --hint throughput" in caplog.text

@@ -125,8 +125,9 @@ class Builder(Published):
             self._log.log(Severity.ERROR, self._trt.fails_with)
             return None
         assert network._is_strong
-        for low, size in zip(profile[0], sizes, strict=True) if profile else ():
-            assert size in (-1, low), "3) of IOptimizationProfile.set_shape"
+        if profile:
+            for low, size in zip(profile[0], sizes, strict=True):
+                assert size in (-1, low), "3) of IOptimizationProfile.set_shape"
         config._cache._content = self._trt.timings + b" of one more build"
         head = {"version": self._trt.__version__, "profile": profile}
         return memoryview(MAGIC + json.dumps(head).encode() + b"\n" + network._graph.SerializeToString())
@@ -378,8 +379,16 @@ def iou(a, b):
 
 
 CLASSES = (
-    *(Builder, INetworkDefinition, OnnxParser, ParserError, IBuilderConfig, ITimingCache, IOptimizationProfile),
-    *(Runtime, ICudaEngine, IExecutionContext),
+    Builder,
+    INetworkDefinition,
+    OnnxParser,
+    ParserError,
+    IBuilderConfig,
+    ITimingCache,
+    IOptimizationProfile,
+    Runtime,
+    ICudaEngine,
+    IExecutionContext,
 )
 
 

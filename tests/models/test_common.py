@@ -70,8 +70,15 @@ BLOCKS = [  # block, channels and size out of (2, 16, 8, 12)
 NAMES = [f"{type(block).__name__}-{i}" for i, (block, _) in enumerate(BLOCKS)]
 MORE_BLOCKS = [
     *(block for block, _ in BLOCKS),
-    *(Contract(2), Expand(2), Concat(), Sum(2), Sum(2, True), Classify(32, 5)),
-    *(nn.Upsample(None, 2, "nearest"), nn.Upsample(None, 2, "bilinear"), nn.ConvTranspose2d(16, 8, 2, 2)),
+    Contract(2),
+    Expand(2),
+    Concat(),
+    Sum(2),
+    Sum(2, True),
+    Classify(32, 5),
+    nn.Upsample(None, 2, "nearest"),
+    nn.Upsample(None, 2, "bilinear"),
+    nn.ConvTranspose2d(16, 8, 2, 2),
 ]
 MORE_NAMES = [f"{type(block).__name__}-{i}" for i, block in enumerate(MORE_BLOCKS)]
 

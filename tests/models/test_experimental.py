@@ -15,7 +15,10 @@ from models.yolo import Model
 from utils.files.checkpoint import Checkpoint, save_checkpoint
 
 YAML = {
-    **{"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]]},
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]],
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "NAMAttention", []]],
     "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
 }
@@ -86,6 +89,11 @@ def test_ensemble(write):
     torch.testing.assert_close(augmented, torch.cat([model(x, augment=True)[0] for model in models], 1))
     assert ensemble.names == models[1].names
     assert torch.equal(ensemble.stride, models[0].stride)
+    assert ensemble.imgsz is None
+    ensemble[0].imgsz = 320
+    assert ensemble.imgsz == 320
+    ensemble[1].imgsz = 416
+    assert ensemble.imgsz == 416
     assert ensemble.nc == 3
     assert not ensemble.training
 
@@ -136,12 +144,12 @@ def claim(checkpoint, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width_multiple": 100.0, "backbone": [[-1, 1, "Conv", [64]]] * 3}, r"row 1 .*more than \d+ numbers"),
-        ({"backbone": [[-1, 1, "nn.Conv2d", [3, 400_000, 999]], *YAML["backbone"][1:]]}, r"row 0 .*more than \d+ num"),
-        ({"backbone": [[-1, 1, "nn.Embedding", [10**6, 10**6]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
-        ({"backbone": [[-1, 1, "nn.Upsample", ["None", 9999]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
-        ({"backbone": [[-1, 1, "nn.ZeroPad2d", [9999]], *YAML["backbone"]]}, r"row 0 .*more than \d+ numbers"),
-        ({"backbone": [[-1, 1, "Conv", [8, 3, 2, 9999]], *YAML["backbone"][1:]]}, r"row [01] .*more than \d+ numbers"),
+        ({"width_multiple": 100.0, "backbone": [[-1, 1, "Conv", [64]]] * 3}, r"row 1 .*\d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.Conv2d", [3, 400_000, 999]], *YAML["backbone"][1:]]}, r"row 0 .*\d+ num"),
+        ({"backbone": [[-1, 1, "nn.Embedding", [10**6, 10**6]], *YAML["backbone"]]}, r"row 0 .*\d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.Upsample", ["None", 9999]], *YAML["backbone"]]}, r"row 0 .*\d+ numbers"),
+        ({"backbone": [[-1, 1, "nn.ZeroPad2d", [9999]], *YAML["backbone"]]}, r"row 0 .*\d+ numbers"),
+        ({"backbone": [[-1, 1, "Conv", [8, 3, 2, 9999]], *YAML["backbone"][1:]]}, r"row [01] .*\d+ numbers"),
         ({"backbone": [[-1, 1000, "nn.ReLU", []]] * 3 + YAML["backbone"], "depth_multiple": 100}, "300005 blocks"),
     ],
     ids=["width", "kernel", "embedding", "upsample", "pad", "padding", "repeats"],

@@ -74,8 +74,21 @@ def run(folder: Path, *command: str) -> str:
 def test_train_detect_export(folder: Path, data: str) -> None:
     small = ("--imgsz", "64", "--device", "cpu")
     log = run(
-        *(folder, "train.py", "--cfg", "yolov5-NAM.yaml", "--weights", "", "--data", data, "--epochs", "1", *small),
-        *("--batch-size", "6", "--workers", "0"),
+        folder,
+        "train.py",
+        "--cfg",
+        "yolov5-NAM.yaml",
+        "--weights",
+        "",
+        "--data",
+        data,
+        "--epochs",
+        "1",
+        *small,
+        "--batch-size",
+        "6",
+        "--workers",
+        "0",
     )
     assert "models.NAM.NAMAttention" in log
     assert "NAMAttention is your class of models.NAM" in log

@@ -16,8 +16,8 @@ from tests.copies import copy_repository, patch
 
 TEXTS = Path(__file__).parent / "recipes"
 IMPORTS = (
-    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, Decoupled_Detect,"
-    " MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
+    "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, DecoupledHead,"
+    " Decoupled_Detect, MixBlock, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
 )
 IN_FRONT = """        if m is SE:
             c1, c2 = ch[f], args[0]
@@ -53,9 +53,23 @@ BEHIND = """        elif m is CBAM:
         elif m is Pick:
             c2 = ch[f][args[0]]
 """
+HEAD = """
+class Sub_Detect(Detect):
+    def __init__(self, nc=80, anchors=(), ch=(), inplace=True):
+        super().__init__(nc, anchors, ch, inplace)
+        self.m = nn.ModuleList(DecoupledHead(c, nc, self.na) for c in ch)
+
+
+"""
 BASE = [  # widths are doubled, width_multiple is 0.5
-    *([-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "C3", [32]], [-1, 1, "Conv", [64, 3, 2]]),
-    *([-1, 2, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]], [-1, 1, "C3", [64]], [-1, 1, "Conv", [64, 3, 2]]),
+    [-1, 1, "Conv", [16, 3, 2]],
+    [-1, 1, "Conv", [32, 3, 2]],
+    [-1, 1, "C3", [32]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 2, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
+    [-1, 1, "C3", [64]],
+    [-1, 1, "Conv", [64, 3, 2]],
     [-1, 1, "SPPF", [64, 5]],
 ]
 DETECT = [[4, 6, 9], 1, "Detect", ["nc", "anchors"]]
@@ -75,9 +89,15 @@ def backbone(*rows: list) -> list:
 
 
 P2 = [
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 6], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 9..11
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 4], 1, "Concat", [1]], [-1, 1, "C3", [64, False]]),  # 14
-    *([-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]], [-1, 1, "C3", [32, False]]),  # 17
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 6], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 9..11
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 4], 1, "Concat", [1]],
+    [-1, 1, "C3", [64, False]],  # 14
+    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+    [[-1, 2], 1, "Concat", [1]],
+    [-1, 1, "C3", [32, False]],  # 17
 ]
 ANCHORS = [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]]
 RECIPES = {  # name: rows, {row: class that it must be}
@@ -101,23 +121,32 @@ RECIPES = {  # name: rows, {row: class that it must be}
     ),
     "MobileNetV3": (
         backbone(
-            *([-1, 1, "conv_bn_hswish", [16, 2]], [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]]),
-            *([-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]], [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]]),
+            [-1, 1, "conv_bn_hswish", [16, 2]],
+            [-1, 1, "MobileNet_Block", [32, 16, 3, 2, 1, 0]],
+            [-1, 1, "MobileNet_Block", [64, 32, 3, 2, 0, 1]],
+            [-1, 1, "MobileNet_Block", [64, 40, 5, 2, 1, 1]],
             [-1, 1, "MobileNet_Block", [128, 48, 5, 2, 1, 1]],
         ),
         {0: f"{MINE}.conv_bn_hswish", 4: f"{MINE}.MobileNet_Block"},
     ),
     "ShuffleNetV2 in the list": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Shuffle_Block", [32, 2]], [-1, 2, "Shuffle_Block", [32, 1]]),
-            *([-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]], [-1, 1, "Shuffle_Block", [64, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "Shuffle_Block", [32, 2]],
+            [-1, 2, "Shuffle_Block", [32, 1]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
+            [-1, 1, "Shuffle_Block", [64, 2]],
         ),
         {1: f"{MINE}.Shuffle_Block", 5: f"{MINE}.Shuffle_Block"},
     ),
     "GhostNet of our blocks": (
         backbone(
-            *([-1, 1, "Conv", [32, 3, 2]], [-1, 1, "GhostBottleneck", [32, 3, 2]], [-1, 1, "C3Ghost", [32]]),
-            *([-1, 1, "GhostBottleneck", [64, 3, 2]], [-1, 1, "GhostBottleneck", [64, 3, 2]]),
+            [-1, 1, "Conv", [32, 3, 2]],
+            [-1, 1, "GhostBottleneck", [32, 3, 2]],
+            [-1, 1, "C3Ghost", [32]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
+            [-1, 1, "GhostBottleneck", [64, 3, 2]],
             [-1, 1, "GhostBottleneck", [64, 3, 2]],
         ),
         {1: f"{COMMON}.GhostBottleneck"},
@@ -126,12 +155,18 @@ RECIPES = {  # name: rows, {row: class that it must be}
         backbone(*([-1, 1, "RepVGGBlock", [32, 3, 2]],) * 3, *([-1, 1, "RepVGGBlock", [64, 3, 2]],) * 2),
         {0: f"{MINE}.RepVGGBlock"},
     ),
+    "subclass of an experimental block": (behind([-1, 1, "MixBlock", [64, [1, 3]]]), {9: f"{MINE}.MixBlock"}),
+    "class pasted in experimental.py": (behind([-1, 1, "Doubled", []]), {9: "models.experimental.Doubled"}),
     "Swin stage": (behind([-1, 2, "C3STR", [64]]), {9: f"{MINE}.C3STR"}),
     "neck block in the list": (behind([-1, 1, "SPPCSPC", [64]]), {9: f"{MINE}.SPPCSPC"}),
     "backbone of one class": (
         [
-            *([-1, 1, "Backbone", [[32, 64, 64]]], [0, 1, "Pick", [0]], [0, 1, "Pick", [1]], [0, 1, "Pick", [2]]),
-            *([3, 1, "SPPF", [64, 5]], [[1, 2, 4], 1, "Detect", ["nc", "anchors"]]),
+            [-1, 1, "Backbone", [[32, 64, 64]]],
+            [0, 1, "Pick", [0]],
+            [0, 1, "Pick", [1]],
+            [0, 1, "Pick", [2]],
+            [3, 1, "SPPF", [64, 5]],
+            [[1, 2, 4], 1, "Detect", ["nc", "anchors"]],
         ],
         {0: f"{MINE}.Backbone", 2: f"{MINE}.Pick"},
     ),
@@ -148,14 +183,29 @@ RECIPES = {  # name: rows, {row: class that it must be}
         behind(detect=[[4, 6, 8], 1, "Decoupled_Detect", ["nc", "anchors"]]),
         {9: f"{MINE}.Decoupled_Detect"},
     ),
+    "subclass of Detect": (
+        behind(detect=[[4, 6, 8], 1, "Sub_Detect", ["nc", "anchors"]]),
+        {9: "models.yolo.Sub_Detect"},
+    ),
     "P2 level": (
         behind(*P2, detect=[[17, 14, 11, 8], 1, "Detect", ["nc", [[4, 5, 8, 10], *ANCHORS]]]),
         {18: "models.blocks.head.Detect"},
     ),
 }
+EXPERIMENTAL = """
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * 2
+"""
+NAMES = ["anchors", "nc", "gd", "gw", "na", "no", "ch", "f", "n", "m", "args", "c1", "c2", "save"]
+NOTE = """        noted = {name: repr(value) for name, value in locals().items() if name in NOTED_NAMES}
+        NOTED.append(noted | {"layers": len(layers)})
+"""
 RUN = """
 import json, logging, sys, warnings
 import torch
+import models.experimental
 from models.yolo import Model
 from utils.general import LOGGER, set_logging
 
@@ -180,7 +230,10 @@ for name, content in json.load(open(sys.argv[1])).items():
                          "strides": model.stride.tolist(), "finite": bool(boxes.isfinite().all())}
     except ValueError as error:
         results[name] = {"error": str(error)}
-json.dump({"results": results, "log": log}, open(sys.argv[2], "w"))
+from models import yolo
+yolo.NOTED.clear()
+Model(json.load(open(sys.argv[1]))["P2 level"], verbose=False)
+json.dump({"results": results, "log": log, "noted": yolo.NOTED}, open(sys.argv[2], "w"))
 """
 
 
@@ -209,9 +262,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     common, yolo = folder / "models" / "common.py", folder / "models" / "yolo.py"
     unlisted = "\n\nclass C3B(C3):\n    pass\n"
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)
+    experimental = folder / "models" / "experimental.py"
+    experimental.write_text(experimental.read_text() + EXPERIMENTAL)
     patch(yolo, "from models.tta import", f"{IMPORTS}from models.tta import")
-    patch(yolo, "        if m in [Conv,", f"{IN_FRONT}if m in [Conv,")
-    patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock]:")
+    patch(yolo, "\n# From rows to layers", f"{HEAD}# From rows to layers")
+    patch(yolo, "\n# From rows to layers", f"NOTED, NOTED_NAMES = [], {NAMES}\n\n\n# From rows to layers")
+    patch(yolo, "        if m in [Conv,", f"{NOTE}{IN_FRONT}if m in [Conv,")
+    patch(yolo, "C3SPP, C3Ghost]:", "C3SPP, C3Ghost, C3SE, C3STR, SPPCSPC, Shuffle_Block, RepVGGBlock, MixBlock]:")
     patch(yolo, "C3TR, C3Ghost]:", "C3TR, C3Ghost, C3SE, C3STR]:")
     patch(yolo, "        else:  # as in v6.1", f"{BEHIND}        else:  # as in v6.1")
     cases = {name: content_of(rows) for name, (rows, _) in (RECIPES | FAULTY).items()}
@@ -246,3 +303,20 @@ def test_it_is_logged_once_that_a_class_of_our_name_is_used(built: dict) -> None
     assert len(said) == 3
     for name, home in (("SE", "models.mine"), ("CBAM", "models.common"), ("ECA", "models.common")):
         assert any(line.startswith(f"{name} is your class of {home}") for line in said)
+
+
+def test_a_branch_sees_v61s_values(built: dict) -> None:
+    """Row by row what v6.1 holds when its chain is reached; row 0 states `no` channels, which are not scaled."""
+    noted, rows = built["noted"], RECIPES["P2 level"][0]
+    anchors = [[4, 5, 8, 10], *ANCHORS]
+    assert len(noted) == len(rows)
+    channels = [16, 16, 16, 32, 32, 32, 32, 32, 32, 32, 64, 32, 32, 64, 32, 32, 48, 16]
+    save: list[int] = []
+    for i, ((source, number, _, args), seen) in enumerate(zip(rows, noted, strict=True)):
+        given = [None if arg is None else {"nc": 3, "anchors": anchors}.get(str(arg), arg) for arg in args]
+        expected = {"anchors": anchors, "nc": 3, "gd": 1.0, "gw": 0.5, "na": 2, "no": 16, "f": source, "n": number}
+        expected |= {"ch": channels[:i] or [3], "args": given, "c2": (channels[:i] or [3])[-1], "save": save}
+        assert {name: seen[name] for name in expected} == {name: repr(value) for name, value in expected.items()}
+        assert seen["layers"] == i
+        assert seen["m"].startswith("<class ")
+        save = [*save, *(x % i for x in (source if isinstance(source, list) else [source]) if x != -1)]

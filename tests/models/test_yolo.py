@@ -24,13 +24,26 @@ ARCH = json.loads((ROOT / "tests" / "golden" / "arch.json").read_text())
 YAMLS = {path.stem: path for path in sorted((ROOT / "models").rglob("yolo*.yaml"))}
 PARAMETERS = {  # of v6.1, nc 80
     **{name: facts["params"] for name, facts in ARCH.items()},
-    **{"yolov5n6": 3246940, "yolov5s6": 12626620, "yolov5m6": 35731932, "yolov5l6": 76770172, "yolov5x6": 140794780},
-    **{"yolov5-p2": 47493372, "yolov5-p34": 5331518, "yolov5-p6": 76770172, "yolov5-p7": 144281723},
-    **{"yolov5-fpn": 41117565, "yolov5-bifpn": 46825853, "yolov5-panet": 46563709},
-    **{"yolov5s-ghost": 3897605, "yolov5s-transformer": 7235645},
-    **{"yolov3": 61949149, "yolov3-spp": 62998749, "yolov3-tiny": 8852366},
+    "yolov5n6": 3246940,
+    "yolov5s6": 12626620,
+    "yolov5m6": 35731932,
+    "yolov5l6": 76770172,
+    "yolov5x6": 140794780,
+    "yolov5-p2": 47493372,
+    "yolov5-p34": 5331518,
+    "yolov5-p6": 76770172,
+    "yolov5-p7": 144281723,
+    "yolov5-fpn": 41117565,
+    "yolov5-bifpn": 46825853,
+    "yolov5-panet": 46563709,
+    "yolov5s-ghost": 3897605,
+    "yolov5s-transformer": 7235645,
+    "yolov3": 61949149,
+    "yolov3-spp": 62998749,
+    "yolov3-tiny": 8852366,
     # ours
-    **{"yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256), "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512)},
+    "yolov5n-NAM-p3p5": 1872157 + 2 * (64 + 128 + 256),
+    "yolov5s-NAM-p3p5": 7235389 + 2 * (128 + 256 + 512),
     **{f"yolov5n-NAM-{kind}": 1872157 + 2 * 256 for kind in ("backbone", "identity", "open")},
     **{f"yolov5s-NAM-{kind}": 7235389 + 2 * 512 for kind in ("backbone", "identity", "open")},
     "yolov5n-C3NAM": 1872157 + 2 * (16 + 2 * 32 + 3 * 64 + 128 + 64 + 32 + 64 + 128),
@@ -39,7 +52,10 @@ PARAMETERS = {  # of v6.1, nc 80
 ENTRIES = {"yolov5n6": 459, "yolov5s6": 459, "yolov5m6": 627, "yolov5l6": 795, "yolov5x6": 963}
 STRIDES = {
     **dict.fromkeys(("yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6", "yolov5-p6"), (8, 16, 32, 64)),
-    **{"yolov5-p2": (4, 8, 16, 32), "yolov5-p34": (8, 16), "yolov5-p7": (8, 16, 32, 64, 128), "yolov3-tiny": (16, 32)},
+    "yolov5-p2": (4, 8, 16, 32),
+    "yolov5-p34": (8, 16),
+    "yolov5-p7": (8, 16, 32, 64, 128),
+    "yolov3-tiny": (16, 32),
 }
 Tiny = Callable[..., dict]  # see conftest.py
 
@@ -107,8 +123,13 @@ def test_the_anchor_library() -> None:
     assert library["anchors_p5_640"] == read_yaml(YAMLS["yolov5s"])["anchors"]
     assert library["anchors_p6_1280"] == read_yaml(YAMLS["yolov5s6"])["anchors"]
     assert {key: len(levels) for key, levels in library.items()} == {
-        **{"anchors_p5_640": 3, "anchors_p6_640": 4, "anchors_p6_1280": 4, "anchors_p6_1920": 4},
-        **{"anchors_p7_640": 5, "anchors_p7_1280": 5, "anchors_p7_1920": 5},
+        "anchors_p5_640": 3,
+        "anchors_p6_640": 4,
+        "anchors_p6_1280": 4,
+        "anchors_p6_1920": 4,
+        "anchors_p7_640": 5,
+        "anchors_p7_1280": 5,
+        "anchors_p7_1920": 5,
     }
     assert all(len(level) == 6 for levels in library.values() for level in levels)
 
@@ -270,9 +291,9 @@ def test_channels_last_and_batches_change_nothing(nano: Model) -> None:
 
 def test_kept_outputs_are_freed(tiny: Tiny) -> None:
     model = build(tiny()).eval()
-    assert model._plan[2] == (None, True, [])
-    assert model._plan[6] == ([2, 5], False, [2, 5])
-    assert [keep for _, keep, _ in model._plan] == [False, False, True, False, False, True, False]
+    assert model.plan[2] == (None, True, [])
+    assert model.plan[6] == ([2, 5], False, [2, 5])
+    assert [keep for _, keep, _ in model.plan] == [False, False, True, False, False, True, False]
 
 
 def test_relative_and_list_sources(tiny_with: Tiny) -> None:
@@ -415,3 +436,14 @@ def test_rows_are_read_and_planned_once(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(yolo, name, lambda *args, f=function, n=name: (calls.append(n), f(*args))[1])
     build(tiny(), warn=False)(torch.rand(1, 3, 32, 32))
     assert calls == ["read_rows", "plan_reads"]
+
+
+def test_layers_may_be_cut_off_and_exchanged(tiny: Tiny) -> None:
+    """As programs do that make a classifier of a detector."""
+    model, x = build(tiny()).eval(), torch.rand(1, 3, 32, 32)
+    model.model = model.model[:5]
+    assert model(x).shape == (1, 16, 2, 2)
+    pool = nn.AdaptiveAvgPool2d(1)
+    pool.i, pool.f, pool.type = 4, 2, "pool"
+    model.model[-1] = pool
+    assert torch.equal(model(x), model.model[:3](x).mean((2, 3), keepdim=True))

@@ -33,6 +33,7 @@ from utils.general import (
     progress,
     remove_stale,
     run_script,
+    scratch_folder,
     set_logging,
 )
 
@@ -111,7 +112,7 @@ def fail(error):
         (ImportError("pip install onnx"), "ERROR: pip install onnx"),
         (ValueError("two\n\n   lines"), "ERROR: two lines"),
         (ValueError(), "ERROR: ValueError"),
-        (OSError(28, "No space left on device", "best.pt"), "ERROR: best.pt: no space left on device"),
+        (PermissionError(13, "Permission denied", "best.pt"), "ERROR: best.pt: permission denied"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsys):
@@ -119,6 +120,21 @@ def test_a_users_mistake_is_one_line_and_exit_1(error, line, quiet_logger, capsy
         run_script(fail, error)
     assert exit_.value.code == 1
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_way_out(quiet_logger, capsys):
+    with pytest.raises(SystemExit):
+        run_script(fail, OSError(28, "No space left on device", "exp/best.pt"))
+    line = capsys.readouterr().err
+    assert line.startswith("ERROR: exp/best.pt: no space left on device; ")
+    assert "--project" in line
+
+
+@pytest.mark.parametrize(("written", "there"), [("my.yml", "my.yaml"), ("my.yaml", "my.yml")])
+def test_the_other_suffix_of_a_yaml_is_suggested(tmp_path, written, there):
+    (tmp_path / there).touch()
+    with pytest.raises(FileNotFoundError, match=rf"{written}: no such file.*{there}"):
+        check_file(tmp_path / written, (".yaml", ".yml"))
 
 
 @pytest.mark.parametrize(
@@ -480,19 +496,27 @@ def test_atomic_write_takes_the_longest_name(tmp_path):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
-    with atomic_write(tmp_path / "last.pt") as temporary:
+def test_stale_files_go(tmp_path):
+    """Those that no process writes to any more; a folder that nobody else writes to can do without waiting."""
+    with atomic_write(tmp_path / "last.pt") as temporary, scratch_folder(tmp_path / "last.pt") as folder:
+        (folder / "part").touch()
         stale = tmp_path / temporary.name.replace(temporary.name[-16:-4], "0123456789ab")
+        stale_folder = tmp_path / temporary.name.replace(temporary.name[-16:-4], "0123456789ac")
+        (stale_folder / "inner").mkdir(parents=True)
         for path in (stale, tmp_path / ".mine.tmp", tmp_path / "last-0123456789ab.tmp"):
             path.touch()
+        for path in tmp_path.iterdir():
             os.utime(path, (1000, 1000))
-        remove_stale(tmp_path)
+        remove_stale(tmp_path, "other.pt")
+        assert stale.exists()
+        remove_stale(tmp_path, "last.pt")
         assert temporary.exists()
+        assert (folder / "part").exists()
     assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "last-0123456789ab.tmp", "last.pt"]
     stale.touch()
     remove_stale(tmp_path)
-    assert stale.exists()  # somebody may be writing to it
-    remove_stale(tmp_path, older_than_s=0)
+    assert stale.exists()  # somebody may be about to write to it
+    remove_stale(tmp_path, is_ours=True)
     assert not stale.exists()
     remove_stale(tmp_path / "none")
 
@@ -537,3 +561,10 @@ def test_no_size(imgsz):
     for given in (imgsz, [640, imgsz]):
         with pytest.raises(ValueError, match=f"--imgsz {imgsz}: "):
             check_img_size(given)
+
+
+def test_strides_may_be_tensors():
+    stride = torch.tensor([8.0, 16.0, 32.0])
+    assert make_divisible(100, stride) == make_divisible(100, 32) == 128
+    assert check_img_size(100, s=stride.max()) == 128
+    assert check_img_size([100, 64], s=32) == [128, 64]

@@ -58,6 +58,16 @@ def test_annotator_copies_what_cannot_be_drawn_upon(kind):
     assert (annotator.result() != 255).any()
 
 
+def test_annotators_words_of_v61():
+    first, second = Annotator(WHITE.copy(), line_width=2), Annotator(im=WHITE.copy(), line_width=2)
+    first.box_label((10, 40, 60, 90), "cat", RED, (255, 255, 255))
+    second.box_label(list(torch.tensor([10.0, 40, 60, 90])), label="cat", color=RED, txt_color=(255, 255, 255))
+    np.testing.assert_array_equal(first.im, second.im)
+    second.box_label(torch.tensor([10, 40, 60, 90]), "cat", colors(torch.tensor(3.0), True))
+    assert colors.palette[3] == colors(3) == Colors.hex2rgb(f"#{Colors.HEX[3]}")
+    assert len(colors.palette) == colors.n == 20
+
+
 def test_annotators_rectangle_and_text():
     annotator = Annotator(WHITE.copy(), line_width=3)
     annotator.rectangle((10, 20, 60, 40), fill=RED)

@@ -11,9 +11,9 @@ from typing import Self
 
 import numpy as np
 
-from utils.evaluation.evaluate import EvaluatedBatch
+from utils.evaluation.evaluate import EvaluatedBatch, overlap
 from utils.general import atomic_write
-from utils.metrics import IOU_LEVELS, average_precision, box_iou, match_predictions
+from utils.metrics import IOU_LEVELS, average_precision, match_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,7 @@ class ImageRecorder:
     def __call__(self, evaluated: EvaluatedBatch) -> None:
         """Takes a batch in."""
         for path, rows, known in zip(evaluated.batch.paths, evaluated.native, evaluated.labels, strict=True):
-            iou = box_iou(known[:, 1:], rows[:, :4]).numpy()  # (t, n)
-            right = match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), iou)
+            right = match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), overlap(rows, known))
             self.parts[path.removeprefix(self.start)] = (
                 right,
                 rows[:, 4:6].numpy(),

@@ -124,7 +124,7 @@ def main(opt: AblateOptions) -> Path:
         work(
             queue,
             plan.runs,
-            lambda run, beat: measure(run, plan, data, beat),
+            lambda run, beat: measure(run, plan.split, data, beat),
             is_wanted=lambda run: is_wanted(run, plan, queue),
         )
     findings = find(plan, queue, opt.rounds)
@@ -261,15 +261,15 @@ def probe(plan: Plan) -> float:
 # A run ----------------------------------------------------------------------------------------------------------------
 
 
-def measure(run: Run, plan: Plan, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
-    """How good a trained run is on the plan's split, and what it was; writes images.npz into its folder."""
+def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
+    """How good a trained run is on a split of the data, and what it was; writes images.npz into its folder."""
     opt = options_of(run)
     device = select_device(opt.device)
     weights = final_weights(run)
     model = attempt_load(weights, device)
     stride = largest_stride(model)
     rated = data.as_one_class() if opt.single_cls else data
-    records = load_split(rated, plan.split, opt.workers, opt.single_cls)
+    records = load_split(rated, split, opt.workers, opt.single_cls)
     trained = load_split(rated, "train", opt.workers, opt.single_cls)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
@@ -300,7 +300,7 @@ def measure(run: Run, plan: Plan, data: DataConfig, beat: Callable[[], object]) 
         **{f"map_{name}": value if math.isfinite(value) else None for name, value in sizes.items()},
         "epochs": len(curve),
         "weights": weights.name,
-        "data": data_hash({plan.split: records, "train": trained}, data),
+        "data": data_hash({split: records, "train": trained}, data),
     }
     return facts | {f"env_{key}": value for key, value in environment(device).items()}
 

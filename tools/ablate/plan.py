@@ -98,7 +98,7 @@ def load_plan(file: str, folder: Path) -> Plan:
         models[name] = str(settings[name].get("cfg", ""))
     shared = parse_opt(_arguments({**common, "data": data}))
     runs = tuple(
-        _run(name, seed, folder / "runs" / f"{place}-s{seed}", {**settings[name], "data": data, "seed": seed})
+        make_run(name, seed, folder / "runs" / f"{place}-s{seed}", {**settings[name], "data": data, "seed": seed})
         for seed, (name, place) in itertools.product(seeds, zip(variants, names, strict=True))
     )
     return Plan(
@@ -173,7 +173,8 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
     return content
 
 
-def _run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -> Run:
+def make_run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -> Run:
+    """A training with options of train.py, named as in Python, whose results go to a folder."""
     arguments = _arguments(options)
     digest = hashlib.sha256()
     for name, value in sorted(options.items()):

@@ -12,7 +12,8 @@ from tools.ablate.queue import Claim, RunQueue
 from tools.subprocesses import TAIL, TRAINER, Ended, run_logged
 from utils.files.reading import read_json
 from utils.general import LOGGER, atomic_write
-from utils.training.resume import KEPT, check_unfinished, load_run
+from utils.processes.locks import InUseError, Lock
+from utils.training.resume import has_ended
 
 Measure = Callable[[Run, Callable[[], object]], dict[str, object]]
 
@@ -46,7 +47,9 @@ def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINE
     """Trains, or goes on with it, and rates one run, and writes how it ended; nothing if the claim is lost."""
     facts: dict[str, object] = {"train_seconds": None, "peak_mb": None}
     last = run.folder / "weights" / "last.pt"
-    if not (is_trained(run.folder) or is_complete(last)):
+    if is_in_use(run.folder):
+        return
+    if not is_trained(run.folder):
         goes_on = last.is_file()
         LOGGER.info(f"{run.key}: {'goes on' if goes_on else 'training'}; log in {claim.folder / 'log.txt'}")
         ended = supervise([*trainer, *(("--resume", str(last)) if goes_on else run.arguments)], claim)
@@ -66,24 +69,22 @@ def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINE
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a training came to its end: its last checkpoint was stripped, or its results are written."""
-    return (folder / "weights" / KEPT).is_file() or (folder / "results.json").is_file()
-
-
-def is_complete(last: Path) -> bool:
-    """Whether a last.pt is of a training that was cut off after its last epoch, which cannot be gone on with."""
-    if not last.is_file():
-        return False
+    """Return whether a training has come to its end; train.py finishes one that was cut off in it."""
     try:
-        checkpoint = load_run(last)
+        return has_ended(folder / "weights" / "last.pt", is_plotted=False)
     except ValueError as error:
         LOGGER.debug(f"{error}: train.py --resume will say so")
         return False
-    options = checkpoint.training["opt"]
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process trains in the folder: that of a worker which was taken for lost, for instance."""
     try:
-        check_unfinished(last, checkpoint, int(options["epochs"]), int(options["patience"]))
-    except ValueError as error:
-        LOGGER.info(f"{error}; it is rated as it is")
+        with Lock() as lock:
+            if folder.is_dir():
+                lock.take_folder(folder)
+    except InUseError as error:
+        LOGGER.warning(f"{error}")
         return True
     return False
 

@@ -7,7 +7,6 @@ with that of the first fetch, which CHECKSUMS beside it records; publishers of d
 import hashlib
 import json
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -17,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from utils.general import LOGGER, atomic_write, plural, progress
+from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder
 
 CHECKSUMS = "sha256.json"  # file name: hash, in the folder of the fetched files
 CHUNK = 1 << 20  # bytes
@@ -134,11 +133,12 @@ def unpacked(source: Path, near: Path) -> Iterator[list[Path]]:
         yield [source]
         return
     near.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{near.name}-", dir=near.parent) as folder:
+    remove_stale(near.parent, near.name)
+    with scratch_folder(near) as folder:
         LOGGER.info(f"unpacking {plural(len(archives), 'archive')} of {source}")
         for path in progress(archives, desc="Unpacking", delay=1.0):
-            unpack(path, Path(folder))
-        yield [source, Path(folder)]
+            unpack(path, folder)
+        yield [source, folder]
 
 
 def unpack(path: Path, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Shows what the attention of a trained network does: how far its gates open on a data set, and what AP they carry.
 
-    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320
-    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --counterfactual
-    python -m tools.gates --weights best.pt --data bccd.yaml --imgsz 320 --cam 8   # heat maps of 8; any network's
+    python -m tools.gates --weights best.pt --data bccd.yaml
+    python -m tools.gates --weights best.pt --data bccd.yaml --counterfactual
+    python -m tools.gates --weights best.pt --data bccd.yaml --cam 8   # heat maps of 8; any network's
     python -m tools.gates --fork yolov5s-NAM.yaml best.pt       # is a fork wired as meant, and which NAM has it
 
 A gate is what a block multiplies its input by. One that stays where it rests on every picture only scales; one that
@@ -17,7 +17,7 @@ Legend: C channels of a block.
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -49,8 +49,9 @@ from utils.draw.curves import ACCENT, FAINT, INK, PALE, new_figure, tidy
 from utils.evaluation.evaluate import check_names, evaluate
 from utils.files.names import run_folder
 from utils.files.weights import DEFAULT_WEIGHTS, find_weights
-from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr
+from utils.general import LOGGER, ROOT, atomic_write, colorstr
 from utils.metrics import EvalResult
+from utils.predict.inference import SIZE_DEFAULT, check_size, choose_size, input_size
 from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"
@@ -200,7 +201,7 @@ class Options:
     weights: str
     data: str
     split: str
-    imgsz: int
+    imgsz: int | None
     batch_size: int
     counterfactual: bool
     cam: int | None
@@ -222,7 +223,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     add_weights(parser, f"checkpoint with attention blocks, for --cam any; {DEFAULT_WEIGHTS.name} where none is named")
     parser.add_argument("--data", default="", help=f"the data set's yaml (default: {DEFAULT_DATA})")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="the part to look at")
-    parser.add_argument("--imgsz", type=int, default=640, help="inference size in pixels")
+    parser.add_argument("--imgsz", type=int, help=f"inference size in pixels (default: {SIZE_DEFAULT})")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
     parser.add_argument(
         "--counterfactual", action="store_true", help="evaluate with each block as identity and at its mean gate too"
@@ -256,19 +257,19 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
 
 def load_records(opt: Options, data: DataConfig) -> list[LabelRecord]:
     """The split's images; ValueError where a number of the options is out of its range."""
-    numbers = (("--batch-size", opt.batch_size), ("--imgsz", opt.imgsz), ("--cam", 1 if opt.cam is None else opt.cam))
+    numbers = (("--batch-size", opt.batch_size), ("--cam", 1 if opt.cam is None else opt.cam))
     for flag, value in numbers:
         if value < 1:
             raise ValueError(f"{flag} {value}: 1 or more")
+    check_size(opt.imgsz)
     data.prepare()
     return load_split(data, opt.split, opt.workers)
 
 
 def load_images(opt: Options, records: Sequence[LabelRecord], model: nn.Module, batch_size: int) -> DataLoader:
     """The records in batches, as val.py has them."""
-    stride = largest_stride(model)
-    imgsz = check_img_size(opt.imgsz, stride)
-    return val_loader(records, imgsz, batch_size, workers=opt.workers, stride=stride)
+    hw = input_size(model, opt.imgsz)
+    return val_loader(records, max(hw), batch_size, workers=opt.workers, stride=largest_stride(model))
 
 
 def evenly(records: Sequence[LabelRecord], count: int) -> list[LabelRecord]:
@@ -303,6 +304,7 @@ def main(opt: Options) -> Path:
     data = DataConfig.from_yaml(opt.data)
     check_names(model.names, data)
     records, stats = load_records(opt, data), []
+    opt = replace(opt, imgsz=max(choose_size(model, opt.imgsz)))
     with run_folder(Path(opt.project) / opt.name, opt.exist_ok) as folder:
         if blocks:
             loader = load_images(opt, records, model, opt.batch_size)

@@ -1,6 +1,6 @@
 """Makes a trained network narrower: takes out the channels that count least, fine-tunes, says what it costs and brings.
 
-    python -m tools.prune --weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml --imgsz 320
+    python -m tools.prune --weights runs/train/exp/weights/best.pt --ratio 0.3 --data bccd.yaml
     python -m tools.prune --weights best.pt --ratio 0.2 0.4 0.6 --criterion nam --data bccd.yaml --epochs 50
     python -m tools.prune --weights best.pt --ratio 0.5 --per-layer --round 8 --criterion gamma
 
@@ -45,6 +45,7 @@ from utils.evaluation.evaluate import check_names, evaluate
 from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural
 from utils.metrics import EvalResult
+from utils.predict.inference import SIZE_DEFAULT, check_size, choose_size
 from utils.torch_utils import largest_stride, select_device
 from utils.training.optim import Schedule
 
@@ -65,7 +66,7 @@ class PruneOptions:
     keep: list[int]
     data: str
     calibrate: int
-    imgsz: int
+    imgsz: int | None
     batch_size: int
     epochs: int
     hyp: str
@@ -87,7 +88,8 @@ class PruneOptions:
         self.rule.check()
         if len({f"{ratio:g}" for ratio in self.ratio}) < len(self.ratio):  # files are named so
             raise ValueError(f"--ratio {' '.join(f'{ratio:g}' for ratio in self.ratio)}: name each once")
-        least = {"calibrate": 0, "imgsz": 1, "batch_size": 1, "epochs": 0, "workers": 0, "seed": 0, "rounds": 1}
+        check_size(self.imgsz)
+        least = {"calibrate": 0, "batch_size": 1, "epochs": 0, "workers": 0, "seed": 0, "rounds": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: {value} or more")
@@ -133,7 +135,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PruneOptions:
         help="training images to measure the norms' statistics anew on, as what removed channels gave is missing; "
         "0 = leave them",
     )
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels")
+    add(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        type=int,
+        help=f"side of the network's image, in pixels (default: {SIZE_DEFAULT})",
+    )
     add("--batch-size", type=int, default=16, help="images of a training step; twice as many are rated at a time")
     add("--epochs", type=int, default=0, help="epochs of fine-tuning by train.py; 0 = none")
     add("--hyp", default=HYP, help="hyper-parameters of the fine-tune")
@@ -153,6 +161,7 @@ def main(opt: PruneOptions) -> Path:
     device = select_device(opt.device)
     source = load_checkpoint(opt.weights)
     model = network_of(opt.weights, source, "cpu", fuse=False)
+    opt = replace(opt, imgsz=max(choose_size(model, opt.imgsz)))
     cuts = plan(opt, model)  # a ratio that cannot be reached is refused before any work
     data = DataConfig.from_yaml(opt.data)
     check_names(model.names, data)
@@ -222,7 +231,8 @@ def prune_one(ratio: float, pruned: Pruned, source: Checkpoint, folder: Path, op
     file = folder / "weights" / f"{Path(opt.weights).stem}-{name}.pt"
     file.parent.mkdir(exist_ok=True)
     date = datetime.now().isoformat(timespec="seconds")
-    save_checkpoint(file, Checkpoint(pruned.model.yaml, source.names, pruned.model.state_dict(), date=date))
+    state = pruned.model.state_dict()
+    save_checkpoint(file, Checkpoint(pruned.model.yaml, source.names, state, date=date, imgsz=source.imgsz))
     strip_optimizer(file)
     LOGGER.info(f"{name}: {pruned.removed} of {pruned.channels} channels removed ({pruned.ratio:.1%}), saved as {file}")
     return PrunedRow(name, ratio, pruned.ratio, opt.criterion, str(file), math.nan, math.nan)

@@ -23,7 +23,7 @@ from tools.serve.metrics import CONTENT_TYPE, Metrics
 from tools.serve.predictor import Predictor, Task, Thresholds
 from tools.serve.schema import DETECT_BODY, DETECT_RESPONSES
 from utils.general import plural
-from utils.predict.sources import fetch_bytes
+from utils.predict.remote import fetch_bytes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

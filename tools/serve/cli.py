@@ -30,7 +30,7 @@ from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr
 from utils.ops.boxes import PAD_VALUE
-from utils.predict.inference import HINTS, PRECISIONS, ready, warm_up
+from utils.predict.inference import HINTS, PRECISIONS, SIZE_DEFAULT, check_size, ready, warm_up
 from utils.torch_utils import select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
@@ -43,7 +43,7 @@ class ServeOptions:
 
     weights: list[str]
     data: str
-    imgsz: list[int]
+    imgsz: list[int] | None
     device: str
     half: bool
     dnn: bool
@@ -77,8 +77,7 @@ class ServeOptions:
             raise ValueError(f"--port {self.port}: 0 for any free one, up to 65535")
         if self.queue < self.max_images:
             raise ValueError(f"--queue {self.queue} has no room for a request of --max-images {self.max_images}")
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if not self.host.strip():
             raise ValueError("--host is empty; 127.0.0.1 for this machine only, 0.0.0.0 for its network")
 
@@ -195,7 +194,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         help="class names for formats that carry none; a checkpoint carries its own",
     )
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="inference size: one, or h w"
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w (default: {SIZE_DEFAULT})",
     )
     parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")

@@ -9,7 +9,7 @@ from torch import nn
 
 from tools.serve.predictor import model_card
 from utils.general import atomic_write
-from utils.predict.inference import input_size
+from utils.predict.inference import choose_size
 
 PAGE = Path(__file__).parent / "static"
 VENDOR = PAGE / "vendor"
@@ -17,7 +17,7 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 MODEL = "model.onnx"
 
 
-def export_page(folder: Path, weights: Sequence[Path], model: nn.Module, imgsz: Sequence[int]) -> Path:
+def export_page(folder: Path, weights: Sequence[Path], model: nn.Module, imgsz: Sequence[int] | None) -> Path:
     """Writes the page, the network and its card into the folder, and gives it; files of the same names are replaced.
 
     ValueError where the weights are no single ONNX file, FileNotFoundError where ONNX Runtime was not fetched yet.
@@ -37,7 +37,7 @@ def export_page(folder: Path, weights: Sequence[Path], model: nn.Module, imgsz: 
     for file in (*pages, *(VENDOR / name for name in RUNTIME)):
         copy(file, folder / file.relative_to(PAGE))
     copy(weights[0], folder / MODEL)
-    card = {**model_card(weights, model, input_size(model, imgsz)), "runs": "browser", "model": MODEL, "nam": []}
+    card = {**model_card(weights, model, choose_size(model, imgsz)), "runs": "browser", "model": MODEL, "nam": []}
     with atomic_write(folder / "model.json") as temporary:
         temporary.write_text(json.dumps(card) + "\n", encoding="utf-8")
     return folder

@@ -19,7 +19,7 @@ from utils.augmentations import letterbox
 from utils.general import non_max_suppression
 from utils.plots import Colors
 from utils.predict.features import has_gate, nam_gate
-from utils.predict.inference import fixed_size, input_size, to_native, to_tensor
+from utils.predict.inference import choose_size, fixed_size, to_native, to_tensor
 from utils.torch_utils import largest_stride
 
 GATE_EVERY_S = 2.0  # the gates of a batch are measured that often at most, which costs a few percent
@@ -46,9 +46,9 @@ class Task(NamedTuple):
 class Predictor:
     """Finds what detect.py finds: a network, ready to run, and the size of its images."""
 
-    def __init__(self, model: nn.Module, imgsz: Sequence[int], metrics: Metrics) -> None:
+    def __init__(self, model: nn.Module, imgsz: Sequence[int] | None, metrics: Metrics) -> None:
         self.model, self.metrics = model, metrics
-        self.imgsz = input_size(model, imgsz)
+        self.imgsz = choose_size(model, imgsz)
         self.stride, self.is_fixed = largest_stride(model), fixed_size(model) is not None
         self.gates = GateMeter(model)
 

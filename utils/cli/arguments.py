@@ -9,19 +9,36 @@ from typing import TypeVar
 
 Options = TypeVar("Options")
 
+OTHER_NAMES = {  # what other programs and flags of ours call an option
+    "img": "imgsz",
+    "img_size": "imgsz",
+    "image_size": "imgsz",
+    "size": "imgsz",
+    "model": "weights",
+    "path": "weights",
+    "show": "view_img",
+    "view": "view_img",
+    "plots": "noplots",
+    "save_dir": "project",
+    "input": "source",
+    "images": "source",
+}
+MIN_WORD = 3  # letters of an option's first word that are looked for
+MAX_HINTS = 3
+
 
 def normalized(
     options: dict[str, object], several: Collection[str] = (), allowed: Collection[str] = ()
 ) -> dict[str, object]:
     """The options as the command line would give them: a Path is a str, and of the options `several` each is a list.
 
-    One value will do where the command line takes several; None stays None. ValueError for a name that is not among
-    those `allowed`, where they are given.
+    One value will do where the command line takes several; None stays None. A device may be a number, several, or a
+    torch.device; a name may be a number. ValueError for a name that is not among those `allowed`, where they are given.
     """
     unknown = [name for name in options if allowed and name not in allowed]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], sorted(allowed), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(allowed))}"
+        close = meant_options(unknown[0], allowed)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(allowed))}"
         raise ValueError(f"no option is called {unknown[0]}; {hint}")
 
     def plain(value: object) -> object:
@@ -30,8 +47,33 @@ def normalized(
         return str(value) if isinstance(value, Path) else value
 
     found = {name: plain(value) for name, value in options.items()}
+    if "device" in found:
+        found["device"] = device_text(found["device"])
+    if isinstance(found.get("name"), int):
+        found["name"] = str(found["name"])
     lone = [name for name in several if name in found and not isinstance(found[name], list | None)]
     return found | {name: [found[name]] for name in lone}
+
+
+def meant_options(name: str, allowed: Collection[str]) -> list[str]:
+    """Return the options that an unknown name may stand for: one that others call so, of the same first word, alike."""
+    other = OTHER_NAMES.get(name)
+    if other in allowed:
+        return [other]
+    begun = [option for option in sorted(allowed) if option.startswith(f"{name}_")]
+    first_words = {option: option.partition("_")[0] for option in sorted(allowed) if "_" in option}
+    longer = [option for option, word in first_words.items() if len(word) >= MIN_WORD and name.startswith(word)]
+    alike = difflib.get_close_matches(name, sorted(allowed), n=1, cutoff=0.75)
+    return alike or begun[:MAX_HINTS] or longer[:MAX_HINTS] or difflib.get_close_matches(name, sorted(allowed), n=1)
+
+
+def device_text(device: object) -> str:
+    """Return a device as --device takes it: `0` of 0, `0,1` of [0, 1], `1` of torch.device("cuda", 1), "" of None."""
+    if device is None:
+        return ""
+    if isinstance(device, list | tuple):
+        return ",".join(map(device_text, device))
+    return str(device).removeprefix("cuda:")
 
 
 def read_options(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.general import ROOT
-from utils.predict.inference import check_limits
+from utils.predict.inference import check_limits, check_size
 from utils.predict.opencv import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
@@ -37,9 +37,9 @@ class DetectOptions:
     """The flags of `parse_opt` in detect.py, which holds their defaults and meanings."""
 
     weights: list[str]
-    source: str
+    source: str | list[str]  # a list from Python only
     data: str
-    imgsz: list[int]
+    imgsz: list[int] | None
     conf_thres: float
     iou_thres: float
     max_det: int
@@ -80,8 +80,7 @@ class DetectOptions:
             "--vid-stride": self.vid_stride,
         }
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if self.threads < 0:
             raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.predict.inference import check_limits
+from utils.predict.inference import check_limits, check_size
 
 FORMATS = {
     "torchscript": ".torchscript",
@@ -41,7 +41,7 @@ class ExportOptions:
 
     data: str
     weights: list[str]
-    imgsz: list[int]
+    imgsz: list[int] | None
     batch_size: int
     device: str
     half: bool
@@ -71,8 +71,7 @@ class ExportOptions:
         """ValueError where a number is out of its range, a format is unknown, or options do not go together."""
         counts = {"--batch-size": self.batch_size, "--topk-all": self.topk_all, "--workspace": self.workspace}
         check_limits(self.conf_thres, self.iou_thres, counts)
-        if len(self.imgsz) not in {1, 2} or min(self.imgsz) < 1:
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: one size, or height and width, in pixels")
+        check_size(self.imgsz)
         if self.opset not in OPSETS:
             raise ValueError(f"--opset {self.opset}: from {OPSETS[0]} to {OPSETS[-1]}")
         if self.dynamo and OPSETS[0] < self.opset < DYNAMO_OPSET:

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.files.checkpoint import Checkpoint
 from utils.files.yamls import YAML_SUFFIXES
 from utils.general import LOGGER, find_file
-from utils.training.resume import check_same_hyp, check_unfinished
+from utils.training.resume import LAST, check_same_hyp, has_ended, why_finished
 
 
 def resumed_options(
@@ -23,7 +23,9 @@ def resumed_options(
     if "data" in named:
         named["data"] = str(find_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
     options = merged_options(path, stored, defaults, named, changeable)
-    check_unfinished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
+    reason = why_finished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
+    if reason and (path.name != LAST or has_ended(path, is_plotted=not options["noplots"])):
+        raise ValueError(reason)
     return options
 
 

@@ -24,6 +24,7 @@ CHANGEABLE = frozenset(
         "noval",
         "noplots",
         "save_period",
+        "save_on_signal",
         "wandb",
         "mlflow",
         "entity",
@@ -91,6 +92,7 @@ class TrainOptions:
     save_period: int
     seed: int
     amp: str
+    save_on_signal: bool
     noplots: bool
     single_cls: bool
     multi_scale: bool

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from utils.data.config import SPLITS
 from utils.general import LOGGER
-from utils.predict.inference import check_limits
+from utils.predict.inference import check_limits, check_size
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 TASKS = (*SPLITS, "speed", "study")
@@ -18,7 +18,7 @@ class ValOptions:
     data: str
     weights: list[str]
     batch_size: int
-    imgsz: int
+    imgsz: int | None
     conf_thres: float
     iou_thres: float
     max_det: int
@@ -46,8 +46,8 @@ class ValOptions:
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
-        counts = {"--batch-size": self.batch_size, "--imgsz": self.imgsz, "--max-det": self.max_det}
-        check_limits(self.conf_thres, self.iou_thres, counts)
+        check_limits(self.conf_thres, self.iou_thres, {"--batch-size": self.batch_size, "--max-det": self.max_det})
+        check_size(self.imgsz)
         for flag, value in (("--workers", self.workers), ("--threads", self.threads)):
             if value < 0:
                 raise ValueError(f"{flag} {value}: 0 or more")
@@ -66,5 +66,6 @@ class ValOptions:
             )
         if self.conf_thres > LOW_CONFIDENCE and self.task != "speed":
             LOGGER.warning(
-                f"--conf-thres {self.conf_thres} cuts the curves: AP comes out lower than with {LOW_CONFIDENCE}"
+                f"--conf-thres {self.conf_thres} cuts the curves: what only less sure detections would find counts "
+                f"as missed, so AP comes out lower than with {LOW_CONFIDENCE}"
             )

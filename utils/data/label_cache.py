@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from utils.files.reading import parse_json
-from utils.general import LOGGER, atomic_write, one_line
+from utils.general import LOGGER, atomic_write, one_line, remove_stale
 
 FORMAT = "yolov5 label cache 3"  # a cache that says anything else is not read
 MOST_BYTES = 4 << 30  # of a cache; one of a million images has some 200 MB
@@ -65,6 +65,7 @@ def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> N
     try:
         if not path.parent.stat().st_mode & 0o222:  # root could write even here, but the folder is marked as not to
             raise PermissionError(f"{path.parent} is read-only")
+        remove_stale(path.parent, path.name)
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
     except OSError as error:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.files.reading import read_plain
+from utils.files.texts import decode_text
 from utils.general import plural
 from utils.ops.boxes import xyxy2xywhn
 
@@ -146,14 +147,6 @@ def class_error(place: str, label: int, nc: int | None) -> str:
     """The message for a class that the data set's description does not know."""
     allowed = "0 or more" if nc is None else f"0 to {nc - 1}, as the data yaml has nc {nc} and {nc} names"
     return f"{place}: label class {label} {'is negative' if label < 0 else f'>= nc {nc}'}; allowed is {allowed}"
-
-
-def decode_text(data: bytes, name: str) -> str:
-    """UTF-8 text; raises ValueError naming the file."""
-    try:
-        return data.decode("utf-8-sig")  # the mark that Windows' editors put in front is dropped
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text (byte {error.start})") from error
 
 
 def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:

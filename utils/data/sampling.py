@@ -118,6 +118,7 @@ class EpochBatches:
     batch_size: int
     seed: int = 0
     start_epoch: int = 0
+    start_batch: int = 0  # of the first epoch, the first batch to make
     epochs: int | None = None  # the first one not to make; None: go on for ever
     fixed_order: np.ndarray | None = None
     rank: int = 0
@@ -145,7 +146,7 @@ class EpochBatches:
         return QUAD if self.quad else 1
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Yield the keys of one batch after another, from start_epoch on until `epochs`."""
+        """Yield the keys of one batch after another, from start_epoch and its start_batch on until `epochs`."""
         samples_per_batch = self.batch_size // self.group
         for epoch in itertools.count(self.start_epoch):
             if self.epochs is not None and epoch >= self.epochs:
@@ -153,5 +154,6 @@ class EpochBatches:
             groups = np.pad(self.order(epoch), (0, -self.n % self.group), mode="edge").reshape(-1, self.group)
             even = np.pad(groups, ((0, -len(groups) % self.world_size), (0, 0)), mode="edge")
             share = even[self.rank :: self.world_size].tolist()
-            for start in range(0, len(share), samples_per_batch):
+            first = self.start_batch * samples_per_batch if epoch == self.start_epoch else 0
+            for start in range(first, len(share), samples_per_batch):
                 yield [SampleKey(epoch, tuple(indices)) for indices in share[start : start + samples_per_batch]]

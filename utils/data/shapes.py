@@ -8,7 +8,6 @@ data/shapes.yaml makes it where it is missing.
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 
 from utils.data.shape_scenes import NAMES, VERSION, Scene, draw_scene
-from utils.general import LOGGER, progress
+from utils.general import LOGGER, progress, remove_stale, scratch_folder
 
 MAKER = "utils/shapes.py"  # what sets say that they were made by, wherever this file lies
 STAMP = "shapes.json"  # says what made the folder and with which settings; written last
@@ -56,9 +55,8 @@ def generate(root: Path, settings: ShapesSettings | None = None) -> None:
     if present is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and was not made by {MAKER}: move it away or choose another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        made.chmod(0o755)  # mkdtemp's own are the user's alone
+    remove_stale(root.parent, root.name)
+    with scratch_folder(root) as made:
         jobs = list(_jobs(settings))
         for split in SPLITS:
             for kind in ("images", "labels"):
@@ -67,8 +65,6 @@ def generate(root: Path, settings: ShapesSettings | None = None) -> None:
             _write_scene(draw_scene(rng), made, split, f"{index:06d}")
         (made / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
         _install(made, root, stamp)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _jobs(settings: ShapesSettings) -> Iterator[tuple[str, int, np.random.Generator]]:

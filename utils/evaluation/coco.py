@@ -120,7 +120,9 @@ class CocoRating:
         rating.accumulate()
         rating.summarize()
         ap, ap50 = float(rating.stats[0]), float(rating.stats[1])
-        LOGGER.info(f"pycocotools, at most 100 detections of an image: mAP@.5 {ap50:.3f}, mAP@.5:.95 {ap:.3f}")
+        LOGGER.info(
+            f"pycocotools, at most 100 detections of a class in an image: mAP@.5 {ap50:.3f}, mAP@.5:.95 {ap:.3f}"
+        )
         return ap, ap50
 
 

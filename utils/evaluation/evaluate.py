@@ -37,7 +37,7 @@ class EvalSettings:
 
     conf_thres, iou_thres and max_det per image limit what NMS keeps. single_cls: all classes count as one. augment: is
     passed on to the model. hybrid: the labels join the detections, with confidence 1. by_size: AP by object size as
-    well. half: images are FP16, as a Module must be already. amp_dtype: what to autocast to.
+    well. half: images are FP16, as a Module must be already.
     """
 
     conf_thres: float = 0.001
@@ -48,7 +48,6 @@ class EvalSettings:
     hybrid: bool = False
     by_size: bool = False
     half: bool = False
-    amp_dtype: torch.dtype | None = None
 
 
 DEFAULT_SETTINGS = EvalSettings()
@@ -78,7 +77,7 @@ def evaluate(
     single_cls = settings.single_cls
     names = ("item",) if single_cls and len(names) > 1 else tuple(names)
     load_nms(device.type)
-    accumulator = EvalAccumulator(names, SizeTally(IOU_LEVELS) if settings.by_size else None)
+    accumulator = EvalAccumulator(names, settings.conf_thres, SizeTally(IOU_LEVELS) if settings.by_size else None)
     kept: list[EvaluatedBatch] = []
     losses = torch.zeros(3, device=device)
     # Not inference_mode: a head may keep the grids that it makes here, and training could not use such tensors.
@@ -89,8 +88,7 @@ def evaluate(
             watch = Stopwatch(device)
             images = on_device(batch.images, device, torch.float16 if settings.half else torch.float32)  # (B, 3, H, W)
             watch.lap()
-            with torch.autocast(device.type, settings.amp_dtype, enabled=settings.amp_dtype is not None):
-                decoded, raw = model(images, augment=True) if settings.augment else model(images)
+            decoded, raw = model(images, augment=True) if settings.augment else model(images)
             watch.lap()
             check_classes(len(names) if single_cls else decoded.shape[2] - 5, len(names))
             found = non_max_suppression(
@@ -227,8 +225,15 @@ def to_native(boxes_xyxy: Tensor, image: np.ndarray, net_hw: tuple[int, int], sh
 
 def overlaps(evaluated: EvaluatedBatch) -> list[np.ndarray]:
     """Compute the IoU (t, n) of labels and detections for each of B images, in pixels of the image file."""
-    pairs = zip(evaluated.native, evaluated.labels, strict=True)
-    return [box_iou(known[:, 1:], rows[:, :4]).numpy() for rows, known in pairs]
+    return [overlap(rows, known) for rows, known in zip(evaluated.native, evaluated.labels, strict=True)]
+
+
+def overlap(detections: Tensor, labels: Tensor) -> np.ndarray:
+    """Compute the IoU (t, n) of an image's labels (t, 5), class and xyxy, and detections (n, 6), xyxy first.
+
+    In float64 and without an epsilon to speak of, so that what overlaps by exactly a level reaches it.
+    """
+    return box_iou(labels[:, 1:].double(), detections[:, :4].double(), eps=1e-16).numpy()
 
 
 def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -242,14 +247,21 @@ def true_positives(evaluated: EvaluatedBatch, ious: Sequence[np.ndarray]) -> lis
 
 @dataclass
 class EvalAccumulator:
-    """Add up batches: of each detection whether it is a true positive, of each label its class."""
+    """Add up batches: of each detection whether it is a true positive, of each label its class.
+
+    In the end detections lie in the order of their images' paths, so that those of one confidence have the same order
+    in batches of any size, and that of pycocotools where image numbers follow the names.
+    """
 
     names: tuple[str, ...]
+    conf_thres: float
     sizes: SizeTally | None = None
     images: int = 0
     batches: int = 0
     shape: tuple[int, ...] = ()
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    paths: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.str_)])  # (B,) of each batch
+    found: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.int64)])  # (B,) detections of each image
     true_positives: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, len(IOU_LEVELS)), bool)])  # (n, L)
     scores: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 2), np.float32)])  # (n, 2) confidence, class
     classes: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.float32)])  # (t,) each
@@ -257,6 +269,8 @@ class EvalAccumulator:
     def add(self, evaluated: EvaluatedBatch, watch: Stopwatch) -> None:
         """Count a batch, whose three laps the watch has taken."""
         ious = overlaps(evaluated)
+        self.paths.append(np.array(evaluated.batch.paths, np.str_))
+        self.found.append(np.array([len(rows) for rows in evaluated.native], np.int64))
         self.true_positives += true_positives(evaluated, ious)
         if self.sizes is not None:
             for rows, known, iou in zip(evaluated.native, evaluated.labels, ious, strict=True):
@@ -273,6 +287,7 @@ class EvalAccumulator:
         if ranks.size == 1:
             return
         lists = {"true_positives": self.true_positives, "scores": self.scores, "classes": self.classes}
+        lists |= {"paths": self.paths, "found": self.found}
         if self.sizes is not None:
             lists |= {f"sizes_{name}": parts for name, parts in self.sizes.parts().items()}
         own = {name: np.concatenate(parts) for name, parts in lists.items()}
@@ -285,20 +300,29 @@ class EvalAccumulator:
         shapes = [tuple(arrays["shape"].tolist()) for arrays in found if len(arrays["shape"])]
         self.shape = shapes[-1] if shapes else ()
 
+    def order_by_path(self) -> np.ndarray:
+        """Return the order (n,) of all detections by their images' paths; those of an image stay as they are."""
+        paths = np.concatenate(self.paths)
+        place = np.empty(len(paths), np.int64)
+        place[paths.argsort(kind="stable")] = np.arange(len(paths))
+        return place.repeat(np.concatenate(self.found)).argsort(kind="stable")
+
     def result(self, losses: Tensor | None) -> EvalResult:
         """Return the result of all batches, with their mean losses (3,)."""
-        scores, classes = np.concatenate(self.scores), np.concatenate(self.classes).astype(np.int64)
+        order = self.order_by_path()
+        scores, right = np.concatenate(self.scores)[order], np.concatenate(self.true_positives)[order]
+        classes = np.concatenate(self.classes).astype(np.int64)
         box, obj, cls = (0.0, 0.0, 0.0) if losses is None else losses.tolist()
         pre, inference, nms = (self.seconds / max(self.images, 1) * 1000).tolist()
         return EvalResult(
             names=self.names,
             images=self.images,
             counts=np.bincount(classes, minlength=len(self.names)),
-            stats=average_precision(np.concatenate(self.true_positives), scores[:, 0], scores[:, 1], classes),
+            stats=average_precision(right, scores[:, 0], scores[:, 1], classes, conf_thres=self.conf_thres),
             losses=None if losses is None else (box, obj, cls),
             speed_ms=(pre, inference, nms),
             shape=self.shape,
-            sizes=None if self.sizes is None else self.sizes.result(len(self.names)),
+            sizes=None if self.sizes is None else self.sizes.result(len(self.names), order),
         )
 
 

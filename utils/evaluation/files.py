@@ -16,7 +16,8 @@ from utils.draw.curves import plot_ap_bars, plot_confusion_matrix, plot_metric_c
 from utils.draw.label_maps import LabelMaps
 from utils.evaluation.best_and_worst import BestAndWorst
 from utils.evaluation.evaluate import EvaluatedBatch, as_one_class
-from utils.files.names import UniqueNames
+from utils.files.output_names import output_names
+from utils.files.results import whole_or_none
 from utils.general import atomic_write
 from utils.metrics import EvalResult
 from utils.ops.boxes import xyxy2xywhn
@@ -75,12 +76,14 @@ class EvalPlots:
 class LabelFiles:
     """An observer of `evaluate` that writes folder/<stem>.txt for each image: rows `class cx cy w h [confidence]`.
 
-    Boxes are in shares of the image. Images without detections get no file; one of an earlier run goes.
+    Boxes are in shares of the image. Images without detections get no file; one of an earlier run goes. files: all
+    images that will come, of which those of one stem are told apart.
     """
 
-    def __init__(self, folder: Path, with_confidence: bool = False) -> None:
+    def __init__(self, folder: Path, files: Sequence[str], with_confidence: bool = False) -> None:
         self.folder, self.with_confidence = folder, with_confidence
-        self.stems = UniqueNames()
+        distinct = [*dict.fromkeys(files)]  # a list may name an image again: its file is the same
+        self.stems = {file: name.stem for file, name in zip(distinct, output_names(distinct), strict=True)}
         self.written = 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -88,16 +91,17 @@ class LabelFiles:
         """Writes a batch's files."""
         batch = evaluated.batch
         for name, shape, detections in zip(batch.paths, batch.shapes, evaluated.native, strict=True):
-            path = self.folder / f"{self.stems.claim(Path(name).stem)}.txt"
+            path = self.folder / f"{self.stems[name]}.txt"
             if not len(detections):
                 path.unlink(missing_ok=True)
                 continue
-            path.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
+            with whole_or_none(path) as file:
+                file.write_text(label_rows(detections, shape.image_hw, self.with_confidence), encoding="utf-8")
             self.written += 1
 
 
 def write_thresholds(result: EvalResult, path: Path) -> None:
-    """Writes a yaml of `class name: confidence` with the highest F1; null for a class without labels or finds."""
+    """Writes a yaml of `class name: confidence` of highest smoothed F1; null for a class without labels or finds."""
     rounded = {name: None if value is None else round(value, 4) for name, value in result.class_thresholds.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True), encoding="utf-8")

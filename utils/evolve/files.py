@@ -60,7 +60,7 @@ class EvolveFiles:
 
     def write(self, generations: Sequence[Generation]) -> None:
         """Writes all anew, each file whole or not at all."""
-        remove_stale(self.folder, older_than_s=60)  # other workers may write here
+        remove_stale(self.folder)
         rows = [[f"{name:>20}" for name in (*RESULT_KEYS, *self.names)]]
         for generation in generations:
             values = (*generation.results, *(generation.hyp[name] for name in self.names))

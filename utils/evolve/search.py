@@ -82,7 +82,7 @@ def find_hyp(settings: SearchSettings, train_one: TrainOne) -> Path:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told here
     start, generations, name = settings.start, settings.generations, settings.folder.name
     common = settings.common | {"hyp": start}
-    with run_folder(settings.folder, settings.exist_ok) as folder:
+    with run_folder(settings.folder, settings.exist_ok, is_shared=True) as folder:
         files = EvolveFiles(folder, tuple(start), settings.plots)
         url = settings.storage or f"sqlite:///{(folder / 'evolve.db').resolve()}"
         with database_errors(url):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from utils.files.archives import DAMAGED, open_archive, read_entry
-from utils.files.legacy import interpret, stand_ins
+from utils.files.legacy import interpret, is_side, stand_ins, trained_size
 from utils.files.pickled import MOST_BYTES as MOST_PICKLE
 from utils.files.pickled import Machine, check_parts, names_in
 from utils.files.reading import open_plain
@@ -39,6 +39,7 @@ class Checkpoint:
     """A network's yaml, class names and weights (the moving average's, where there is one), in FP32.
 
     `training` is all that a resume needs, None in a stripped file; `epoch` counts from 0 and is -1 in a stripped file.
+    `imgsz`: the longer side of the images that it was trained on, in pixels, None where a file does not say it.
     """
 
     yaml: dict
@@ -49,6 +50,7 @@ class Checkpoint:
     training: dict | None = None
     date: str = ""
     origin: str = "yolov5-nam"
+    imgsz: int | None = None
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "names": list(checkpoint.names),
         "epoch": checkpoint.epoch,
         "best_fitness": checkpoint.best_fitness,
+        "imgsz": checkpoint.imgsz,
         "state": {name: value.detach() for name, value in checkpoint.state.items()},
         "training": checkpoint.training,
     }
@@ -102,7 +105,7 @@ def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
     checkpoint = load_checkpoint(path)
     stripped = replace(
         checkpoint,
-        state={name: _halved(value) for name, value in checkpoint.state.items()},
+        state=halved(checkpoint.state),
         epoch=-1,
         best_fitness=None,
         training=None,
@@ -114,12 +117,13 @@ def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
     LOGGER.info(f"Optimizer stripped from {path}{saved_as}, {target.stat().st_size / 1e6:.1f} MB{kind}")
 
 
-def _halved(value: Tensor) -> Tensor:
-    """The tensor in FP16, unless it holds integers or a number too large for FP16."""
-    if not value.is_floating_point():
-        return value
-    half = value.half()
-    return value if bool((half.isinf() & value.isfinite()).any()) else half
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in FP16, but for those that are integers or hold a number too large for FP16."""
+    found = {}
+    for name, value in state.items():
+        half = value.half() if value.is_floating_point() else value
+        found[name] = value if bool((half.isinf() & value.isfinite()).any()) else half
+    return found
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -281,7 +285,12 @@ def _interpret(content: object) -> Checkpoint:
             raise ValueError(f"damaged: it has no {key}")
         if not isinstance(content[key], kind):
             raise ValueError(f"damaged: {key} is of type {type(content[key]).__name__}")
-    return Checkpoint(**{key: content[key] for key in kinds} | {"names": tuple(content["names"])})
+    found = Checkpoint(**{key: content[key] for key in kinds} | {"names": tuple(content["names"])})
+    if content.get("imgsz") is None:  # not in files of before it was kept, but a resumable one has the run's options
+        return replace(found, imgsz=trained_size((found.training or {}).get("opt")))
+    if not is_side(content["imgsz"]):
+        raise ValueError(f"damaged: imgsz is {content['imgsz']!r:.60}")
+    return replace(found, imgsz=content["imgsz"])
 
 
 def _check_yaml(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from utils.files.pixels import to_uint8
 from utils.files.reading import read_plain
+from utils.files.results import whole_or_none
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -150,4 +151,5 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         written, data = False, np.zeros(0)
     if not written:
         raise ValueError(f"{path}: cannot write an image of shape {image.shape} in the format {suffix or 'none'}")
-    Path(path).write_bytes(data.tobytes())
+    with whole_or_none(path) as file:
+        file.write_bytes(data.tobytes())

@@ -26,6 +26,7 @@ YAML_KEYS = ("depth_multiple", "width_multiple", "backbone", "head")
 # Keys of v7.0 that can change the network, with the values that leave it as it is; all others change nothing.
 UNCHANGING = {"activation": (None, "nn.SiLU()"), "channel_multiple": (None, 8)}
 MAX_DEPTH, MAX_MODULES = 24, 100_000  # of a network; v6.1's largest has 6 and some 1000
+MAX_SIDE = 65_536  # pixels of an image
 
 StandIn = tuple[Callable[..., object], str]  # what makes what stands in, and the full name that it stands in for
 
@@ -40,6 +41,7 @@ class LegacyContent(NamedTuple):
     best_fitness: float | None
     date: str
     origin: str
+    imgsz: int | None
 
 
 # Stand-ins ------------------------------------------------------------------------------------------------------------
@@ -178,7 +180,19 @@ def interpret(content: object) -> LegacyContent:
         best_fitness=_fitness(content.get("best_fitness")),
         date=date if isinstance(date, str) else "",
         origin=f"YOLOv5 ({network.origin})",
+        imgsz=trained_size(content.get("opt")),
     )
+
+
+def trained_size(options: object) -> int | None:
+    """The size that a training with these options had its images in; None where they do not say it, as in v6.1."""
+    size = options.get("imgsz") if isinstance(options, dict) else None
+    return size if is_side(size) else None
+
+
+def is_side(value: object) -> bool:
+    """Whether the value can be the side of an image, in pixels."""
+    return type(value) is int and 1 <= value <= MAX_SIDE
 
 
 def _collect(module: InertModule, prefix: str, state: dict[str, Tensor], visits: list[int]) -> None:

@@ -6,19 +6,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils.general import increment_path
+from utils.general import increment_path, remove_stale
+from utils.processes.locks import Lock
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the start of one
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
 @contextmanager
-def run_folder(path: Path, exist_ok: bool = False) -> Iterator[Path]:
-    """The folder `increment_path` makes of the path, for this run alone; it goes if nothing is in it at the end."""
+def run_folder(path: Path, exist_ok: bool = False, is_shared: bool = False) -> Iterator[Path]:
+    """The folder `increment_path` makes of the path, for this run alone; it goes if nothing is in it at the end.
+
+    InUseError if another process is writing to it, unless it is shared.
+    """
     is_old = exist_ok and path.exists()
     folder = increment_path(path, exist_ok=exist_ok, mkdir=True)
     try:
-        yield folder
+        with Lock() as lock:
+            if not is_shared:
+                lock.take_folder(folder)
+                remove_stale(folder, is_ours=True)
+            yield folder
     finally:
         if not is_old:
             with suppress(OSError):  # it holds what the run wrote

@@ -130,7 +130,10 @@ class WandbLogger(Logger):
 
     def on_checkpoint(self, epoch: int, path: Path, is_best: bool) -> None:
         """The checkpoint as a version of the run's model."""
-        self.log_model(path, ["latest", f"epoch {epoch}", *(["best"] if is_best else [])])
+        aliases = ["latest", f"epoch {epoch}"]
+        if is_best:
+            aliases.append("best")
+        self.log_model(path, aliases)
 
     def on_end(self, end: RunEnd) -> None:
         """The best weights as the last version of the run's model."""

@@ -23,7 +23,44 @@ def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor, eps: float = 1e-7) -> Tens
     return intersection / (areas - intersection + eps)
 
 
-# Claims ---------------------------------------------------------------------------------------------------------------
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def match_greedily(iou: np.ndarray, levels: np.ndarray, preferred: np.ndarray | None = None) -> np.ndarray:
+    """The label that each detection takes at each level, -1 for none: (n, L), as pycocotools pairs them.
+
+    iou is (t, n), detections surest first. One after the other takes, of the labels that are still free and that it
+    overlaps by the level or more, the one that it overlaps most; of equal ones the last. `preferred` (t,) bool: labels
+    that come before all others.
+
+    All detections ask for their best label at once. The surest keeps it, the others ask for their next one, until none
+    is refused: since all labels prefer the surer detection, that ends in the same pairs.
+    """
+    count = len(levels)
+    matched = np.full((iou.shape[1], count), -1)
+    close = iou >= levels.min()  # (t, n)
+    chosen = np.flatnonzero(close.any(0))
+    if not len(chosen):
+        return matched
+    iou, close = iou[:, chosen], close[:, chosen]  # (t, m)
+    key = np.where(close, iou if preferred is None else iou + 2.0 * preferred[:, None], -1.0)
+    depth = close.sum(0).max()  # most labels that a detection can ask for
+    order = (len(iou) - 1 - np.argsort(-key[::-1], axis=0, kind="stable"))[:depth]  # (d, m) labels, the best first
+    open_ = np.take_along_axis(iou, order, 0)[..., None] >= levels  # (d, m, L) not yet refused
+    detections, level = np.arange(len(chosen))[:, None], np.arange(count)
+    while True:
+        asks, place = open_.any(0), open_.argmax(0)  # (m, L)
+        label = order[place, detections]  # (m, L)
+        keeper = np.full((len(iou), count), len(chosen))
+        asking, at_level = asks.nonzero()
+        np.minimum.at(keeper, (label[asks], at_level), asking)
+        refused = asks & (keeper[label, level] != detections)  # (m, L)
+        if not refused.any():
+            break
+        detection, at_level = refused.nonzero()
+        open_[place[refused], detection, at_level] = False
+    matched[chosen] = np.where(asks, label, -1)
+    return matched
 
 
 def first_claims(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:

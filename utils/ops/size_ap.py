@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.ops.iou import match_greedily
+
 SIZES = ("small", "medium", "large")
 AREAS = np.array([(0, 32**2), (32**2, 96**2), (96**2, np.inf)])  # (S, 2) square pixels; both ends belong to a size
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -69,14 +71,18 @@ class SizeTally:
     def parts(self) -> dict[str, list[np.ndarray]]:
         """The lists of what was counted, by name."""
         return {
-            **{"right": self.right, "counted": self.counted, "scores": self.scores},
-            **{"classes": self.classes, "sized": self.sized},
+            "right": self.right,
+            "counted": self.counted,
+            "scores": self.scores,
+            "classes": self.classes,
+            "sized": self.sized,
         }
 
-    def result(self, nc: int) -> SizeAP:
-        """AP of each size and class."""
+    def result(self, nc: int, order: np.ndarray | None = None) -> SizeAP:
+        """AP of each size and class. order (n,): of the detections before they are sorted by confidence."""
         scores, classes, sized = (np.concatenate(parts) for parts in (self.scores, self.classes, self.sized))
-        order = (-scores[:, 0]).argsort(kind="stable")
+        order = np.arange(len(scores)) if order is None else order
+        order = order[(-scores[order, 0]).argsort(kind="stable")]
         predicted, right, counted = (
             values[order] for values in (scores[:, 1], np.concatenate(self.right), np.concatenate(self.counted))
         )
@@ -103,19 +109,12 @@ def claims(
 
     Detections come surest first; iou is (t, n), sized (t, S) says which labels belong to which size.
     """
-    taken, right = np.zeros((2, len(pred_classes), len(AREAS), len(levels)), bool)
-    if not iou.size:
-        return taken, right
     iou = np.where(true_classes[:, None] == pred_classes, iou, -1.0)
-    wanted = sized.T[:, None]  # (S, 1, t)
-    free = np.ones((len(AREAS), len(levels), len(true_classes)), bool)
-    for i in np.flatnonzero(iou.max(0) >= levels.min()):
-        possible = free & (iou[:, i] >= levels[:, None])  # (S, L, t)
-        best = np.where(possible, iou[:, i] + 2 * wanted, -1.0).argmax(2)  # (S, L), any of the size before all others
-        taken[i] = possible.any(2)
-        right[i] = taken[i] & np.take_along_axis(sized.T, best, 1)
-        size, level = taken[i].nonzero()
-        free[size, level, best[size, level]] = False
+    taken, right = np.zeros((2, len(pred_classes), len(AREAS), len(levels)), bool)
+    for size, wanted in enumerate(sized.T):
+        label = match_greedily(iou, levels, wanted)  # (n, L)
+        taken[:, size] = label >= 0
+        right[:, size] = taken[:, size] & np.append(wanted, False)[label]
     return taken, right
 
 

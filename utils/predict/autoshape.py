@@ -4,6 +4,7 @@ Legend: B images, H and W of the network's image, N candidate boxes, n detection
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -18,8 +19,9 @@ from utils.files.images import pillow_to_rgb, read_image, scaled_to_uint8
 from utils.general import make_divisible, non_max_suppression
 from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
+from utils.predict.inference import choose_size
+from utils.predict.remote import fetch_image
 from utils.predict.results import Detections
-from utils.predict.sources import fetch_image
 from utils.predict.streams import path_of
 from utils.torch_utils import largest_stride, profile_layers, time_sync
 
@@ -31,9 +33,9 @@ class AutoShape(nn.Module):
     """Wraps a network (a Model or an Ensemble): reading and letterboxing before it, NMS and the image's pixels after.
 
     To be set at any time: conf and iou, the thresholds of NMS; agnostic, whether classes suppress each other;
-    multi_label, whether a box may be of several classes; classes, the class numbers to keep, None for all; max_det,
-    most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride, yaml, nc and hyp.
-    dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
+    multi_label, whether a box may be of several classes; classes, the class numbers to keep or one of them, None for
+    all; max_det, most detections of an image; amp, FP16 by autocast on a GPU. Of the network it has names, stride,
+    yaml, nc and hyp. dmb: whether the network is a DetectMultiBackend; pt: whether it is PyTorch's.
     """
 
     __module__ = "models.common"  # where v6.1 has it, and where programs look for it
@@ -42,18 +44,27 @@ class AutoShape(nn.Module):
     iou = 0.45
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | None = None
+    classes: Sequence[int] | int | None = None
     max_det = 1000
     amp = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval().to(memory_format=torch.channels_last)
+        self.sizes: dict[int | None, int] = {}  # those asked for, and what they came to
         self.dmb = hasattr(model, "pt")
         self.pt = getattr(model, "pt", True)
         for name in ("yaml", "nc", "hyp", "names", "stride"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
+
+    def find_size(self, size: int | None) -> int:
+        """The longer side of the network's images; what there is to say of it is said in the log, once."""
+        if size is not None and size < 1:
+            raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
+        if size not in self.sizes:
+            self.sizes[size] = max(choose_size(self.model, None if size is None else [int(size)], "size"))
+        return self.sizes[size]
 
     def train(self, mode: bool = True) -> "AutoShape":
         """Stays in evaluation; ValueError for what only a training has: `model.model` is the network to train."""
@@ -63,13 +74,18 @@ class AutoShape(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, imgs: Picture | Tensor | Sequence[Picture], size: int = 640, augment: bool = False, profile: bool = False
+        self,
+        imgs: Picture | Tensor | Sequence[Picture],
+        size: int | None = None,
+        augment: bool = False,
+        profile: bool = False,
     ) -> Detections | tuple[Tensor, list[Tensor] | None]:
         """The detections in an image or a list of images, each in its own pixels.
 
         imgs: paths, http(s) addresses, PIL images and numpy arrays: RGB (h, w, 3), or (3, h, w), or gray (h, w),
         scaled to uint8 where they are not, and turned as their EXIF tags say.
-        size: pixels that the longer side is scaled to. augment: test-time augmentation.
+        size: pixels that the longer side is scaled to, without it those that the network was trained at, or 640 where
+        that is not known. augment: test-time augmentation.
         profile: logs the time of each layer. A tensor (B, 3, H, W) in 0..1 is given to the network as it is, and what
         comes out is what the network gives. ValueError or OSError for what is no image.
         """
@@ -82,13 +98,14 @@ class AutoShape(nn.Module):
             times = [time_sync(device)]
             images, files = read_pictures(imgs)
             fixed_hw = getattr(self.model, "fixed_hw", None)
-            batch = to_batch(images, size, largest_stride(self.model), fixed_hw).to(device)  # (B, 3, H, W)
-            batch = batch.to(parameter.dtype).div_(255)
+            batch = to_batch(images, self.find_size(size), largest_stride(self.model), fixed_hw)  # (B, 3, H, W)
+            batch = batch.to(device).to(parameter.dtype).div_(255)
             times.append(time_sync(device))
             prediction = self.model(batch, augment=augment)
             prediction = prediction if isinstance(prediction, Tensor) else prediction[0]  # (B, N, 5 + nc)
             times.append(time_sync(device))
-        limits = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
+        classes = [self.classes] if isinstance(self.classes, Integral) else self.classes
+        limits = (self.conf, self.iou, classes, self.agnostic, self.multi_label)
         found = non_max_suppression(prediction.float(), *limits, max_det=self.max_det)  # B of (n, 6)
         native = [
             torch.cat((scaled_coords(batch.shape[2:], rows[:, :4], image.shape[:2]), rows[:, 4:]), 1)
@@ -108,8 +125,6 @@ def to_batch(images: Sequence[np.ndarray], size: int, stride: int, fixed_hw: tup
     The longer side becomes `size`, each axis the largest of the batch, rounded up to the stride. fixed_hw: the only
     height and width that an exported file takes.
     """
-    if size < 1:
-        raise ValueError(f"size {size}: a number of pixels, 1 or more, is wanted")
     size = make_divisible(size, stride)
     if fixed_hw is not None:
         fitted = [letterbox(image, fixed_hw, auto=False)[0] for image in images]

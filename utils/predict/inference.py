@@ -13,6 +13,9 @@ from utils.torch_utils import largest_stride
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision
 HINTS = ("latency", "throughput")  # of --hint
+DEFAULT_SIZE = 640  # pixels, of a network of which it is not known what size it was trained at
+FAR = 1.5  # times as large or small as in training; there and beyond mAP falls fast
+SIZE_DEFAULT = "the size the model was trained at, else 640"  # what --help says of --imgsz
 
 
 def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
@@ -23,6 +26,17 @@ def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int])
     for flag, value in counts.items():
         if value < 1:
             raise ValueError(f"{flag} {value}: 1 or more")
+
+
+def check_size(imgsz: int | Sequence[int] | None) -> None:
+    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
+    if imgsz is None:
+        return
+    if isinstance(imgsz, int):
+        if imgsz < 1:
+            raise ValueError(f"--imgsz {imgsz}: 1 or more")
+    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
+        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
 def ready(model: nn.Module, half: bool) -> nn.Module:
@@ -39,18 +53,71 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
     return getattr(model, "fixed_hw", None)
 
 
-def input_size(model: nn.Module, imgsz: Sequence[int]) -> tuple[int, int]:
+def choose_size(model: nn.Module, imgsz: int | Sequence[int] | None = None, flag: str = "--imgsz") -> tuple[int, int]:
+    """Height and width of the network's images; in the log where they come from if nobody asked for them.
+
+    Those asked for, one number or two, as `input_size` has them. For None those that a file takes only, else the size
+    that the network was trained at, else 640. A size far from that of the training is warned of. flag: what asks for a
+    size.
+    """
+    trained, fixed = trained_size(model), fixed_size(model)
+    if imgsz is None:
+        hw = input_size(model, fixed or trained or made_size(model))
+        LOGGER.info(f"images of {hw[0]} x {hw[1]} pixels, {source_of_size(model, flag)}")
+    else:
+        hw = input_size(model, imgsz, flag)
+    if trained is not None and is_far(max(hw), trained):
+        advice = f"export it with --imgsz {trained}" if fixed else f"leave {flag} out, or give {trained}"
+        LOGGER.warning(
+            f"images of {hw[0]} x {hw[1]} pixels, but the network was trained at {trained}: it may find far less than "
+            f"at that size; {advice}"
+        )
+    return hw
+
+
+def trained_size(model: nn.Module) -> int | None:
+    """The longer side of the images that a network was trained on, in pixels; None where its file does not say it."""
+    return getattr(model, "imgsz", None)
+
+
+def made_size(model: nn.Module) -> int:
+    """The longer side that an exported file without a fixed size was made with, 640 where that is not known."""
+    metadata = getattr(model, "metadata", None)
+    return DEFAULT_SIZE if metadata is None else max(metadata.imgsz)
+
+
+def source_of_size(model: nn.Module, flag: str) -> str:
+    """Where the size of a network's images comes from that nobody asked for."""
+    trained = trained_size(model)
+    if fixed_size(model):
+        return "the only ones that the file takes"
+    if trained is None:
+        return f"as nothing says at what size the network was trained; {flag} takes another"
+    sizes = [trained_size(member) for member in model] if isinstance(model, nn.ModuleList) else [trained]
+    if len(set(sizes)) > 1:
+        others = ", ".join("unknown" if size is None else str(size) for size in sizes)
+        return f"the largest size that a network of the ensemble was trained at ({others})"
+    return "the size that the network was trained at"
+
+
+def is_far(size: int, trained: int) -> bool:
+    """Whether a network may find far less at one size than at the one that it was trained at."""
+    return max(size, trained) >= FAR * min(size, trained)
+
+
+def input_size(model: nn.Module, imgsz: int | Sequence[int], flag: str = "--imgsz") -> tuple[int, int]:
     """Height and width of the network's images: what is asked for, rounded up to the stride, or the file's only ones.
 
-    imgsz: one number or two. What is used in place of what was asked for is said in the log.
+    imgsz: one number or two. What is used in place of what was asked for, by the flag, is said in the log.
     """
-    height, width = imgsz[0], imgsz[-1]
+    sides = [imgsz] if isinstance(imgsz, int) else imgsz
+    height, width = sides[0], sides[-1]
     fixed = fixed_size(model)
     if fixed is None:
         height, width = check_img_size((height, width), largest_stride(model))
         return height, width
     if fixed != (height, width):
-        LOGGER.warning(f"--imgsz {height} {width}: the file is made for {fixed[0]} {fixed[1]} only, which is used")
+        LOGGER.warning(f"{flag} {height} {width}: the file is made for {fixed[0]} {fixed[1]} only, which is used")
     return fixed
 
 

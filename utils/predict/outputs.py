@@ -1,9 +1,9 @@
 """What detect.py leaves on disk: annotated images and videos, label files, crops, tables.
 
-Names are unique within a run (a.jpg and a.png give a.txt and a2.txt); what an earlier run left under the same name in
-the same folder (`--exist-ok`) is replaced, never appended to. Of several processes all but the first write label files,
-crops and tables into a folder of their own, which the first one takes over at the end, in their order: names and rows
-are those that one process would have written.
+Each input has names of its own (utils/files/output_names.py); what an earlier run left under the same name in the same
+folder (`--exist-ok`) is replaced, never appended to. Of several processes all but the first write tables into a folder
+of their own, whose rows the first one takes over at the end, in their order: rows are those that one process would have
+written.
 """
 
 import shutil
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from utils.data.label_files import label_rows
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, folder_names
+from utils.files.names import safe_name
+from utils.files.output_names import distinct_names
+from utils.files.results import whole_or_none
 from utils.plots import crop_box
 from utils.predict.sources import Frame
 from utils.predict.tables import PredictionFiles
@@ -35,7 +37,7 @@ def output_stem(frame: Frame) -> str:
 
 
 def part_folder(folder: Path, rank: int) -> Path:
-    """Where a process other than the first keeps what is to be renamed or joined at the end."""
+    """Where a process other than the first keeps the tables that are joined at the end."""
     return folder if rank == 0 else folder / f".rank{rank}"
 
 
@@ -52,10 +54,8 @@ class ResultWriter:
         if rank:
             shutil.rmtree(self.part, ignore_errors=True)  # a run that was killed left it
         self.tables = PredictionFiles(self.part, names, tables)
-        self.claims: list[tuple[str, str, str]] | None = [] if rank else None  # kind of crop, or "", stem, file
-        self.label_names = UniqueNames()
-        self.crop_names: dict[str, UniqueNames] = {}
-        self.crop_folders = folder_names(names)
+        self.crop_folders = distinct_names(map(safe_name, names))  # of each class, also where two have one name
+        self.crops: set[Path] = set()  # that this run has written
         self.videos: dict[str, VideoWriter] = {}
         self.written: Counter[str] = Counter()
 
@@ -73,7 +73,8 @@ class ResultWriter:
     def save_picture(self, frame: Frame, drawn: np.ndarray, is_live: bool = False) -> None:
         """Writes the drawn image under its file's name, or as the next frame of its video."""
         suffix = frame.suffix if not frame.is_still or cv2.haveImageWriter(frame.suffix) else ".jpg"  # .dng, .mpo
-        path = self.folder / f"{frame.stem}{suffix}"
+        stem = frame.picture or frame.stem
+        path = self.folder / f"{stem}{suffix}"
         if path.exists() and Path(frame.name).exists() and path.samefile(frame.name):
             raise ValueError(f"{path} would be overwritten by its own result; choose another --project or --name")
         if frame.is_still:
@@ -81,40 +82,54 @@ class ResultWriter:
             write_image(path, drawn)
             self.written["image"] += 1
             return
-        if frame.stem not in self.videos:
+        if stem not in self.videos:
             if not is_live:  # files come one after another: the one before is complete
                 self.close()
             fps = None if is_live and (frame.fps or 0) > MAX_STREAM_FPS else frame.fps
-            self.videos[frame.stem] = VideoWriter(path, fps)
+            self.videos[stem] = VideoWriter(path, fps)
             self.written["video"] += 1
-            self.videos[frame.stem].write(drawn)
+            self.videos[stem].write(drawn, seconds=frame.seconds)
             return
-        video = self.videos[frame.stem]
+        video = self.videos[stem]
         # A stream's frames that were dropped are filled in: the video lasts as long as what it shows.
-        video.write(drawn, repeat=1 + min(frame.skipped, round(MAX_REPEATED_S * video.fps)))
+        repeat = 1 + min(frame.skipped, round(MAX_REPEATED_S * video.fps))
+        video.write(drawn, repeat, frame.seconds)
 
     def save_labels(self, frame: Frame, detections: Tensor, with_confidence: bool) -> None:
         """Writes labels/<stem>.txt, or <stem>_<frame>.txt: rows `class cx cy w h [confidence]`, boxes in 0..1.
 
         detections are (n, 6): xyxy in pixels of the frame, confidence, class. Without any there is no file.
         """
-        path = self._label_path(output_stem(frame))
+        path = self.folder / "labels" / f"{output_stem(frame)}.txt"
         if not len(detections):
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
+        with whole_or_none(path) as file:
+            file.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
         self.written["label file"] += 1
 
     def save_crops(self, frame: Frame, detections: Tensor) -> None:
-        """Writes what is in each box, a little widened, as crops/<class name>/<stem>.jpg, the second as <stem>2.jpg."""
+        """Write what is in each box, a little widened, as crops/<class>/<stem>.jpg, the second as <stem>_2.jpg.
+
+        Of a video's frame it is <stem>_<frame>.jpg and <stem>_<frame>_2.jpg.
+        """
+        counts: Counter[int] = Counter()
         for row in detections:
             crop = crop_box(frame.image, row[:4])
             if not crop.size:
                 continue
-            kind = self.crop_folders[int(row[5])]
-            path = self._crop_path(kind, frame.stem)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = int(row[5])
+            folder = self.folder / "crops" / self.crop_folders[kind]
+            counts[kind] += 1
+            path = folder / f"{output_stem(frame)}.jpg"
+            if counts[kind] > 1:
+                path = folder / f"{output_stem(frame)}{frame.separator}{counts[kind]}.jpg"
+            while path in self.crops:  # of an input that came before all were known
+                counts[kind] += 1
+                path = folder / f"{output_stem(frame)}{frame.separator}{counts[kind]}.jpg"
+            self.crops.add(path)
+            folder.mkdir(parents=True, exist_ok=True)
             write_image(path, crop)
             self.written["crop"] += 1
 
@@ -122,33 +137,11 @@ class ResultWriter:
         """Appends the detections to predictions.csv and predictions.json, as far as they are wanted."""
         self.tables.add(frame, output_stem(frame), detections)
 
-    def take_over(self, rank: int, claims: Sequence[tuple[str, str, str]]) -> None:
-        """Moves what another process wrote to where this one would have written it, in the order of its claims."""
+    def take_over(self, rank: int) -> None:
+        """Append the rows of another process's tables to those of this one."""
         part = part_folder(self.folder, rank)
-        for kind, stem, file in claims:
-            path = self._crop_path(kind, stem) if kind else self._label_path(stem)
-            if (part / file).exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                (part / file).replace(path)
-            else:
-                path.unlink(missing_ok=True)
         self.tables.append_folder(part)
         shutil.rmtree(part, ignore_errors=True)
-
-    def _label_path(self, stem: str) -> Path:
-        """The label file that comes next under this name."""
-        return self._claimed("", stem, Path("labels") / f"{self.label_names.claim(stem)}.txt")
-
-    def _crop_path(self, kind: str, stem: str) -> Path:
-        """The crop of a class that comes next under this name."""
-        name = self.crop_names.setdefault(kind, UniqueNames()).claim(stem)
-        return self._claimed(kind, stem, Path("crops") / kind / f"{name}.jpg")
-
-    def _claimed(self, kind: str, stem: str, file: Path) -> Path:
-        """The file's path; another process is told of it."""
-        if self.claims is not None:
-            self.claims.append((kind, stem, file.as_posix()))
-        return self.part / file
 
     def close(self) -> None:
         """Finishes the open videos: all of them, also where one fails."""

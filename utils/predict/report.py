@@ -26,7 +26,7 @@ class DetectStats:
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
     objects: Counter[str] = field(default_factory=Counter)
     shape: tuple[int, ...] = ()
-    is_interrupted: bool = False
+    exit_status: int = 0  # other than 0 if a signal has ended it
 
     def add(self, shape: tuple[int, ...], seconds: np.ndarray) -> None:
         """Count a batch (B, 3, H, W) and its three durations."""
@@ -47,7 +47,7 @@ class RunTotals:
     frames: int
     seconds: np.ndarray
     shape: tuple[int, ...]
-    is_interrupted: bool
+    exit_status: int
     objects: Counter[str]
     written: Counter[str]
     tried: int
@@ -65,24 +65,23 @@ def joined_results(
         "frames": stats.frames,
         "seconds": stats.seconds.tolist(),
         "shape": stats.shape,
-        "is_interrupted": stats.is_interrupted,
+        "exit_status": stats.exit_status,
         "objects": stats.objects,
         "written": writer.written,
         "tried": source.tried,
         "skipped": source.skipped,
         "last_error": one_line(source.last_error) if source.last_error else None,
         "summary": source.summary(),
-        "claims": writer.claims or [],
     }
     everyone = [json.loads(str(part["text"])) for part in ranks.gather({"text": np.array(json.dumps(own))})]
     if ranks.is_main:
-        for rank, other in enumerate(everyone[1:], 1):
-            writer.take_over(rank, other["claims"])
+        for rank in range(1, len(everyone)):
+            writer.take_over(rank)
     return RunTotals(
         frames=sum(part["frames"] for part in everyone),
         seconds=np.sum([part["seconds"] for part in everyone], 0),
         shape=next((tuple(part["shape"]) for part in everyone if part["frames"]), ()),
-        is_interrupted=any(part["is_interrupted"] for part in everyone),
+        exit_status=max(part["exit_status"] for part in everyone),
         objects=sum((Counter(part["objects"]) for part in everyone), Counter()),
         written=sum((Counter(part["written"]) for part in everyone), Counter()),
         tried=sum(part["tried"] for part in everyone),

@@ -1,12 +1,13 @@
 """What AutoShape found in images: boxes in four forms, drawn, written, cut out, or handed to other packages.
 
-Images are (h, w, 3) uint8 RGB arrays; nothing here draws on them: what is drawn upon is a copy.
+Images are (h, w, 3) uint8 RGB arrays. The caller's own are never drawn upon: after `render()` the results hold copies
+with boxes in their place, as v6.1's tutorials expect.
 
 Legend: B images, n detections of an image.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,8 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.files.images import write_image
-from utils.files.names import UniqueNames, folder_names, safe_name
+from utils.files.names import safe_name
+from utils.files.output_names import crop_separators, distinct_names, shortened
 from utils.general import increment_path, plural
 from utils.ops.boxes import xyxy2xywh, xyxy2xywhn
 from utils.plots import Annotator, colors, crop_box
@@ -41,10 +43,10 @@ class Tables(NamedTuple):
 class Detections:
     """The detections of B images; its length is B.
 
-    imgs: the images. files: their names, with the suffix .jpg. names: the classes. xyxy (also as `pred`), xywh, xyxyn
-    and xywhn: for each image (n, 6) of a box, confidence, class, surest first; pixels of the image, or with n shares of
-    its sides. times: seconds for pre-processing, inference and NMS of all images; t: milliseconds of an image. n: B.
-    s: the shape of the network's input, (B, 3, H, W).
+    imgs: the images, after `render` those with boxes. files: their names, with suffix .jpg. names: the classes. xyxy
+    (also as `pred`), xywh, xyxyn and xywhn: for each image (n, 6) of a box, confidence, class, surest first; pixels of
+    the image, or with n shares of its sides. times: seconds for pre-processing, inference and NMS of all images; t:
+    milliseconds of an image. n: B. s: the shape of the network's input, (B, 3, H, W).
     """
 
     __module__ = "models.common"  # where v6.1 has it
@@ -55,12 +57,13 @@ class Detections:
         pred: Sequence[Tensor],
         files: Sequence[str],
         times: Sequence[float],
-        names: Sequence[str],
+        names: Sequence[str] | Mapping[int, str],
         shape: Sequence[int],
     ) -> None:
         assert len(imgs) == len(pred) == len(files), "an image, its detections and its name belong together"
         self.imgs, self.pred, self.files = list(imgs), list(pred), list(files)
-        self.names = list(names)
+        self.rendered: list[tuple[np.ndarray, np.ndarray]] | None = None  # with boxes, and as they were
+        self.names = list(names.values() if isinstance(names, Mapping) else names)
         self.times = tuple(times)
         self.n = len(self.imgs)
         self.t = tuple(seconds * 1000 / max(self.n, 1) for seconds in self.times)
@@ -92,6 +95,11 @@ class Detections:
         """Prints what was found and how long it took."""
         print(self)
 
+    @property
+    def ims(self) -> list[np.ndarray]:
+        """The images, under the name that they have since v6.2."""
+        return self.imgs
+
     def display(
         self,
         pprint: bool = False,
@@ -114,24 +122,39 @@ class Detections:
             self.save(labels, save_dir)
         found = self.crop(save, save_dir) if crop else None
         if render:
-            self.imgs = self.render(labels)
+            self.render(labels)
         return found
 
     def tolist(self) -> "list[Detections]":
         """B Detections of one image each; the times are equal shares."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
         shape = (1, *self.s[1:])
-        parts = zip(self.imgs, self.pred, self.files, strict=True)
-        return [Detections([image], [rows], [file], times, self.names, shape) for image, rows, file in parts]
+        found = []
+        for i, (image, rows, file) in enumerate(zip(self._plain(), self.pred, self.files, strict=True)):
+            one = Detections([image], [rows], [file], times, self.names, shape)
+            if self.rendered is not None:
+                one.imgs, one.rendered = [self.imgs[i]], [(self.imgs[i], image)]
+            found.append(one)
+        return found
 
     # Pictures ---------------------------------------------------------------------------------------------------------
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
-        """Copies of the images with boxes, and with `labels` their classes and confidences, drawn on them."""
-        return [self._drawn(i, labels) for i in range(self.n)]
+        """Draw boxes, and with `labels` their classes and confidences, on copies of the images, then to be `imgs`."""
+        plain = self._plain()
+        self.imgs = [self._drawn(i, image, labels) for i, image in enumerate(plain)]
+        self.rendered = [*zip(self.imgs, plain, strict=True)]
+        return list(self.imgs)
 
-    def _drawn(self, i: int, labels: bool) -> np.ndarray:
-        annotator = Annotator(self.imgs[i][..., ::-1].copy(), labels_last=True)
+    def _plain(self) -> list[np.ndarray]:
+        """The images without boxes; of those that somebody else has put into `imgs` these."""
+        if self.rendered is None:
+            return self.imgs
+        both = zip(self.imgs, self.rendered, strict=True)
+        return [plain if image is drawn else image for image, (drawn, plain) in both]
+
+    def _drawn(self, i: int, image: np.ndarray, labels: bool) -> np.ndarray:
+        annotator = Annotator(image[..., ::-1].copy(), labels_last=True)
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))
@@ -142,35 +165,38 @@ class Detections:
 
     def show(self, labels: bool = True) -> None:
         """Opens the drawn images in the system's viewer; ValueError where there is none."""
-        for image, file in zip(self.render(labels), self.files, strict=True):
+        for i, (image, file) in enumerate(zip(self._plain(), self.files, strict=True)):
+            image = self._drawn(i, image, labels)
             if not ImageShow.show(Image.fromarray(image), title=file):
                 raise ValueError("this machine has no viewer for images; write them with save()")
 
     def save(self, labels: bool | str | Path = True, save_dir: str | Path = SAVE_DIR) -> Path:
-        """Writes the drawn images as .jpg into save_dir, or where it exists save_dir2, ...; the folder.
+        """Write the drawn images as .jpg into save_dir; return the folder.
 
-        The folder may also come first, as in some versions of YOLOv5.
+        A folder that is named is the one that is written into, also if it exists. The default one gets a number then.
+        Images of one name are told apart by a number, `bus_2.jpg`. The folder may also come first, as in some versions
+        of YOLOv5.
         """
         if not isinstance(labels, bool):
             labels, save_dir = True, labels
-        folder = increment_path(save_dir, mkdir=True)
-        names = UniqueNames()
-        for i, file in enumerate(self.files):
-            path = folder / f"{names.claim(safe_name(Path(file).stem))}.jpg"
-            write_image(path, self._drawn(i, labels)[..., ::-1])
+        folder = results_folder(save_dir)
+        for i, (image, stem) in enumerate(zip(self._plain(), distinct_names(map(stem_of, self.files)), strict=True)):
+            write_image(folder / f"{stem}.jpg", self._drawn(i, image, labels)[..., ::-1])
         return folder
 
     def crop(self, save: bool = True, save_dir: str | Path = SAVE_DIR) -> list[dict[str, Any]]:
         """What is in the boxes, a little widened, of all images in a row.
 
         Each is a dictionary: box (4,) xyxy, conf, cls, label `bus 0.87`, im (h, w, 3) uint8 RGB, a copy. `save` writes
-        them as crops/<class>/<image>.jpg below save_dir, or where it exists save_dir2, ...
+        them as crops/<class>/<image>.jpg, <image>_2.jpg, ... below save_dir, which gets a number if it is the default
+        and exists. Crops that are there already stay.
         """
-        folder = increment_path(save_dir, mkdir=True) if save else None
-        names: dict[str, UniqueNames] = {}
-        folders = folder_names(self.names)
+        folder = results_folder(save_dir) if save else None
+        folders = distinct_names(map(safe_name, self.names))
+        stems = distinct_names(map(stem_of, self.files))
+        separators = crop_separators([(stem, False) for stem in stems])
         crops = []
-        for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
+        for image, rows, stem, separator in zip(self._plain(), self.pred, stems, separators, strict=True):
             for row in rows.cpu():
                 index, confidence = int(row[5]), float(row[4])
                 part = crop_box(image, row[:4])
@@ -179,11 +205,9 @@ class Detections:
                 label = self._label(index, confidence)
                 crops.append({"box": row[:4], "conf": confidence, "cls": index, "label": label, "im": part})
                 if folder is not None:
-                    kind = folders[index]
-                    place = folder / "crops" / kind
+                    place = folder / "crops" / folders[index]
                     place.mkdir(parents=True, exist_ok=True)
-                    stem = names.setdefault(kind, UniqueNames()).claim(safe_name(Path(file).stem))
-                    write_image(place / f"{stem}.jpg", part[..., ::-1])
+                    write_image(free_path(place, stem, separator), part[..., ::-1])
         return crops
 
     # Other packages ---------------------------------------------------------------------------------------------------
@@ -234,6 +258,26 @@ class Detections:
                 )
             )
         return found
+
+
+def results_folder(save_dir: str | Path) -> Path:
+    """Make the folder for results: the one that is named, and of the default's name a new one."""
+    is_named = Path(save_dir) != Path(SAVE_DIR)
+    return increment_path(save_dir, exist_ok=is_named, mkdir=True)
+
+
+def stem_of(file: str) -> str:
+    """The name of an image's results."""
+    return shortened(Path(file).stem)
+
+
+def free_path(folder: Path, stem: str, separator: str) -> Path:
+    """The first of <stem>.jpg, <stem>_2.jpg, ... that is not there."""
+    path, number = folder / f"{stem}.jpg", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}{separator}{number}.jpg"
+    return path
 
 
 def _with_boxes(rows: Tensor, boxes: Tensor) -> Tensor:

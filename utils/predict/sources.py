@@ -5,27 +5,32 @@ that have a new frame. A file that cannot be read is named and skipped, unless i
 each reads a part of the files or streams, under the names that they have for one.
 """
 
-import base64
 import glob
 import itertools
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlunsplit
 
 import cv2
 import numpy as np
 
 from utils.dist import SINGLE, DistEnv
-from utils.files.addresses import is_url, split_url, without_credentials
-from utils.files.images import VIDEO_SUFFIXES, decode_image, read_image
-from utils.files.names import UniqueNames, safe_name
+from utils.files.addresses import is_url, without_credentials
+from utils.files.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from utils.files.output_names import (
+    SEPARATOR,
+    VIDEO_OUT,
+    InputName,
+    NamesAsTheyCome,
+    OutputName,
+    distinct_names,
+    output_names,
+)
 from utils.files.reading import open_plain
-from utils.general import LOGGER, one_line
+from utils.general import LOGGER, one_line, plural
+from utils.predict.recordings import MAX_NOMINAL_FPS, Recording, measured_rate
+from utils.predict.remote import RemoteKind, fetch_image, is_http, remote_kind
 from utils.predict.screen import ScreenCapture, check_screen, is_screen
 from utils.predict.source_lists import (
     MOST_MISSING,
@@ -36,7 +41,6 @@ from utils.predict.source_lists import (
     standard_input,
 )
 from utils.predict.streams import (
-    TIMEOUT_S,
     Capture,
     NoFrameError,
     check_url,
@@ -44,14 +48,12 @@ from utils.predict.streams import (
     new_frames,
     open_capture,
     open_streams,
-    path_of,
     stem_of_stream,
     suffix_of,
 )
 from utils.predict.threads import Prefetcher
+from utils.predict.video import DEFAULT_FPS
 
-MAX_IMAGE_BYTES = 64 << 20
-ASCII = "%/:;,@!$&'()*+=~?[]"  # what stays as it is where other characters of an address are percent-encoded
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"
 
@@ -62,7 +64,9 @@ class Frame(NamedTuple):
     image: (h, w, 3) uint8 BGR, not to be drawn upon. name: path or address, without credentials. prefix: the start of
     its console line. stem: of its output files, unique within the source. suffix: of the image file, `.mp4` for videos
     and streams. number: of the frame in a video or stream, from 1; 0 for an image. skipped: frames of a stream that
-    were dropped before this one. fps: None for an image or where unknown.
+    were dropped before this one. fps: None for an image or where unknown. picture: stem of the annotated image or
+    video, None for that of the other files. separator: between the stem and the number of a crop. seconds: since the
+    start of a video file; None for an image or stream.
     """
 
     image: np.ndarray
@@ -73,6 +77,9 @@ class Frame(NamedTuple):
     number: int = 0
     skipped: int = 0
     fps: float | None = None
+    picture: str | None = None
+    separator: str = SEPARATOR
+    seconds: float | None = None
 
     @property
     def is_still(self) -> bool:
@@ -95,17 +102,24 @@ class FileSource:
     """The frames of images and videos in lists of `window` (the last has fewer); `skipped` counts unreadable files.
 
     files: all there are, of all processes, or a generator of names. is_list: somebody named each of them, so that one
-    that is missing is an error at the end.
+    that is missing is an error at the end. kinds: of addresses without a suffix, as far as they have been asked.
     """
 
     is_live = False
     saves_pictures = True
 
-    def __init__(self, files: Iterable[str], reading: Reading = DEFAULT_READING, is_list: bool = False) -> None:
+    def __init__(
+        self,
+        files: Iterable[str],
+        reading: Reading = DEFAULT_READING,
+        is_list: bool = False,
+        kinds: Mapping[str, RemoteKind] | None = None,
+    ) -> None:
         self.files = files
         self.total = len(files) if isinstance(files, Sequence) else None
         self.reading = reading
         self.is_list = is_list
+        self.kinds = kinds or {}
         self.tried = self.skipped = 0
         self.last_error: Exception | None = None
         self._ahead: Prefetcher[Frame] | None = None
@@ -129,21 +143,19 @@ class FileSource:
 
     def _frames(self) -> Iterator[Frame]:
         """All frames of this process in order; runs in the reading thread."""
-        names = UniqueNames()
         total = "?" if self.total is None else self.total
         share = None if self.total is None else self.reading.ranks.share(self.total)
-        for i, file in enumerate(self.files):
-            stem = names.claim(safe_name(stem_of(file)))
+        for i, (file, names) in enumerate(self._named()):
             if share is not None and i not in share:
                 continue
             self.tried += 1
             try:
                 if self.is_list:
                     check_file_name(file)
-                if suffix_of(file) in VIDEO_SUFFIXES:
-                    yield from read_video(file, f"{i + 1}/{total}", stem, self.reading.vid_stride)
+                if self._is_video(file):
+                    yield from read_video(file, f"{i + 1}/{total}", names, self.reading.vid_stride)
                 else:
-                    yield from read_still(file, f"{i + 1}/{total}", stem)
+                    yield from read_still(file, f"{i + 1}/{total}", names)
             except (ValueError, OSError) as error:
                 self.skipped += 1
                 self.last_error = error
@@ -153,6 +165,32 @@ class FileSource:
                     ) from None
                 if self.total != 1:
                     LOGGER.warning(f"skipped: {one_line(error)}")
+
+    def _named(self) -> Iterator[tuple[str, OutputName]]:
+        """The files and what their results are called, planned for all of them where they are known beforehand."""
+        if not isinstance(self.files, Sequence):
+            names = NamesAsTheyCome()
+            for file in self.files:
+                yield file, names.next(file)
+            return
+        planned = output_names(self.files)
+        renamed = [name for file, name in zip(self.files, planned, strict=True) if name.stem != stem_of(file)]
+        if renamed and self.reading.ranks.is_main:
+            LOGGER.info(
+                f"{plural(len(renamed), 'file')} cannot give the results the plain name, which others have too: "
+                f"suffix, folder or number tell them apart, as {renamed[0].stem}"
+            )
+        yield from zip(self.files, planned, strict=True)
+
+    def _is_video(self, file: str) -> bool:
+        """Whether it is a video: its suffix says so, or what an address without one sends. ValueError for a stream."""
+        suffix = suffix_of(file)
+        if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or not is_http(file):
+            return suffix in VIDEO_SUFFIXES
+        kind = self.kinds.get(file) or remote_kind(file)
+        if kind == "live":
+            raise ValueError(f"{without_credentials(file)}: a stream in a list of files; name it with --source")
+        return kind == "video"
 
 
 class LiveSource:
@@ -174,8 +212,7 @@ class LiveSource:
         self.is_alone = reading.ranks.size == 1
         own = addresses[self.numbers.start : self.numbers.stop]
         self.streams = open_streams(own, open_live, reading.vid_stride)
-        names = UniqueNames()
-        stems = [names.claim(stem_of_stream(address)) for address in addresses]
+        stems = distinct_names(map(stem_of_stream, addresses))
         self.stems = stems[self.numbers.start : self.numbers.stop]
 
     def __iter__(self) -> Iterator[list[Frame]]:
@@ -217,11 +254,14 @@ def open_live(address: str) -> Capture:
     return ScreenCapture(address) if is_screen(address) else open_capture(address)
 
 
-def open_source(source: str, reading: Reading = DEFAULT_READING) -> FileSource | LiveSource:
+def open_source(source: str | Sequence[str], reading: Reading = DEFAULT_READING) -> FileSource | LiveSource:
     """The frames that `source` stands for: a file, folder, glob, camera number, URL, `screen`, a .txt, or `-`.
 
-    FileNotFoundError or ValueError says what is wrong with it. All processes must call it, in the same order.
+    Of a list each is a file, folder, glob or the URL of a file, or each a camera or stream. FileNotFoundError or
+    ValueError says what is wrong with it. All processes must call it, in the same order.
     """
+    if not isinstance(source, str):
+        return open_several([item.strip() for item in source], reading)
     source = source.strip()
     if not source:
         raise ValueError("--source is empty: name a file, folder, glob, camera number, URL, screen, .txt or -")
@@ -235,11 +275,37 @@ def open_source(source: str, reading: Reading = DEFAULT_READING) -> FileSource |
         return LiveSource([source], reading)
     if is_url(source):
         check_url(source)
-        return FileSource([source], reading) if is_media_url(source) else LiveSource([source], reading)
+        if is_media_url(source):
+            return FileSource([source], reading)
+        kind = remote_kind(source) if is_http(source) else "live"
+        return LiveSource([source], reading) if kind == "live" else FileSource([source], reading, kinds={source: kind})
     if path.suffix.lower() == LIST_SUFFIX and path.is_file():
         has_streams, listed = read_source_list(path)
         return LiveSource(listed, reading, False) if has_streams else FileSource(listed, reading, is_list=True)
     return FileSource(find_media(path), reading)
+
+
+def open_several(sources: Sequence[str], reading: Reading) -> FileSource | LiveSource:
+    """The frames of several sources: of files one after another, or of cameras and streams side by side."""
+    if not sources:
+        raise ValueError("--source is an empty list: name at least one file, folder, glob, camera number or URL")
+    live = [item for item in sources if is_live_source(item)]
+    if live and len(live) < len(sources):
+        raise ValueError(
+            f"--source: {without_credentials(live[0])} is a stream, others of the list are files; make two lists"
+        )
+    if live:
+        return LiveSource(sources, reading)
+    found = [[item] if is_url(item) else find_media(Path(item).expanduser()) for item in sources]
+    return FileSource([*itertools.chain.from_iterable(found)], reading, is_list=True)
+
+
+def is_live_source(source: str) -> bool:
+    """Whether one of several sources is a camera, stream or screen. ValueError for an address that is not read."""
+    if is_url(source):
+        check_url(source)
+        return not is_http(source) or (not is_media_url(source) and remote_kind(source) == "live")
+    return source.isdecimal() or (is_screen(source) and not Path(source).exists())
 
 
 def named_on_standard_input(reading: Reading) -> Iterable[str]:
@@ -268,7 +334,7 @@ def find_media(path: Path) -> list[str]:
     if path.is_dir():
         candidates = {str(file) for file in path.iterdir() if not file.name.startswith(".")}
     elif glob.has_magic(str(path)):
-        candidates = set(glob.glob(str(path), recursive=True))
+        candidates = expand(path)
     else:
         raise FileNotFoundError(f"--source {path}: no such file or folder")
     files = sorted(file for file in candidates if suffix_of(file) in READABLE and not Path(file).is_dir())
@@ -284,24 +350,41 @@ def find_media(path: Path) -> list[str]:
     return sorted(files, key=lambda file: suffix_of(file) in VIDEO_SUFFIXES)
 
 
+def expand(path: Path) -> set[str]:
+    """The files of a glob. Folders that exist stand for themselves, as `[set] 1`, whatever characters they have.
+
+    Brackets that match nothing as a glob are taken as they stand, too.
+    """
+    literal, pattern = Path(), Path()
+    for part in path.parts:
+        literal /= part
+        pattern /= glob.escape(part) if literal.exists() else part
+    for text in (str(pattern), str(path), str(path).replace("[", "[[]")):
+        found = glob.glob(text, recursive=True)
+        if found:
+            return set(found)
+    return set()
+
+
 def stem_of(file: str) -> str:
-    """The file name of a path or URL without its suffix."""
-    return PurePosixPath(unquote(path_of(file))).stem if is_url(file) else Path(file).stem
+    """The plain stem of a path or URL, as v6.1 calls results."""
+    return InputName.parse(file).stem
 
 
-def read_still(file: str, position: str, stem: str) -> Iterator[Frame]:
+def read_still(file: str, position: str, names: OutputName) -> Iterator[Frame]:
     """The one frame of an image file or URL."""
     name = without_credentials(file)
     image = fetch_image(file) if is_url(file) else read_image(file)
-    suffix = suffix_of(file) if is_url(file) else Path(file).suffix
-    yield Frame(image, name, f"image {position} {name}: ", stem, suffix)
+    suffix = (suffix_of(file) or ".jpg") if is_url(file) else Path(file).suffix
+    prefix = f"image {position} {name}: "
+    yield Frame(image, name, prefix, names.stem, suffix, picture=names.picture, separator=names.separator)
 
 
-def read_video(file: str, position: str, stem: str, vid_stride: int = 1) -> Iterator[Frame]:
+def read_video(file: str, position: str, names: OutputName, vid_stride: int = 1) -> Iterator[Frame]:
     """The first and each vid_stride-th frame after it of a video file or URL, under their own numbers in the video.
 
-    Their rate is that of the video divided by vid_stride. ValueError where there is no frame, a warning where they end
-    too early.
+    Their rate is that of the video divided by vid_stride. Frames that cannot be read are passed over and told at the
+    end. ValueError where there is no frame, a warning where they end too early.
     """
     name = without_credentials(file)
     if not is_url(file):
@@ -310,65 +393,50 @@ def read_video(file: str, position: str, stem: str, vid_stride: int = 1) -> Iter
     try:
         if not capture.isOpened():
             raise ValueError(f"{name}: not a readable video")
-        count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-        total = str(count) if count > 0 else "?"
-        number = 0
-        while capture.grab():
-            if number % vid_stride == 0:
-                received, image = capture.retrieve()
-                if not received or image is None:
-                    break
-                prefix = f"video {position} ({number + 1}/{total}) {name}: "
-                yield Frame(image, name, prefix, stem, ".mp4", number + 1, 0, fps / vid_stride)
-            number += 1
+        recording = Recording(capture, rate_of(file, capture.get(cv2.CAP_PROP_FPS)))
+        total = recording.total or "?"
+        wanted = 1
+        while recording.grab():
+            if recording.number < wanted:
+                continue
+            image = recording.image()
+            if image is None:
+                continue
+            yield Frame(
+                image,
+                name,
+                f"video {position} ({recording.number}/{total}) {name}: ",
+                names.stem,
+                VIDEO_OUT,
+                recording.number,
+                fps=recording.fps / vid_stride,
+                picture=names.picture,
+                separator=names.separator,
+                seconds=recording.seconds,
+            )
+            wanted += (recording.number - wanted) // vid_stride * vid_stride + vid_stride
     finally:
         capture.release()
-    if not number:
+    if not recording.readable:
         raise ValueError(f"{name}: a video without a readable frame")
-    if number < 0.95 * count - 2:  # headers are often wrong by a few
-        LOGGER.warning(f"{name}: {number} frames could be read of the {count} it promises; the file may be damaged")
+    if recording.unreadable:
+        LOGGER.warning(
+            f"{name}: {plural(recording.unreadable, 'frame')} of {recording.number} could not be read and "
+            "are left out; the file may be damaged"
+        )
+    if recording.is_cut_off:
+        LOGGER.warning(
+            f"{name}: {recording.number} frames could be read of the {total} it promises; the file may be damaged"
+        )
 
 
-class NoRedirection(urllib.request.HTTPRedirectHandler):
-    """Answers that send elsewhere are errors."""
-
-    def redirect_request(self, *_: object) -> None:
-        """None: nothing is asked for."""
-
-
-def fetch_bytes(url: str, most: int, follow: bool = True) -> bytes:
-    """What lies at an http(s) address, `most` bytes of it at most; ValueError where there is nothing, or more.
-
-    follow: whether an answer may send elsewhere.
-    """
-    name = without_credentials(url)
-    opened = urllib.request.urlopen if follow else urllib.request.build_opener(NoRedirection).open
+def rate_of(file: str, nominal: float) -> float:
+    """The rate of a video: the one that its header says unless the times of its first frames say another."""
+    if is_url(file) and 0 < nominal <= MAX_NOMINAL_FPS:  # it is not fetched twice
+        return nominal
+    capture = open_capture(file)
     try:
-        with opened(image_request(url), timeout=TIMEOUT_S) as answer:
-            data = answer.read(most + 1)
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"{name}: {error}") from None
-    except (OSError, HTTPException) as error:
-        raise ValueError(f"{name}: {getattr(error, 'reason', error)}") from None
-    if len(data) > most:
-        raise ValueError(f"{name}: larger than {most >> 20} MiB")
-    return data
-
-
-def fetch_image(url: str) -> np.ndarray:
-    """The (h, w, 3) uint8 BGR image at an http(s) address, at most MAX_IMAGE_BYTES; ValueError where there is none."""
-    return decode_image(fetch_bytes(url, MAX_IMAGE_BYTES), without_credentials(url))
-
-
-def image_request(url: str) -> urllib.request.Request:
-    """The request for a URL; its user and password go into a header, which a redirection to elsewhere does not get."""
-    parts = split_url(url)
-    user, _, host = parts.netloc.rpartition("@")
-    plain = parts._replace(
-        netloc=host.encode("idna").decode(), path=quote(parts.path, ASCII), query=quote(parts.query, ASCII), fragment=""
-    )
-    request = urllib.request.Request(urlunsplit(plain), headers={"User-Agent": "yolov5-nam"})
-    if user:
-        token = base64.b64encode(unquote(user).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {token}")
-    return request
+        rate = measured_rate(capture, nominal)
+    finally:
+        capture.release()
+    return rate if rate > 0 else float(DEFAULT_FPS)

@@ -17,9 +17,10 @@ from utils.files.images import VIDEO_SUFFIXES
 from utils.files.names import safe_name
 from utils.general import LOGGER, one_line, plural
 from utils.predict.opencv import silence
+from utils.predict.recordings import RecordingEnd
+from utils.predict.remote import TIMEOUT_S, is_http, remote_kind
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
-TIMEOUT_S = 10.0  # to connect, and to wait for a frame
 POLL_S = 0.002
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MAX_FAILURES = 8  # in a row, with a minute of pauses between them: then a stream is given up
@@ -159,6 +160,13 @@ class Stream:
     def _run(self) -> None:
         """Connects, reads until the connection breaks, pauses, and again; gives up after MAX_FAILURES."""
         number = 0
+        if is_http(self.address) and suffix_of(self.address) not in VIDEO_SUFFIXES:
+            try:
+                self.is_recording = remote_kind(self.address) != "live"
+            except ValueError as error:
+                LOGGER.warning(one_line(error))
+                self.failures = MAX_FIRST_FAILURES
+                return
         while not self._stop.is_set():
             before = number
             try:
@@ -187,14 +195,25 @@ class Stream:
             self.fps = fps / self.vid_stride
             # A recording comes as fast as it is read: its own clock says when each frame is due.
             period = 1 / fps if self.is_recording and fps > 0 else 0.0
-            while not self._stop.wait(period):
+            end = RecordingEnd(capture) if self.is_recording else None
+            began, wait, last = time.monotonic(), period, 0.0
+            while not self._stop.wait(max(wait, 0.0)):
                 received, image = capture.read()
                 if not received or image is None:
-                    break
+                    if end is None or end.is_reached(number):
+                        break
+                    wait = 0.0
+                    continue
                 number += 1
+                if end is not None:
+                    number += end.recovered()
                 if (number - 1) % self.vid_stride == 0:
                     with self._lock:
                         self._latest = (image, number)
+                if end is not None:
+                    stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    wait = began + stamp + period - time.monotonic() if stamp > last else period
+                    last = max(stamp, last)
             return number
         finally:
             capture.release()

@@ -16,18 +16,27 @@ from typing import Protocol, Self
 import cv2
 import numpy as np
 
+from utils.files.results import naming
 from utils.general import LOGGER
 
 DEFAULT_FPS = Fraction(30)
 MOST_ANSWER_S = 30  # that an ffmpeg may take to list its encoders
 MAX_FPS = 1000  # what a broken header claims is above it
+FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: frames last as long as each says
+TICKS = 90_000  # of a second: a fraction of each usual rate
+MAX_GAP_S = 600  # that an encoder of one rate fills with one frame
 
 
 class Encoder(Protocol):
-    """Takes frames of one even size and makes a file of them."""
+    """Takes frames of one even size and makes a file of them.
 
-    def write(self, frame: np.ndarray) -> None:
-        """Appends one (h, w, 3) uint8 BGR frame."""
+    keeps_times: whether it shows each frame at the time given for it; otherwise frames follow at one rate.
+    """
+
+    keeps_times: bool
+
+    def write(self, frame: np.ndarray, start: Fraction, length: Fraction) -> None:
+        """Append one (h, w, 3) uint8 BGR frame; start and length, in seconds, are when it is shown. Starts rise."""
 
     def close(self) -> None:
         """Writes what is buffered and the file's index; without it no player opens the file."""
@@ -36,8 +45,10 @@ class Encoder(Protocol):
 class VideoWriter:
     """Writes BGR frames to an .mp4, opened with the first frame; a context manager, so that it is closed in any case.
 
-    The frame rate is kept as a fraction (29.97 is 30000/1001). H.264 wants even sides: an odd one gets a copy of its
-    last row or column. Frames of another size than the first are scaled to it.
+    Each frame is shown at its own time if there is one, so that the video lasts as long as its source, also where that
+    has no constant rate. An encoder of one rate gets frames again to fill the time, and the later one of two that would
+    take one place. The rate is kept as a fraction (29.97 is 30000/1001). H.264 wants even sides: an odd one gets a copy
+    of its last row or column. Frames of another size than the first are scaled to it.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
@@ -45,6 +56,9 @@ class VideoWriter:
         self.fps = frame_rate(fps)
         self.encoder: Encoder | None = None
         self.hw = (0, 0)
+        self.zero: float | None = None  # the source's time of the first frame
+        self.pending: tuple[np.ndarray, Fraction] | None = None  # the latest frame and its start: its end is unknown
+        self.written = 0  # frames that an encoder of one rate has
 
     def __enter__(self) -> Self:
         """The writer; its file is finished when the block is left, by an error or Ctrl-C too."""
@@ -54,8 +68,12 @@ class VideoWriter:
         """Closes the file."""
         self.close()
 
-    def write(self, frame: np.ndarray, repeat: int = 1) -> None:
-        """Appends a (h, w, 3) uint8 BGR frame, `repeat` times where the source was faster than whoever writes."""
+    def write(self, frame: np.ndarray, repeat: int = 1, seconds: float | None = None) -> None:
+        """Append a (h, w, 3) uint8 BGR frame.
+
+        repeat: how often, where the source was faster than whoever writes. seconds: the frame's time in its source,
+        None for right after the one before; what does not rise is taken as that, too.
+        """
         if self.encoder is None:
             self.hw = frame.shape[:2]
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +82,49 @@ class VideoWriter:
             frame = cv2.resize(frame, self.hw[::-1], interpolation=cv2.INTER_LINEAR)
         frame = even_sides(frame)
         for _ in range(repeat):
-            self.encoder.write(frame)
+            start = self._start(seconds)
+            self._put_pending(start)
+            self.pending = frame, start
+
+    def _start(self, seconds: float | None) -> Fraction:
+        """Return when a frame is shown, from 0 on, later than all before it."""
+        latest = None if self.pending is None else self.pending[1]
+        if seconds is not None:
+            self.zero = seconds if self.zero is None else self.zero
+            wanted = Fraction(seconds - self.zero).limit_denominator(TICKS)
+            if latest is None or wanted - latest >= Fraction(1, TICKS):
+                return wanted
+        return Fraction(0) if latest is None else latest + 1 / self.fps
+
+    def _put_pending(self, end: Fraction) -> None:
+        """Give the latest frame to the encoder, shown until `end`."""
+        if self.pending is None:
+            return
+        assert self.encoder is not None
+        frame, start = self.pending
+        self.pending = None
+        if self.encoder.keeps_times:
+            with naming(self.path):
+                self.encoder.write(frame, start, end - start)
+            return
+        count = min(round(end * self.fps) - self.written, round(MAX_GAP_S * self.fps))
+        for _ in range(count):
+            with naming(self.path):
+                self.encoder.write(frame, start, 1 / self.fps)
+        self.written = max(round(end * self.fps), self.written)
 
     def close(self) -> None:
         """Finishes the file; nothing happens the second time, or where no frame came."""
-        encoder, self.encoder = self.encoder, None
-        if encoder is not None:
-            encoder.close()
+        encoder = self.encoder
+        if encoder is None:
+            return
+        try:
+            if self.pending is not None:
+                self._put_pending(self.pending[1] + 1 / self.fps)
+        finally:
+            self.encoder = self.pending = None
+            with naming(self.path):
+                encoder.close()
 
 
 def frame_rate(fps: float | None) -> Fraction:
@@ -130,17 +184,25 @@ def import_av() -> ModuleType | None:
 class PyAVEncoder:
     """H.264 by the libraries that PyAV brings along."""
 
+    keeps_times = True
+
     def __init__(self, av: ModuleType, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
         self.av = av
         # The index in front lets a browser start before it has the whole file.
         self.container = av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"})
-        self.stream = self.container.add_stream("libx264", rate=fps, options={"crf": "23", "preset": "veryfast"})
+        # No B-frames: where frames last differently, an .mp4 would end before its last ones.
+        options = {"crf": "23", "preset": "veryfast", "bf": "0"}
+        self.stream = self.container.add_stream("libx264", rate=fps, options=options)
         self.stream.height, self.stream.width = hw
         self.stream.pix_fmt = "yuv420p"  # the one layout all browsers decode
+        self.stream.codec_context.time_base = Fraction(1, TICKS)
+        self.stream.codec_context.flags |= FRAME_DURATION
 
-    def write(self, frame: np.ndarray) -> None:
-        """Appends one frame."""
+    def write(self, frame: np.ndarray, start: Fraction, length: Fraction) -> None:
+        """Append one frame."""
         picture = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
+        picture.time_base = Fraction(1, TICKS)
+        picture.pts, picture.duration = round(start * TICKS), round(length * TICKS)
         self.container.mux(self.stream.encode(picture))
 
     def close(self) -> None:
@@ -154,6 +216,8 @@ class PyAVEncoder:
 class FFmpegEncoder:
     """H.264 by an ffmpeg program that reads raw frames from a pipe."""
 
+    keeps_times = False
+
     def __init__(self, program: str, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
         h, w = hw
         raw = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{w}x{h}", "-r", str(fps), "-i", "pipe:0"]
@@ -166,7 +230,7 @@ class FFmpegEncoder:
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.messages, start_new_session=True
         )
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, frame: np.ndarray, _start: Fraction, _length: Fraction) -> None:
         """Appends one frame; ValueError with ffmpeg's own words if it has stopped."""
         assert self.process.stdin is not None
         try:
@@ -195,12 +259,14 @@ class FFmpegEncoder:
 class OpenCVEncoder:
     """MPEG-4 part 2 by OpenCV, which may not ship an H.264 encoder."""
 
+    keeps_times = False
+
     def __init__(self, path: Path, fps: Fraction, hw: tuple[int, int]) -> None:
         self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), hw[::-1])
         if not self.writer.isOpened():
             raise ValueError(f"{path}: OpenCV cannot write this video; pip install av")
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, frame: np.ndarray, _start: Fraction, _length: Fraction) -> None:
         """Appends one frame."""
         self.writer.write(frame)
 

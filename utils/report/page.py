@@ -172,7 +172,10 @@ def _means(results: Facts) -> str:
     }
     cells = "".join(f'<div class="card"><b>{escaped(value)}</b>{escaped(name)}</div>' for name, value in cards.items())
     parts = ", ".join(f"{name} {value:.1f} ms" for name, value in speed.items())
-    note = f"Speed: {parts}. Precision and recall are taken where the mean F1 over all classes is highest."
+    note = (
+        f"Speed: {parts}. Precision and recall are taken where the mean F1 over all classes, smoothed over a tenth of "
+        "the confidences, is highest; the best confidence of a class is where its own F1 is, smoothed alike."
+    )
     return f'<div class="cards">{cells}</div><p class="dim">{escaped(note)}</p>'
 
 
@@ -186,12 +189,10 @@ def _classes(results: Facts) -> str:
     metrics = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
     rows = [
         [
-            *(
-                entry["name"],
-                entry["labels"],
-                *(number(entry[metric]) for metric in metrics),
-                number(entry["threshold"]),
-            ),
+            entry["name"],
+            entry["labels"],
+            *(number(entry[metric]) for metric in metrics),
+            number(entry["threshold"]),
             bars(entry["mAP_0.5"], entry["mAP_0.5:0.95"]),
         ]
         for entry in [{**results, "name": "all", "threshold": results["threshold"]}, *known]

@@ -9,7 +9,7 @@ Legend: B images of a batch, H and W of the network's image, T targets of a batc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -58,9 +58,13 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+class AmpTypeError(ValueError):
+    """Something in the network or the loss does not take the type that autocast gives it."""
+
+
 @contextmanager
 def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
-    """Raise ValueError that names --amp off if something in the network or the loss does not take the autocast's type.
+    """Raise AmpTypeError that names --amp off if something in the network or the loss does not take autocast's type.
 
     Blocks and losses that users paste, autograd functions above all, may know FP32 only.
     """
@@ -70,7 +74,7 @@ def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
         if amp_dtype is None or not any(name in str(error) for name in TYPE_NAMES):
             raise
         kind = str(amp_dtype).removeprefix("torch.")
-        raise ValueError(
+        raise AmpTypeError(
             f"training in {kind}: {one_line(error)}. A block or a loss of your own may know FP32 only: use --amp off"
         ) from error
 
@@ -105,6 +109,24 @@ class MultiScale:
         return images if hw == [h, w] else F.interpolate(images, hw, mode="bilinear", align_corners=False)
 
 
+@dataclass
+class Progress:
+    """How far an epoch has come: what `Trainer.run_epoch` needs to go on within it, beside the trainer's own state."""
+
+    epoch: int
+    batch_count: int  # of the epoch
+    batches: int = 0  # that are done
+    pending: int = 0  # of them, since the last optimizer step; their gradients are in the model
+    steps: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(3))  # of the finite losses
+    counted: Tensor = field(default_factory=lambda: torch.zeros(()))  # batches with finite losses
+
+    def to(self, device: torch.device) -> "Progress":
+        """Move the sums to a device."""
+        self.total, self.counted = self.total.to(device), self.counted.to(device)
+        return self
+
+
 class Trainer:
     """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
 
@@ -118,6 +140,9 @@ class Trainer:
     Of several `ranks` each trains on its part of every batch, with a criterion whose losses have the whole's as their
     mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
     are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
+
+    `progress` is how far the epoch has come that is being trained, or was last: `observe` may raise to break it off,
+    and `state_dict` then holds what it takes to go on with its next batch.
     """
 
     def __init__(
@@ -133,12 +158,14 @@ class Trainer:
         loss_factor: float = 1.0,
         penalty: Callable[[], Tensor] | None = None,
         ranks: DistEnv = SINGLE,
+        may_leave_amp: bool = False,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
         self.device = next(model.parameters()).device
         self.network = model
+        self.may_leave_amp = may_leave_amp and ranks.size == 1  # for FP32, at the first batch
         if ranks.size > 1:
             self.network = shared_network(model, self.device)
             ema.ema.load_state_dict(model.state_dict())
@@ -149,6 +176,8 @@ class Trainer:
             self.device.type, init_scale=2.0**16 if self.scales else 1.0, enabled=self.device.type == "cuda"
         )
         self.skipped = 0
+        self.progress: Progress | None = None
+        self._loaded: Progress | None = None  # of an epoch that was broken off, until that is taken up
         self.epoch_skipped = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def run_epoch(
@@ -156,35 +185,46 @@ class Trainer:
     ) -> Tensor:
         """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
 
+        Of an epoch that was broken off, whose `progress` was loaded, the batches are those that are left.
+
         Batches without a finite loss are left out of the mean. Of several ranks each sees the losses of its own part
         until the epoch ends. observe(i, batch, means) is called after each batch;
         means, the losses so far, are given now and then only.
         """
         self.train_mode()
-        self.optimizer.zero_grad()
-        self.epoch_skipped.zero_()
-        total, counted = torch.zeros(3, device=self.device), torch.zeros((), device=self.device)
-        pending = steps = 0
-        for i, batch in enumerate(batches):
+        done = self._loaded
+        if done is None or not self.first_batch(epoch, batch_count):
+            self.optimizer.zero_grad()
+            self.epoch_skipped.zero_()
+            done = Progress(epoch, batch_count).to(self.device)
+        self.progress, self._loaded = done, None
+        for i, batch in enumerate(batches, done.batches):
             number = epoch * batch_count + i
             accumulate = self.schedule.apply(self.optimizer, epoch, number)
-            pending += 1
+            done.pending += 1
             is_last = i + 1 == batch_count
-            is_step = pending >= accumulate or is_last
+            is_step = done.pending >= accumulate or is_last
             items = self.backward(batch, number, is_step)
             is_finite = items.isfinite().all()
-            total += torch.where(is_finite, items, 0)
-            counted += is_finite
+            done.total += torch.where(is_finite, items, 0)
+            done.counted += is_finite
             if is_step:
                 self.step()
-                steps += 1
-                pending = 0
+                done.steps += 1
+                done.pending = 0
+            done.batches = i + 1
             if observe is not None:
                 is_free = self.device.type == "cpu" or i % SYNC_EVERY == 0 or is_last
-                observe(i, batch, (total / counted).cpu() if is_free else None)
-        self.check_finite(epoch, steps)
+                observe(i, batch, (done.total / done.counted).cpu() if is_free else None)
+        self.check_finite(epoch, done.steps)
         self.share_statistics()
-        return self.ranks.mean_(total / counted).cpu()
+        return self.ranks.mean_(done.total / done.counted).cpu()
+
+    def first_batch(self, epoch: int, batch_count: int) -> int:
+        """Return the batch that an epoch of so many is to begin with: not the first one if it was broken off."""
+        loaded = self._loaded
+        is_of_epoch = loaded is not None and (loaded.epoch, loaded.batch_count) == (epoch, batch_count)
+        return loaded.batches if loaded is not None and is_of_epoch else 0
 
     def train_mode(self) -> None:
         """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
@@ -198,6 +238,19 @@ class Trainer:
 
         is_step: an optimizer step follows, for which the ranks' gradients are added up.
         """
+        try:
+            items = self._backward(batch, number, is_step)
+        except AmpTypeError as error:
+            if not self.may_leave_amp:
+                raise
+            LOGGER.warning(f"{error}, as --amp auto does from here on")
+            self.may_leave_amp, self.amp_dtype = False, None
+            self.optimizer.zero_grad()  # of this batch, the first one
+            items = self._backward(batch, number, is_step)
+        self.may_leave_amp = False
+        return items
+
+    def _backward(self, batch: Batch, number: int, is_step: bool) -> Tensor:
         images = batch.images.to(self.device, non_blocking=True)  # (B, 3, H, W) uint8
         targets = to_device(batch.targets, self.device)  # (T, 6)
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
@@ -273,7 +326,41 @@ class Trainer:
             "updates": self.ema.updates,
             "skipped": self.skipped,
             "rng": rng,
+            "partial": self._partial_state(),
         }
+
+    def _partial_state(self) -> dict[str, object] | None:
+        """The epoch that was broken off, as plain data; None between epochs."""
+        if self.progress is None:
+            return None
+        scale = self.scaler.get_scale()
+        return {
+            **vars(self.progress),
+            "epoch_skipped": self.epoch_skipped,
+            "gradients": {
+                name: parameter.grad / scale
+                for name, parameter in self.model.named_parameters()
+                if parameter.grad is not None and self.progress.pending
+            },
+        }
+
+    def end_epoch(self) -> None:
+        """Note that the epoch is done with all that belongs to it: `state_dict` then holds nothing of it."""
+        self.progress = None
+
+    def share_progress(self) -> None:
+        """Bring the ranks to one state within an epoch, before rank 0 saves it; all of them call it."""
+        if self.ranks.size == 1 or self.progress is None:
+            return
+        self.share_statistics()
+        self.ranks.mean_(self.progress.total)
+        self.ranks.mean_(self.progress.counted)
+        if not self.progress.pending:
+            return
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # in some ranks a layer may have had nothing to learn
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.ranks.mean_(own.detach())
 
     def load_state_dict(self, state: dict, ema_state: dict[str, Tensor]) -> None:
         """Goes on where `state_dict` was taken, with the moving average's weights as they were then."""
@@ -283,9 +370,22 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.ema.ema.load_state_dict(ema_state)
         self.ema.updates, self.skipped = state["updates"], state["skipped"]
+        if state.get("partial"):
+            self._load_partial(dict(state["partial"]))
         torch.set_rng_state(state["rng"]["cpu"])
         if "cuda" in state["rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+    def _load_partial(self, state: dict) -> None:
+        """Take up the epoch that was broken off."""
+        gradients = state.pop("gradients")
+        self.epoch_skipped.copy_(state.pop("epoch_skipped"))
+        self._loaded = Progress(**state).to(self.device)
+        self.optimizer.zero_grad()
+        scale = self.scaler.get_scale()
+        for name, parameter in self.model.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device) * scale
 
 
 def shared_network(model: nn.Module, device: torch.device) -> DistributedDataParallel:

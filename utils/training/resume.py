@@ -1,11 +1,14 @@
 """Going on with a run that was cut off or has ended: which checkpoint, with which options, on the same data.
 
-A run that was cut off goes on as if nothing had happened. One that has ended wants more --epochs, or after early
-stopping a larger --patience; from there on the learning rates, warm-up and --close-mosaic are those of a run of the new
-number of epochs, as if it had been cut off in its last one. Data may change and is recorded, hyper-parameters may not.
+A run that was cut off goes on as if nothing had happened, also if only its end is left to do: that validates the best
+weights and writes the report. last.pt is stripped when all else is done. One that has ended wants more --epochs, or
+after early stopping a larger --patience; from there on the learning rates, warm-up and --close-mosaic are those of a
+run of the new number of epochs, as if it had been cut off in its last one. Data may change and is recorded,
+hyper-parameters may not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -14,9 +17,10 @@ from utils.data.config import Hyp
 from utils.data.labels import LabelRecord
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import newest
-from utils.general import LOGGER, plural
+from utils.general import LOGGER, one_line, plural
 from utils.training.fingerprint import describe_changes, fingerprint
 
+LAST = "last.pt"
 KEPT = "resume.pt"  # beside last.pt: what last.pt held before the end of the run left only weights in it
 
 # What the trainer and its run write into a checkpoint's `training`, and of which type each part is.
@@ -34,6 +38,7 @@ TRAINING_PARTS = {
     "data": dict,
     "changes": list,
 }
+PARTIAL = {"epoch", "batch_count", "batches", "pending", "steps", "total", "counted", "epoch_skipped", "gradients"}
 
 
 # Which run ------------------------------------------------------------------------------------------------------------
@@ -42,7 +47,7 @@ TRAINING_PARTS = {
 def find_run(resume: str | Path | bool, project: Path) -> Path:
     """The last.pt to go on from: the one named, that of the folder named, or with True of the newest below project."""
     if isinstance(resume, bool):
-        path = newest(project, "last.pt")
+        path = newest(project, LAST)
         if path is None:
             raise FileNotFoundError(f"--resume: there is no run with a last.pt below {project}; name one")
         return path.resolve()
@@ -71,6 +76,9 @@ def load_run(path: Path) -> Checkpoint:
         beside = f" and there is no {KEPT} beside it" if path.name == "last.pt" else "; name the run's last.pt"
         raise ValueError(f"{path}: holds weights only{beside}; a new run can start from it with --weights")
     wrong = [name for name, kind in TRAINING_PARTS.items() if not isinstance(training.get(name), kind)]
+    partial = training.get("partial")
+    if partial is not None and not (isinstance(partial, dict) and partial.keys() == PARTIAL):
+        wrong.append("partial")
     if wrong:
         raise ValueError(f"{path}: cannot be resumed, {wrong[0]!r} is missing or damaged; start from it with --weights")
     return checkpoint
@@ -79,17 +87,28 @@ def load_run(path: Path) -> Checkpoint:
 # With which options ---------------------------------------------------------------------------------------------------
 
 
-def check_unfinished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int) -> None:
-    """ValueError where all epochs are done, or early stopping ended the run and would do so again at once."""
+def why_finished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int) -> str:
+    """Return why no epoch is left: all are done, or early stopping would end the run again at once; else nothing."""
     done, stopper = checkpoint.epoch + 1, checkpoint.training["stopper"]
     best = int(stopper.get("best_epoch") or 0)
     if stopper.get("stopped") and 0 < patience <= checkpoint.epoch - best:
-        raise ValueError(
+        return (
             f"{path}: stopped early after epoch {checkpoint.epoch}, {plural(checkpoint.epoch - best, 'epoch')} after "
             f"its best, {best}; to go on name a larger --patience (0 = never stop)"
         )
     if done >= epochs:
-        raise ValueError(f"{path}: finished with {plural(done, 'epoch')}; to go on name more with --epochs")
+        return f"{path}: finished with {plural(done, 'epoch')}; to go on name more with --epochs"
+    return ""
+
+
+def has_ended(last: Path, is_plotted: bool) -> bool:
+    """Return whether a run has come to its end: its last.pt is stripped, which is done last, and its files are there.
+
+    is_plotted: a report is among them.
+    """
+    names = ("results.json", "report.html") if is_plotted else ("results.json",)
+    is_written = all((last.parents[1] / name).is_file() for name in names)
+    return is_written and last.is_file() and load_checkpoint(last).training is None
 
 
 def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stored: object) -> None:
@@ -115,6 +134,18 @@ def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stor
             raise ValueError(f"--hyp {file} cannot change when resuming; {path} has other values: {', '.join(differ)}")
         if differ:
             LOGGER.warning(f"{file} is not what the run was trained with, which it keeps to: {', '.join(differ)}")
+
+
+@contextmanager
+def telling_of_moved_data(data: str) -> Iterator[None]:
+    """FileNotFoundError with the way out where the run's data yaml, or what it names, lies elsewhere now."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{one_line(error)}; --resume looks for the data set where the run had it ({data}): if it has moved, name "
+            "its yaml with --data"
+        ) from None
 
 
 # On which data --------------------------------------------------------------------------------------------------------

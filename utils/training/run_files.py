@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,11 +17,13 @@ from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, DistEnv
 from utils.draw.curves import plot_labels
 from utils.draw.label_maps import write_label_maps
-from utils.files.checkpoint import Checkpoint, save_checkpoint, strip_optimizer
+from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import LOGGER, atomic_write, increment_path, remove_stale
+from utils.processes.locks import Lock
+from utils.processes.signals import Stopped
 from utils.torch_utils import EarlyStopping
 from utils.training.engine import Trainer
-from utils.training.resume import KEPT
+from utils.training.resume import KEPT, LAST
 
 MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
 
@@ -42,12 +44,14 @@ class RunFiles:
     save_period: int = -1
     is_plotted: bool = True
 
-    def opened(self, *, is_new: bool, exist_ok: bool = False, weights: str = "", ranks: DistEnv = SINGLE) -> Self:
+    def opened(
+        self, *, is_new: bool, lock: Lock, exist_ok: bool = False, weights: str = "", ranks: DistEnv = SINGLE
+    ) -> Self:
         """Return the run in its folder, where its settings are written.
 
         is_new: a number is added to a folder that exists, unless exist_ok; else it is the folder of the run that is
-        resumed. Rank 0 makes it, and the others are told. ValueError where the weights to start from would be taken
-        away with an older run's.
+        resumed. Rank 0 makes and locks it, and the others are told. ValueError where the weights to start from would be
+        taken away with an older run's; InUseError where another process trains in it.
         """
         if not ranks.is_main:
             return replace(self, folder=Path(str(ranks.broadcast(None))))
@@ -57,6 +61,7 @@ class RunFiles:
             if Path(weights).is_file() and Path(weights).resolve().parent == (folder / "weights").resolve():
                 raise ValueError(f"--weights {weights} is of the run that --exist-ok replaces; name another --name")
             run = replace(self, folder=folder)
+        lock.take_folder(run.folder)
         run.open(is_new)
         ranks.broadcast(str(run.folder))
         return run
@@ -64,7 +69,7 @@ class RunFiles:
     @property
     def last(self) -> Path:
         """The checkpoint of the latest epoch, with all that a resume needs."""
-        return self.folder / "weights" / "last.pt"
+        return self.folder / "weights" / LAST
 
     @property
     def resumable(self) -> Path:
@@ -99,7 +104,8 @@ class RunFiles:
                 checkpoint.unlink()
             for name in MADE_AT_THE_END:
                 (self.folder / name).unlink(missing_ok=True)
-        remove_stale(self.last.parent, older_than_s=0)
+        for folder in (self.folder, self.last.parent):
+            remove_stale(folder, is_ours=True)
         options = {**self.options, "save_dir": str(self.folder)}
         if self.changes:
             options["data_changes"] = self.changes
@@ -125,7 +131,34 @@ class RunFiles:
 
         maps: the classes' mAPs at the latest validation, of which a run with image weights makes the next epoch's.
         """
-        best = None if stopper.best_epoch is None else float(stopper.best_fitness)
+        trainer.end_epoch()
+        checkpoint = self._checkpoint(epoch, trainer, stopper, model, maps)
+        if is_best:
+            save_checkpoint(self.best, replace(checkpoint, training=None))
+        kept = self.epoch_checkpoint(epoch)
+        if kept is not None:
+            save_checkpoint(kept, checkpoint)
+        save_checkpoint(self.last, checkpoint)
+        self.resumable.unlink(missing_ok=True)  # of an earlier end of this run
+
+    def save_partial(
+        self, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, maps: list[float] | None
+    ) -> None:
+        """Write last.pt within an epoch, so that a resume goes on with the epoch's next batch.
+
+        Does nothing between epochs, whose last.pt is there already unless --nosave was given.
+        """
+        done = trainer.progress
+        if done is None:
+            return
+        save_checkpoint(self.last, self._checkpoint(done.epoch - 1, trainer, stopper, model, maps))
+        self.resumable.unlink(missing_ok=True)
+        LOGGER.info(f"\nsaved in epoch {done.epoch}, after {done.batches} of its {done.batch_count} batches")
+
+    def _checkpoint(
+        self, epoch: int, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, maps: list[float] | None
+    ) -> Checkpoint:
+        """All that the run has come to; epoch: the last one that is complete, -1 in the first one."""
         training = {
             **trainer.state_dict(),
             "stopper": stopper.state_dict(),
@@ -135,34 +168,51 @@ class RunFiles:
             "changes": self.changes,
             "maps": maps,
         }
-        state = trainer.ema.ema.state_dict()
-        checkpoint = Checkpoint(
-            model.yaml, tuple(model.names), state, epoch, best, training, datetime.now().isoformat(timespec="seconds")
+        return Checkpoint(
+            yaml=model.yaml,
+            names=tuple(model.names),
+            state=trainer.ema.ema.state_dict(),
+            epoch=epoch,
+            best_fitness=None if stopper.best_epoch is None else float(stopper.best_fitness),
+            training=training,
+            date=datetime.now().isoformat(timespec="seconds"),
+            imgsz=model.imgsz,
         )
-        if is_best:
-            save_checkpoint(self.best, replace(checkpoint, training=None))
-        kept = self.epoch_checkpoint(epoch)
-        if kept is not None:
-            save_checkpoint(kept, checkpoint)
-        save_checkpoint(self.last, checkpoint)
-        self.resumable.unlink(missing_ok=True)  # of an earlier end of this run
 
-    def strip(self) -> None:
-        """Leaves in last.pt and best.pt only what inference needs; what last.pt held goes into resume.pt."""
-        if self.last.exists():
-            with atomic_write(self.resumable) as temporary:
-                shutil.copyfile(self.last, temporary)
-        for path in (self.last, self.best):
-            if path.exists():
-                strip_optimizer(path)
+    def reopen(self, checkpoint: Checkpoint) -> None:
+        """Put back into last.pt what the end of the run took out of it, with the options that hold now.
+
+        So the run goes on to its new end if it is cut off before its next epoch is done.
+        """
+        if Path(str(self.options["resume"])).name == LAST and load_checkpoint(self.last).training is None:
+            training = {**(checkpoint.training or {}), "opt": self.options}
+            save_checkpoint(self.last, replace(checkpoint, training=training))
+
+    def strip_best(self) -> None:
+        """Leave in best.pt only what inference needs."""
+        if self.best.exists():
+            strip_optimizer(self.best)
+
+    def strip_last(self) -> None:
+        """Leave in last.pt only what inference needs, and keep what it held in resume.pt: the last act of a run."""
+        if not self.last.exists() or load_checkpoint(self.last).training is None:
+            return
+        with atomic_write(self.resumable) as temporary:
+            shutil.copyfile(self.last, temporary)
+        strip_optimizer(self.last)
 
 
 @contextmanager
-def log_resume_hint(run: RunFiles) -> Iterator[None]:
-    """Says at Ctrl-C with which command the run can go on."""
+def log_resume_hint(run: RunFiles, save: Callable[[], None] | None = None) -> Iterator[None]:
+    """Log the command that resumes the run if a signal or a full disk ends it.
+
+    save: is called first where a signal has ended it; it saves within an epoch.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
+        if save is not None and isinstance(error, Stopped):
+            save()
         if run.last.exists():
             LOGGER.info(f"\nto go on: python train.py --resume {shlex.quote(str(run.last))}")
         raise

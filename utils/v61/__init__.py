@@ -11,9 +11,9 @@ from importlib import import_module
 ALL = "__all__"  # what `from module import *` asks for
 
 CHECKS = (
-    "Profile WorkingDirectory check_dataset check_git_status check_imshow check_online check_python check_requirements "
-    "check_suffix check_version check_yaml clean_str emojis file_size get_latest_run is_ascii is_chinese is_colab "
-    "is_docker is_pip is_writeable methods print_args user_config_dir"
+    "DATASETS_DIR FILE NCOLS NUM_THREADS VERBOSE Profile WorkingDirectory check_dataset check_git_status check_imshow "
+    "check_online check_python check_requirements check_suffix check_version check_yaml clean_str emojis file_size "
+    "get_latest_run is_ascii is_chinese is_colab is_docker is_pip is_writeable methods print_args user_config_dir"
 )
 SOURCES = "IMG_FORMATS VID_FORMATS LoadImages LoadScreenshots LoadStreams LoadWebcam"
 LOADERS = "InfiniteDataLoader LoadImagesAndLabels create_dataloader exif_size exif_transpose get_hash img2label_paths"
@@ -28,13 +28,13 @@ DOORS: dict[str, dict[str, str]] = {
         ),
         "utils.v61.networks": "apply_classifier",
         "utils.v61.downloads": "download url2file",
-        "utils.v61.plots": "plot_one_box",
+        "utils.v61.plots": "plot_one_box save_one_box",
         "utils.files.checkpoint": "strip_optimizer",
     },
     "utils.torch_utils": {
         "utils.v61.networks": (
-            "copy_attr de_parallel device_count is_parallel load_classifier profile scale_img smart_inference_mode "
-            "torch_distributed_zero_first"
+            "copy_attr de_parallel device_count find_modules is_parallel load_classifier profile prune scale_img "
+            "smart_inference_mode sparsity torch_distributed_zero_first"
         ),
         "utils.v61.training": "intersect_dicts",
     },
@@ -54,7 +54,9 @@ DOORS: dict[str, dict[str, str]] = {
     "utils.augmentations": {"utils.v61.augmentations": "Albumentations classify_transforms"},
     "utils.autoanchor": {"utils.v61.fitting": "check_anchor_order check_anchors kmean_anchors"},
     "utils.autobatch": {"utils.v61.fitting": "autobatch check_train_batch_size"},
-    "utils.metrics": {"utils.v61.metrics": "ap_per_class bbox_ioa compute_ap wh_iou"},
+    "utils.metrics": {
+        "utils.v61.metrics": "ConfusionMatrix ap_per_class bbox_ioa compute_ap plot_mc_curve plot_pr_curve wh_iou"
+    },
     "utils.loggers": {"utils.v61.callbacks": "LOGGERS Loggers"},
     "utils.callbacks": {"utils.v61.callbacks": "Callbacks"},
     "utils.downloads": {"utils.v61.downloads": "attempt_download download gsutil_getsize safe_download url2file"},

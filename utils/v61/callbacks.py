@@ -147,5 +147,7 @@ class Loggers:
 
     def _show(self, files: Sequence[Path], epoch: int) -> None:
         """Give pictures to TensorBoard."""
-        for file in files if self.tb is not None else []:
+        if self.tb is None:
+            return
+        for file in files:
             self.tb.add_image(file.stem, read_image(file)[..., ::-1], epoch, dataformats="HWC")

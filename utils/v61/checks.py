@@ -5,6 +5,7 @@ import importlib.metadata
 import inspect
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,14 @@ COMPARISON = re.compile(r"(===|==|>=|<=|!=|~=|>|<)\s*([^\s,;]+)")
 SPECIAL = set("|@#!¡·$€%&()=?¿^*;:,¨´><+")  # noqa: RUF001
 IS_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 IS_CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+# v6.1's constants
+FILE = ROOT / "utils" / "general.py"
+DATASETS_DIR = ROOT.parent / "datasets"
+NUM_THREADS = min(8, max(1, (os.cpu_count() or 1) - 1))
+NCOLS = shutil.get_terminal_size().columns  # of a progress bar
+VERBOSE = True
 
 
 # Environment ----------------------------------------------------------------------------------------------------------

@@ -154,10 +154,12 @@ def create_dataloader(
     quad: bool = False,
     prefix: str = "",
     shuffle: bool = False,
+    seed: int = 0,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Return a loader of batches, images (B, 3, H, W) uint8, targets (T, 6), paths and shapes, and its data set.
 
-    batch_size: of this process. rank: -1 for one process alone; of several each gets its part of the images.
+    batch_size: of this process. rank: -1 for one process alone; of several each gets its part of the images. seed: of
+    the order in which they do.
     """
     shuffle = shuffle and not rect  # rectangular batches have a fixed order
     world_size = torch.distributed.get_world_size() if rank != -1 else 1
@@ -177,7 +179,7 @@ def create_dataloader(
         workers=workers,
     )
     batch_size = min(batch_size, len(dataset))
-    sampler = None if rank == -1 else DistributedSampler(dataset, shuffle=shuffle)
+    sampler = None if rank == -1 else DistributedSampler(dataset, shuffle=shuffle, seed=seed)
     kind = DataLoader if image_weights else InfiniteDataLoader  # its workers are new ones, and so know the new indices
     loader = kind(
         dataset,

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import torch.nn.utils.prune as torch_prune
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +36,27 @@ def copy_attr(a: object, b: object, include: Sequence[str] = (), exclude: Sequen
         if name.startswith("_") or name in exclude or (include and name not in include):
             continue
         setattr(a, name, value)
+
+
+def find_modules(model: nn.Sequential, mclass: type[nn.Module] = nn.Conv2d) -> list[int]:
+    """The numbers of the layers that are of a class."""
+    return [i for i, layer in enumerate(model) if isinstance(layer, mclass)]
+
+
+def sparsity(model: nn.Module) -> float:
+    """The share of the model's parameters that are zero, 0..1."""
+    parameters = list(model.parameters())
+    zeros = sum(int((p == 0).sum()) for p in parameters)
+    return zeros / max(sum(p.numel() for p in parameters), 1)
+
+
+def prune(model: nn.Module, amount: float = 0.3) -> None:
+    """Set the smallest weights of each convolution, this share of them, to zero; tools.prune takes channels out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            torch_prune.l1_unstructured(module, name="weight", amount=amount)
+            torch_prune.remove(module, "weight")
+    LOGGER.info(f"Pruning model... {sparsity(model):.3g} global sparsity")
 
 
 def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:

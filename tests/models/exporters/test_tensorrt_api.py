@@ -26,9 +26,18 @@ from utils.general import ROOT
 onnx = pytest.importorskip("onnx")
 SOURCES = [ROOT / "models" / name for name in ("exporters/tensorrt.py", "runtimes/tensorrt.py")]
 CLASSES = {  # what a variable of this name is, in those files
-    **{"trt": "", "builder": "Builder", "config": "IBuilderConfig", "parser": "OnnxParser", "problem": "ParserError"},
-    **{"profile": "IOptimizationProfile", "cache": "ITimingCache", "runtime": "Runtime", "engine": "ICudaEngine"},
-    **{"context": "IExecutionContext", "severity": "ILogger.Severity", "kind": "DataType.FLOAT"},
+    "trt": "",
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "parser": "OnnxParser",
+    "problem": "ParserError",
+    "profile": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "severity": "ILogger.Severity",
+    "kind": "DataType.FLOAT",
 }
 VARIABLES = {"network", "plan", "log", "is_started"}  # handed on, and no member of theirs is used
 TYPES = {1: "FP32", 10: "FP16", 6: "INT32", 7: "INT64", 9: "BOOL"}  # ONNX's numbers, as the list calls them
@@ -137,10 +146,16 @@ BLOCKS = {  # in place of layer 7
     "none": [-1, 1, "nn.Identity", []],
 }
 VARIANTS = [
-    *(("NAM", {}), ("NAM", {"dynamic": True}), ("NAM", {"half": True, "dynamic": True}), ("NAM", {"nms": True})),
-    *(("NAM", {"nms": True, "dynamic": True, "half": True, "opset": 20}), ("NAM", {"train": True})),
-    *(("NAM", {"simplify": True, "dynamic": True, "opset": 17}), ("NAM with places", {"dynamic": True})),
-    *(("C3NAM", {}), ("none", {"dynamic": True})),
+    ("NAM", {}),
+    ("NAM", {"dynamic": True}),
+    ("NAM", {"half": True, "dynamic": True}),
+    ("NAM", {"nms": True}),
+    ("NAM", {"nms": True, "dynamic": True, "half": True, "opset": 20}),
+    ("NAM", {"train": True}),
+    ("NAM", {"simplify": True, "dynamic": True, "opset": 17}),
+    ("NAM with places", {"dynamic": True}),
+    ("C3NAM", {}),
+    ("none", {"dynamic": True}),
 ]
 
 

@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from models.common import C3, Bottleneck, Conv, autopad
+from models.experimental import MixConv2d
 
 
 class SE(nn.Module):
@@ -23,6 +24,10 @@ class SE(nn.Module):
         y = self.avgpool(x).view(b, c)
         y = self.sig(self.l2(self.relu(self.l1(y)))).view(b, c, 1, 1)
         return x * y.expand_as(x)
+
+
+class MixBlock(MixConv2d):  # of models/experimental.py, which imports models/yolo.py
+    pass
 
 
 class h_sigmoid(nn.Module):
@@ -130,12 +135,17 @@ class MobileNet_Block(nn.Module):
         self.identity = stride == 1 and inp == oup
         act = nn.Hardswish if use_hs else nn.ReLU
         self.conv = nn.Sequential(
-            *(nn.Conv2d(inp, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim), act()),
+            nn.Conv2d(inp, hidden_dim, 1, bias=False),
+            nn.BatchNorm2d(hidden_dim),
+            act(),
             nn.Conv2d(
                 hidden_dim, hidden_dim, kernel_size, stride, (kernel_size - 1) // 2, groups=hidden_dim, bias=False
             ),
-            *(nn.BatchNorm2d(hidden_dim), SE(hidden_dim, hidden_dim, 4) if use_se else nn.Sequential(), act()),
-            *(nn.Conv2d(hidden_dim, oup, 1, bias=False), nn.BatchNorm2d(oup)),
+            nn.BatchNorm2d(hidden_dim),
+            SE(hidden_dim, hidden_dim, 4) if use_se else nn.Sequential(),
+            act(),
+            nn.Conv2d(hidden_dim, oup, 1, bias=False),
+            nn.BatchNorm2d(oup),
         )
 
     def forward(self, x):

@@ -352,12 +352,17 @@ def test_export_makes_a_model_for_triton(small_weights, tmp_path):
     (file,) = export.run(tmp_path / "net.pt", imgsz=[64, 96], include=["onnx"], triton=str(repository))
     folder = repository / "net"
     assert sorted(path.relative_to(repository).as_posix() for path in repository.rglob("*")) == [
-        *("net", "net/1", "net/1/model.onnx", "net/config.pbtxt"),
+        "net",
+        "net/1",
+        "net/1/model.onnx",
+        "net/config.pbtxt",
     ]
     assert (folder / "1" / "model.onnx").read_bytes() == file.read_bytes()
     values, parameters = parsed((folder / "config.pbtxt").read_text(encoding="ascii"))
     assert values == {
-        **{"name": '"net"', "backend": '"onnxruntime"', "max_batch_size": "0"},
+        "name": '"net"',
+        "backend": '"onnxruntime"',
+        "max_batch_size": "0",
         "input": '{ name: "images" data_type: TYPE_FP32 dims: [ 1, 3, 64, 96 ] }',
         "output": '{ name: "output" data_type: TYPE_FP32 dims: [ 1, 252, 8 ] }',
     }

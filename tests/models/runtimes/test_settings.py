@@ -85,7 +85,8 @@ def test_a_cpu_without_it():
         with pytest.raises(ValueError, match=f"--precision {precision}: OpenVINO says that this CPU cannot; auto"):
             openvino_settings(["FP32", "INT8"], precision, "latency")
     assert openvino_settings(["FP32"], "fp32", "throughput") == {
-        **{"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "THROUGHPUT",
     }
     assert openvino_settings(["FP32"], "auto", "latency") == {"PERFORMANCE_HINT": "LATENCY"}
 

@@ -12,7 +12,10 @@ from tools.ablate import cli as ablate
 from utils.general import ROOT
 
 PLAN = {
-    **{"split": "test", "seeds": 2, "baseline": "plain", "bootstrap": 5},
+    "split": "test",
+    "seeds": 2,
+    "baseline": "plain",
+    "bootstrap": 5,
     "train": {"weights": "", "imgsz": 64, "epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu", "noplots": True},
     "variants": {
         "plain": {"cfg": "yolov5n.yaml"},
@@ -39,7 +42,10 @@ def test_end_to_end(config, caplog):
     with (folder / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["variant"], row["seed"]) for row in rows] == [
-        *(("plain", "0"), ("identity", "0"), ("plain", "1"), ("identity", "1"))
+        ("plain", "0"),
+        ("identity", "0"),
+        ("plain", "1"),
+        ("identity", "1"),
     ]
     assert len({row["data"] for row in rows}) == 1
     for row in rows:

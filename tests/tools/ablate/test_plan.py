@@ -9,7 +9,10 @@ from utils.files.yamls import read_yaml
 from utils.general import ROOT
 
 GOOD = {
-    **{"data": "shapes.yaml", "seeds": 2, "baseline": "plain", "train": {"weights": "", "imgsz": 64, "noplots": True}},
+    "data": "shapes.yaml",
+    "seeds": 2,
+    "baseline": "plain",
+    "train": {"weights": "", "imgsz": 64, "noplots": True},
     "variants": {
         "plain": {"cfg": "yolov5n.yaml"},
         "no gate": {"cfg": "yolov5n-NAM.yaml", "replace": {"NAMAttention": "IdentityControl"}, "epochs": 3},

@@ -1,5 +1,6 @@
 """The worker of an ablation with a trainer that writes what a training does, but learns nothing."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,9 +135,10 @@ def test_a_failure_is_kept_and_the_next_run_is_begun(place):
     assert queue.state("b") == "done"
 
 
-def test_what_is_trained_is_only_measured(place):
+def test_what_is_trained_is_only_measured(place, small_weights):
     (place / "a" / "weights").mkdir(parents=True)
-    (place / "a" / "weights" / "resume.pt").touch()
+    shutil.copy(small_weights, place / "a" / "weights" / "last.pt")  # stripped: the last act of a training
+    (place / "a" / "results.json").touch()
     queue = RunQueue(place / "queue")
     work(queue, runs_in(place, ["a"]), measure, (sys.executable, "-c", "raise SystemExit(3)"))
     assert queue.state("a") == "done"
@@ -167,3 +169,18 @@ def test_other_settings_are_refused(place):
     check_same(queue, run)
     with pytest.raises(ValueError, match="other options or files"):
         check_same(queue, Run("a", 0, run.folder, run.arguments, "d2"))
+
+
+def test_a_folder_that_is_trained_in_is_left_alone(place, caplog):
+    """By the training of a worker that was taken for lost, say; the run stays open."""
+    (place / "a").mkdir(parents=True)
+    queue = RunQueue(place / "queue")
+    code = "import sys; from pathlib import Path; from utils.processes.locks import Lock\n"
+    code += "Lock().take_folder(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, place / "a"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        owner.stdout.readline()
+        work(queue, runs_in(place, ["a"]), measure, (sys.executable, "-c", "raise SystemExit(3)"))
+        assert queue.state("a") == "open"
+        assert f"process {owner.pid}" in caplog.text
+        owner.stdin.close()

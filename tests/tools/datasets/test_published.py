@@ -173,7 +173,9 @@ def test_its_yaml(kind):
     assert f"python -m tools.convert {kind} --source" in comment
     assert ("--download" in comment) == bool(published.urls)
     content = yaml.safe_load(data.file.read_text(encoding="utf-8"))
-    for split in {"train", "val", "test"} & content.keys() if not published.lists and not published.is_split else ():
+    if published.lists or published.is_split:
+        return
+    for split in {"train", "val", "test"} & content.keys():
         places = content[split] if isinstance(content[split], list) else [content[split]]
         folders = (published.folders[split],) if split in published.folders else tuple(published.folders.values())
         assert all(place.startswith(folders) for place in places)

@@ -38,7 +38,7 @@ def weights(tmp_path_factory):
     for conv in model.head.m:
         conv.bias.data.view(3, 15)[:, 4:] += 5
     path = tmp_path_factory.mktemp("prune") / "best.pt"
-    save_checkpoint(path, Checkpoint(model.yaml, NAMES, model.state_dict()))
+    save_checkpoint(path, Checkpoint(model.yaml, NAMES, model.state_dict(), imgsz=64))
     return path
 
 
@@ -47,7 +47,7 @@ def options(weights, data, tmp_path):
     """Options for the small network and the drawn pictures, with more flags."""
 
     def call(*flags):
-        place = ["--data", data, "--imgsz", "64", "--device", "cpu", "--workers", "0", "--rounds", "2"]
+        place = ["--data", data, "--device", "cpu", "--workers", "0", "--rounds", "2"]
         least = ["--min-channels", "2", "--batch-size", "4", "--project", str(tmp_path / "out")]
         return prune.parse_opt([str(weights), *place, *least, *flags])
 
@@ -78,7 +78,9 @@ def test_pruned_files_work_everywhere(options, weights, data, tmp_path, caplog):
 
     file = Path(rows[3]["weights"])
     assert file.is_relative_to(folder)
-    place = {"imgsz": 64, "device": "cpu", "project": str(tmp_path / "more")}
+    assert load_checkpoint(file).imgsz == 64  # which the original was trained at, and is pruned and rated at
+    assert sum("images of 64 x 64 pixels, the size that" in record.getMessage() for record in caplog.records) == 1
+    place = {"device": "cpu", "project": str(tmp_path / "more")}
     result = val.run(data=data, weights=file, workers=0, noplots=True, batch_size=8, **place)
     assert result.map == pytest.approx(float(rows[3]["map_before"]), abs=1e-6)
     found = detect.run(weights=file, source=str(next((Path(data).parent / "shapes").rglob("*.jpg"))), **place)

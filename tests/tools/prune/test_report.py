@@ -22,7 +22,17 @@ def test_table():
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["network", "removed", "parameters"]
     assert lines[2].split() == [
-        *("nam-0.2", "19.0%", "800", "3.000", "9.00", "11.00", "0.1000", "0.4500", "0.2000", "0.7500", "yes")
+        "nam-0.2",
+        "19.0%",
+        "800",
+        "3.000",
+        "9.00",
+        "11.00",
+        "0.1000",
+        "0.4500",
+        "0.2000",
+        "0.7500",
+        "yes",
     ]
     assert lines[1].split()[7] == "-"
 

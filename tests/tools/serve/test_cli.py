@@ -136,7 +136,10 @@ def test_what_is_found_is_what_detect_finds(server, small_weights, tmp_path, fla
         found = sorted(
             (
                 row["class"],
-                *(row["xmin"], row["ymin"], row["xmax"] - row["xmin"], row["ymax"] - row["ymin"]),
+                row["xmin"],
+                row["ymin"],
+                row["xmax"] - row["xmin"],
+                row["ymax"] - row["ymin"],
                 round(row["confidence"], 3),
             )
             for row in image["detections"]
@@ -204,7 +207,11 @@ def test_health_card_page_and_description(server, small_weights):
     api = json.loads(server.ask("GET", "/openapi.json")[1])
     assert {"/detect", "/health", "/metrics", "/model.json"} == api["paths"].keys()
     assert [item["name"] for item in api["paths"]["/detect"]["post"]["parameters"]] == [
-        *("conf", "iou", "classes", "agnostic", "max_det")
+        "conf",
+        "iou",
+        "classes",
+        "agnostic",
+        "max_det",
     ]
     for path in ("/nothing", "/../serve.py", "/%2e%2e/serve.py", "/docs", "/..%2f..%2fetc/passwd"):
         assert server.ask("GET", path)[0] == 404

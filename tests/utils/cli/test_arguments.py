@@ -2,13 +2,15 @@
 
 import logging
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.runtimes.coreml import MANIFEST
-from utils.cli.arguments import normalized
+from utils.cli.arguments import meant_options, normalized
+from utils.cli.detect_options import DetectOptions
 from utils.data.label_files import label_rows
 from utils.files.names import UniqueNames, run_folder, safe_name
 from utils.files.weights import find_weights, initial_weights, newest
@@ -22,6 +24,11 @@ from utils.files.weights import find_weights, initial_weights, newest
         ({"weights": (Path("a.pt"), "b.pt")}, {"weights": ["a.pt", "b.pt"]}),
         ({"imgsz": 640, "half": True}, {"imgsz": [640], "half": True}),
         ({"imgsz": [], "weights": None}, {"imgsz": [], "weights": None}),
+        ({"device": 0, "name": 3}, {"device": "0", "name": "3"}),
+        ({"device": [0, 1]}, {"device": "0,1"}),
+        ({"device": None}, {"device": ""}),
+        ({"device": torch.device("cuda", 1)}, {"device": "1"}),
+        ({"device": torch.device("cpu")}, {"device": "cpu"}),
     ],
 )
 def test_normalized(given, expected):
@@ -38,6 +45,25 @@ def test_an_unknown_option_is_said_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"no option is called {name}; {hint}"):
         normalized({"weights": "a.pt", name: 1}, several={"weights"}, allowed=allowed)
     assert normalized({"data": 1}, allowed=allowed) == {"data": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("conf", ["conf_thres"]),
+        ("confidence", ["conf_thres"]),
+        ("iou", ["iou_thres"]),
+        ("conf_thresh", ["conf_thres"]),
+        ("batch", ["batch_size"]),
+        ("size", ["imgsz"]),
+        ("img_size", ["imgsz"]),
+        ("show", ["view_img"]),
+        ("model", ["weights"]),
+        ("hide", ["hide_conf", "hide_labels"]),
+    ],
+)
+def test_what_is_meant(name, expected):
+    assert meant_options(name, {item.name for item in fields(DetectOptions)}) == expected
 
 
 def test_run_folder_goes_only_where_it_is_new_and_empty(tmp_path):

@@ -108,8 +108,16 @@ def test_results_in_ten_panels_of_the_usual_order(tmp_path, figure):
     rows = [[epoch, *np.arange(10) / 10 + epoch, 0.01] for epoch in range(3)]
     curves.plot_results(write_csv(tmp_path / "results.csv", rows))
     assert [axes.get_title() for axes in figure[0].axes] == [
-        *("train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall"),
-        *("val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+        "train/box_loss",
+        "train/obj_loss",
+        "train/cls_loss",
+        "metrics/precision",
+        "metrics/recall",
+        "val/box_loss",
+        "val/obj_loss",
+        "val/cls_loss",
+        "metrics/mAP_0.5",
+        "metrics/mAP_0.5:0.95",
     ]
     np.testing.assert_allclose(figure[0].axes[4].lines[0].get_ydata(), [0.4, 1.4, 2.4])
     assert figure[0].axes[9].get_xlabel() == "best 2.9 in epoch 2"

@@ -28,8 +28,12 @@ def paths(markup, kind):
 @pytest.mark.parametrize(
     ("low", "high", "whole", "ticks"),
     [
-        *((0, 1, False, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 3, True, [0, 1, 2, 3]), (0, 299, True, [0, 100, 200])),
-        *((7, 7, True, [7]), (0.5, 0.5, False, [0.3, 0.4, 0.5, 0.6, 0.7]), (0, 0, False, [-0.4, -0.2, 0, 0.2, 0.4])),
+        (0, 1, False, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 3, True, [0, 1, 2, 3]),
+        (0, 299, True, [0, 100, 200]),
+        (7, 7, True, [7]),
+        (0.5, 0.5, False, [0.3, 0.4, 0.5, 0.6, 0.7]),
+        (0, 0, False, [-0.4, -0.2, 0, 0.2, 0.4]),
     ],
 )
 def test_ticks_are_round_and_within(low, high, whole, ticks):

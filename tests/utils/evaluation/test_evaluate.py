@@ -107,6 +107,84 @@ def test_batches_make_no_difference():
     assert 0 < whole.map50 < 1
 
 
+def coco_by_hand(scenes, nc):
+    """mAP@.5:.95 and mAP@.5 by COCO's definition, one step after another, of detections and labels by image."""
+    found = []
+    for category in range(nc):
+        count = sum(int((labels[:, 0] == category).sum()) for _, labels in scenes)
+        for level in np.linspace(0.5, 0.95, 10) if count else ():
+            flags = []  # of each detection its confidence and whether it is right, image by image
+            for detections, labels in scenes:
+                free = [box for index, *box in labels.tolist() if index == category]
+                for *box, confidence, index in detections.tolist():
+                    if index != category:
+                        continue
+                    ious = [overlap(box, other) for other in free]
+                    best = max(range(len(ious)), key=lambda i: (ious[i], i), default=None)
+                    is_right = best is not None and ious[best] >= level
+                    if is_right:
+                        del free[best]
+                    flags.append((confidence, is_right))
+            flags.sort(key=lambda flag: -flag[0])
+            right = np.cumsum([flag[1] for flag in flags])
+            precision, recall = right / np.arange(1, len(flags) + 1), right / count
+            points = [precision[recall >= point].max(initial=0) for point in np.linspace(0, 1, 101)]
+            found.append((category, level, np.mean(points)))
+    return np.mean([ap for *_, ap in found]), np.mean([ap for _, level, ap in found if level == 0.5])
+
+
+def overlap(one, other):
+    w = min(one[2], other[2]) - max(one[0], other[0])
+    h = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(w, 0) * max(h, 0)
+    return both / ((one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1]) - both)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("conf_thres", "max_det"), [(0.001, 300), (0.4, 300), (0.7, 300), (0.001, 5), (0.4, 2)])
+def test_ap_is_cocos_at_any_limits(seed, conf_thres, max_det):
+    """Crowded images, one of them without labels, a class without any, confidences that are often the same."""
+    rng = np.random.default_rng(seed)
+    count, size = 7, np.array([128, 96, 128, 96])
+    boxes = np.concatenate((rng.uniform(0.3, 0.7, (count, 12, 2)), rng.uniform(0.2, 0.4, (count, 12, 2))), 2)
+    classes = rng.integers(0, 2, (count, 12))
+    targets = np.concatenate(
+        (np.repeat(np.arange(count), 12)[:, None], classes.reshape(-1, 1), boxes.reshape(-1, 4)), 1
+    )
+    targets = targets[targets[:, 0] != 3]
+    moved = np.concatenate((boxes, boxes), 1) * size + rng.normal(0, 3, (count, 24, 4))
+    confidence = rng.uniform(0, 1, (count, 24, 1)).round(1)
+    one_hot = np.eye(3)[np.concatenate((classes, rng.integers(0, 3, (count, 12))), 1)]
+    seen = []
+    result = run(
+        Answer(np.concatenate((moved, confidence, one_hot), 2)),
+        batch(*targets.tolist(), count=count),
+        names=("cat", "dog", "emu"),
+        on_batch=seen.append,
+        conf_thres=conf_thres,
+        max_det=max_det,
+        iou_thres=0.9,
+    )
+    scenes = list(zip(seen[0].native, seen[0].labels, strict=True))
+    assert max(len(detections) for detections, _ in scenes) <= max_det
+    assert (result.map, result.map50) == pytest.approx(coco_by_hand(scenes, 3), abs=1e-6)
+    assert 0 < result.map < 0.9
+
+
+def test_order_of_images_makes_no_difference_to_detections_of_one_confidence():
+    rows = [[row()], [row(x=30)], [row()], [row(x=30)]]
+    paths = ("d.jpg", "a.jpg", "c.jpg", "b.jpg")
+
+    def rate(order):
+        one = batch(*((i, 0, *CENTRE) for i in range(4)), count=4)._replace(paths=tuple(paths[i] for i in order))
+        return run(Answer([rows[i] for i in order]), one, by_size=True)
+
+    first, *others = [rate(order) for order in ((0, 1, 2, 3), (1, 3, 2, 0), (3, 2, 1, 0))]
+    assert {other.map50 for other in others} == {first.map50}
+    assert {other.sizes.map50[1] for other in others} == {first.sizes.map50[1]}
+    assert first.map50 == pytest.approx(0.5 * 51 / 101)  # a and b come first, which are wrong
+
+
 def test_network_gets_floats_in_evaluation_mode_without_gradients():
     model = Answer([row()]).train()
     run(model, batch(), augment=True)
@@ -132,20 +210,6 @@ def test_grids_made_in_evaluation_serve_training():
     run(head, batch())
     head(torch.ones(1, 3, 8, 8))[0].sum().backward()
     assert head.weight.grad.item() == 7
-
-
-def test_autocast():
-    layer = nn.Conv2d(3, 7, 1)
-    kinds = []
-
-    def model(images):
-        maps = layer(images)
-        kinds.append(maps.dtype)
-        return maps.float().flatten(2).transpose(1, 2), []
-
-    run(model, batch(), amp_dtype=torch.bfloat16)
-    run(model, batch())
-    assert kinds == [torch.bfloat16, torch.float32]
 
 
 def test_losses_are_means_of_batches():

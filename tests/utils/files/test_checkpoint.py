@@ -14,8 +14,13 @@ from torch import nn
 from utils.files.checkpoint import FORMAT, VERSION, Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 
 YAML = {
-    **{"nc": 2, "ch": 3, "depth_multiple": 0.33, "width_multiple": 0.25, "anchors": [[10, 13, 16.5, 30]]},
-    **{"backbone": [[-1, 1, "Conv", [8, 3, None]]], "head": [[[0], 1, "Detect", ["nc", "anchors"]]]},
+    "nc": 2,
+    "ch": 3,
+    "depth_multiple": 0.33,
+    "width_multiple": 0.25,
+    "anchors": [[10, 13, 16.5, 30]],
+    "backbone": [[-1, 1, "Conv", [8, 3, None]]],
+    "head": [[[0], 1, "Detect", ["nc", "anchors"]]],
 }
 
 
@@ -51,8 +56,17 @@ def same(a, b):
 def plain(**changes):
     """What a file holds, with changes; a value of ... is left out."""
     content = {
-        **{"format": FORMAT, "version": VERSION, "date": "", "origin": "", "yaml": YAML, "names": ["a", "b"]},
-        **{"epoch": -1, "best_fitness": None, "state": {"model.0.w": torch.ones(2)}, "training": None, **changes},
+        "format": FORMAT,
+        "version": VERSION,
+        "date": "",
+        "origin": "",
+        "yaml": YAML,
+        "names": ["a", "b"],
+        "epoch": -1,
+        "best_fitness": None,
+        "state": {"model.0.w": torch.ones(2)},
+        "training": None,
+        **changes,
     }
     return {key: value for key, value in content.items() if value is not ...}
 

@@ -19,7 +19,11 @@ from utils.files.legacy import InertModule, stand_ins
 ANCHORS_PX = torch.tensor([[[10.0, 13.0], [16.0, 30.0]], [[30.0, 61.0], [62.0, 45.0]]])  # (2, 2, 2)
 STRIDE = torch.tensor([2.0, 4.0])
 YAML = {
-    **{"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[1, 2, 3, 4], [5, 6, 7, 8]], "ch": 3},
+    "nc": 2,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[1, 2, 3, 4], [5, 6, 7, 8]],
+    "ch": 3,
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
     "head": [[[0, 1], 1, "Detect", ["nc", "anchors"]]],
 }
@@ -110,6 +114,16 @@ def test_a_file_in_yolov5s_form(write, monkeypatch, kind, half):
     assert (found.names, found.epoch, found.best_fitness, found.date) == (("cat", "dog"), -1, None, "2022-02-22")
     assert found.training is None
     assert found.origin == f"YOLOv5 ({kind})"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({"imgsz": 320}, 320), ({"imgsz": True}, None), ({"imgsz": 0}, None), ({}, None), (None, None)],
+)
+def test_size_of_the_training(write, monkeypatch, options, size):
+    """v7.0 keeps a training's options, v6.1 does not."""
+    values = {} if options is None else {"opt": options | {"save_dir": pathlib.PurePosixPath("runs").as_posix()}}
+    assert load_checkpoint(write(content(network(monkeypatch), **values), monkeypatch)).imgsz == size
 
 
 def test_moving_average_before_model(write, monkeypatch):
@@ -269,8 +283,15 @@ def test_harm_is_refused_by_its_name(write, monkeypatch, tmp_path, name, nested)
 @pytest.mark.parametrize(
     "name",
     [
-        *("models", "modelsx.yolo.Model", "torch.nn.modules.module.OrderedDict", "torch.nn.modules.conv.init"),
-        *("torch.nn.modules.none.Conv2d", "torch.nn.functional.relu", "os.path.join", "numpy.core.multiarray.load", ""),
+        "models",
+        "modelsx.yolo.Model",
+        "torch.nn.modules.module.OrderedDict",
+        "torch.nn.modules.conv.init",
+        "torch.nn.modules.none.Conv2d",
+        "torch.nn.functional.relu",
+        "os.path.join",
+        "numpy.core.multiarray.load",
+        "",
     ],
 )
 def test_names_that_are_refused(name):

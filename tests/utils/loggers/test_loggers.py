@@ -144,8 +144,11 @@ def test_the_best_epoch_may_be_one_before_the_run_went_on(tmp_path):
     with RunLogger([CsvLogger(), recorder], start_of(tmp_path, 1)) as logger:
         logger.log_epoch(1, LOSSES, RESULT, RATES, 0)
     assert recorder.told[1][1].best == {
-        **{"best/epoch": 0, "best/precision": 0.5, "best/recall": 0.25},
-        **{"best/mAP_0.5": 0.12346, "best/mAP_0.5:0.95": 0.1},
+        "best/epoch": 0,
+        "best/precision": 0.5,
+        "best/recall": 0.25,
+        "best/mAP_0.5": 0.12346,
+        "best/mAP_0.5:0.95": 0.1,
     }
 
 

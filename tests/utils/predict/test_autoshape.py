@@ -121,6 +121,16 @@ def test_a_tensor_goes_to_the_network_as_it_is(model):
     assert torch.equal(model(images)[0], model.model(images)[0])
 
 
+@pytest.mark.parametrize("classes", [0, np.int64(1)])
+def test_one_class_may_be_a_number(model, rgb, classes):
+    model.conf = 0.0
+    model.classes = classes
+    one = model(rgb, size=64).xyxy[0]
+    model.classes = [int(classes)]
+    assert len(one)
+    assert torch.equal(one, model(rgb, size=64).xyxy[0])
+
+
 def test_attributes_take_effect(model, rgb):
     everything = model(rgb, size=160).xyxy[0]
     model.max_det = 2

@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.general import non_max_suppression
 from utils.ops import nms
-from utils.predict.inference import check_limits, ready, warm_up
+from utils.predict.inference import check_limits, check_size, choose_size, ready, warm_up
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,60 @@ def test_limits(limits, message):
     with pytest.raises(ValueError, match=message):
         check_limits(*limits[:2], {"--max-det": limits[2] if len(limits) > 2 else 1})
     check_limits(0, 1, {"--max-det": 1})
+
+
+@pytest.mark.parametrize("imgsz", [[], [1, 2, 3], [0], [64, -1], 0])
+def test_no_size(imgsz):
+    with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
+        check_size(imgsz)
+    check_size(None)
+
+
+class Sized(nn.Module):
+    """A network of strides to 32 that was trained at a size, or takes one only."""
+
+    stride = torch.tensor([8.0, 16, 32])
+
+    def __init__(self, imgsz=None, fixed_hw=None):
+        super().__init__()
+        self.imgsz, self.fixed_hw = imgsz, fixed_hw
+
+
+@pytest.mark.parametrize(
+    ("model", "imgsz", "hw", "told"),
+    [
+        (Sized(), None, (640, 640), "nothing says at what size the network was trained; --imgsz takes another"),
+        (Sized(160), None, (160, 160), "the size that the network was trained at"),
+        (Sized(160), 160, (160, 160), None),
+        (Sized(160), [192], (192, 192), None),
+        (Sized(160), [128, 224], (128, 224), None),
+        (Sized(160), 640, (640, 640), "trained at 160: it may find far less than at that size; leave --imgsz out"),
+        (Sized(640), [320, 416], (320, 416), "trained at 640"),
+        (Sized(), 64, (64, 64), None),
+        (Sized(fixed_hw=(96, 128)), None, (96, 128), "the only ones that the file takes"),
+        (Sized(128, (96, 128)), 640, (96, 128), "--imgsz 640 640: the file is made for 96 128 only"),
+        (Sized(320, (96, 128)), None, (96, 128), "export it with --imgsz 320"),
+        (Sized(320, (320, 320)), 320, (320, 320), None),
+    ],
+)
+def test_choice_of_the_size(model, imgsz, hw, told, caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    assert choose_size(model, imgsz) == hw
+    said = [record.getMessage() for record in caplog.records]
+    assert any(told in line for line in said) if told else not said
+
+
+def test_members_of_different_sizes(caplog):
+    caplog.set_level(logging.INFO, "yolov5")
+    ensemble = nn.ModuleList([Sized(320), Sized(416), Sized()])
+    ensemble.imgsz, ensemble.stride = 416, Sized.stride
+    assert choose_size(ensemble) == (416, 416)
+    assert "the largest size that a network of the ensemble was trained at (320, 416, unknown)" in caplog.text
+
+
+def test_a_size_that_the_stride_does_not_divide(caplog):
+    """A training at 90 pixels of a network of stride 32 has rounded it up, so must its use."""
+    assert choose_size(Sized(90)) == (96, 96)
 
 
 @pytest.mark.parametrize("half", [False, True])

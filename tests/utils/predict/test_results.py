@@ -1,4 +1,4 @@
-"""Detections: four forms of the boxes that agree, pictures and tables of them, and images that nobody draws on."""
+"""Detections: four forms of the boxes that agree, pictures and tables of them, and arrays that nobody draws on."""
 
 import sys
 from types import SimpleNamespace
@@ -53,19 +53,44 @@ def test_tolist(results):
     assert one.t == pytest.approx(results.t)
 
 
-def test_render_draws_on_copies(results):
-    before = [image.copy() for image in results.imgs]
+def test_render_draws_on_copies_which_are_imgs_then(results):
+    own, before = list(results.imgs), [image.copy() for image in results.imgs]
     drawn, plain = results.render()
     assert (drawn != before[0]).any()
     assert np.array_equal(plain, before[1])
-    assert all(np.array_equal(image, old) for image, old in zip(results.imgs, before, strict=True))
-    assert not np.array_equal(results.render(labels=False)[0], drawn)
+    assert all(np.array_equal(image, old) for image, old in zip(own, before, strict=True))
+    assert results.imgs[0] is drawn
+    assert results.tolist()[0].imgs[0] is drawn
+    bare = results.render(labels=False)[0]
+    assert not np.array_equal(bare, drawn)
+    assert np.array_equal(results.tolist()[0].render()[0], drawn)  # of the image as it was, not drawn upon twice
 
 
-def test_save_makes_a_new_folder(results, tmp_path):
-    folders = [results.save(tmp_path / "exp") for _ in range(2)]
-    assert [folder.name for folder in folders] == ["exp", "exp2"]
-    assert sorted(path.name for path in folders[0].iterdir()) == ["a.jpg", "a2.jpg"]
+def test_images_that_somebody_puts_in_are_drawn(results):
+    results.render()
+    results.imgs[0] = np.full((50, 100, 3), 7, np.uint8)
+    assert (results.render()[0][45:, :5] == 7).all()
+
+
+def test_crops_hold_no_boxes(results, tmp_path):
+    plain = [crop["im"] for crop in results.crop(save=False)]
+    results.render()
+    assert all(np.array_equal(a, b["im"]) for a, b in zip(plain, results.crop(save=False), strict=True))
+
+
+def test_save_writes_into_the_folder_that_is_named(results, tmp_path, monkeypatch):
+    (tmp_path / "static").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [str(results.save(save_dir=name)) for name in ("static", "static/", "new/one")] == ["static"] * 2 + [
+        "new/one"
+    ]
+    assert [str(results.save()) for _ in range(2)] == ["runs/detect/exp", "runs/detect/exp2"]
+    assert len(list((tmp_path / "static").iterdir())) == 2
+
+
+def test_save(results, tmp_path):
+    folders = [results.save(tmp_path / "exp")]
+    assert sorted(path.name for path in folders[0].iterdir()) == ["a.jpg", "a_2.jpg"]
     difference = read_image(folders[0] / "a.jpg").astype(int) - results.render()[0][..., ::-1]
     swapped = read_image(folders[0] / "a.jpg").astype(int) - results.render()[0]
     assert np.abs(difference).mean() < np.abs(swapped).mean()
@@ -77,7 +102,9 @@ def test_crop(results, tmp_path):
     assert torch.equal(crops[0]["box"], ROWS[0, :4])
     assert np.array_equal(crops[1]["im"], results.imgs[0][:15, :25])  # 1.02 times and 10 pixels larger
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
-    assert files == ["exp/crops/bus/a.jpg", "exp/crops/bus/a2.jpg", "exp/crops/cat/a.jpg"]
+    assert files == ["exp/crops/bus/a.jpg", "exp/crops/bus/a__2.jpg", "exp/crops/cat/a.jpg"]
+    results.crop(save_dir=tmp_path / "exp")  # as in a loop over a video's frames: nothing is written over
+    assert len([*tmp_path.rglob("*.jpg")]) == 6
     crops[1]["im"][:] = 0
     assert results.imgs[0][:15, :25].any()
 

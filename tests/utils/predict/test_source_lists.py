@@ -25,6 +25,19 @@ def test_what_a_text_file_lists(tmp_path, text, expected):
     assert read_source_list(tmp_path / "list.txt") == expected
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_lists_that_windows_writes(tmp_path, encoding):
+    path = tmp_path / "list.txt"
+    path.write_bytes("größe.jpg\r\nb.png\r\n".encode(encoding))
+    assert read_source_list(path) == (False, ["größe.jpg", "b.png"])
+
+
+def test_a_list_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\ngr\xf6\xdfe.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.txt, line 2: .*UTF-8"):
+        read_source_list(tmp_path / "list.txt")
+
+
 def test_names_beside_the_list(tmp_path):
     (tmp_path / "sub").mkdir()
     write_image(tmp_path / "sub" / "a.jpg", np.zeros((4, 4, 3), np.uint8))

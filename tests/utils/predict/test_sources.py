@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from utils.files.images import write_image
-from utils.predict import sources
+from utils.predict import remote
 from utils.predict.sources import FileSource, LiveSource, find_media, open_source
 from utils.predict.video import VideoWriter
 
@@ -52,7 +53,7 @@ def server(folder):
             elif self.path == "/large.jpg":
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(bytes(sources.MAX_IMAGE_BYTES + 2))
+                self.wfile.write(bytes(remote.MAX_IMAGE_BYTES + 2))
             else:
                 super().do_GET()
 
@@ -140,12 +141,16 @@ def test_video(folder):
     assert [frame.image.mean() for frame in frames] == pytest.approx([20, 40, 60, 80, 100], abs=8)
 
 
-def test_same_stems_get_numbers(tmp_path):
+def test_same_stems_are_told_apart(tmp_path, caplog):
+    caplog.set_level("INFO", "yolov5")
     for name in ("a.jpg", "a.png", "A.bmp", "sub/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_image(tmp_path / name, picture())
     write_video(tmp_path / "a.mp4", 1)
-    assert [frame.stem for frame in read_all(tmp_path / "**" / "*.*")] == ["A", "a2", "a3", "a4", "a5"]
+    frames = read_all(tmp_path / "**" / "*.*")
+    assert [frame.stem for frame in frames] == ["A_bmp", f"{tmp_path.name}_a_jpg", "a_png", "sub_a", "a"]
+    assert [frame.picture for frame in frames] == ["A", f"{tmp_path.name}_a", "a", "sub_a", "a"]
+    assert "4 files cannot give the results the plain name" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,7 @@ def test_video_by_url(server):
     ],
 )
 def test_url_errors_hold_no_secret(server, monkeypatch, path, message, capfd):
-    monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(remote, "MAX_IMAGE_BYTES", 1000)
     with pytest.raises(ValueError, match=message) as error:
         read_all(f"{server}/{path}")
     assert "secret" not in str(error.value) + capfd.readouterr().err
@@ -234,20 +239,20 @@ def test_unreachable_url(address):
 def test_credentials_of_an_image_url_are_sent_as_a_header(server, monkeypatch):
     host = server.removeprefix("http://")
     requests = []
-    urlopen = sources.urllib.request.urlopen
+    urlopen = remote.urllib.request.urlopen
 
     def keep(request, timeout):
         requests.append(request)
         return urlopen(request, timeout=timeout)
 
-    monkeypatch.setattr(sources.urllib.request, "urlopen", keep)
+    monkeypatch.setattr(remote.urllib.request, "urlopen", keep)
     assert len(read_all(f"http://us%40er:secret@{host}/b.png")) == 1
     assert requests[0].full_url == f"http://{host}/b.png"
     assert requests[0].get_header("Authorization") == "Basic dXNAZXI6c2VjcmV0"
 
 
 def test_an_image_url_with_spaces_and_letters_beyond_ascii():
-    request = sources.image_request("http://host/a b/ü%20c.jpg?key=ä&x=[1]#part")
+    request = remote.image_request("http://host/a b/ü%20c.jpg?key=ä&x=[1]#part")
     assert request.full_url == "http://host/a%20b/%C3%BC%20c.jpg?key=%C3%A4&x=[1]"
     with pytest.raises(ValueError, match=r"http://\.\.\.@127\.0\.0\.1:9/b\.jpg: not an address") as error:
         read_all("http://user:x/secret@127.0.0.1:9/b.jpg")
@@ -309,6 +314,23 @@ def test_files_are_no_live_sources(folder, source):
     assert not opened.is_live
 
 
+@pytest.mark.parametrize("name", ["[set] 1", "what?", "50*50", "a[b"])
+def test_folders_whose_names_are_globs(tmp_path, name):
+    (tmp_path / name / "sub").mkdir(parents=True)
+    for file in ("a.jpg", "sub/b.jpg"):
+        write_image(tmp_path / name / file, picture())
+    assert names(find_media(tmp_path / name), tmp_path) == [f"{name}/a.jpg"]
+    assert names(find_media(tmp_path / name / "*.jpg"), tmp_path) == [f"{name}/a.jpg"]
+    assert names(find_media(tmp_path / name / "**" / "*.jpg"), tmp_path) == [f"{name}/a.jpg", f"{name}/sub/b.jpg"]
+    assert names(find_media(tmp_path / "*" / "sub" / "*.jpg"), tmp_path) == [f"{name}/sub/b.jpg"]
+
+
+def test_brackets_behind_a_star(tmp_path):
+    (tmp_path / "x/[set]").mkdir(parents=True)
+    write_image(tmp_path / "x/[set]/a.jpg", picture())
+    assert names(find_media(tmp_path / "*" / "[set]" / "*.jpg"), tmp_path) == ["x/[set]/a.jpg"]
+
+
 def test_an_empty_source_is_said():
     with pytest.raises(ValueError, match="--source is empty"):
         open_source(" ")
@@ -329,4 +351,4 @@ def test_images_in_subfolders_only_are_said_with_the_glob_that_finds_them(tmp_pa
     with pytest.raises(FileNotFoundError, match=r"only its subfolders hold images or videos, e\.g\. .*b\.jpg") as error:
         find_media(tmp_path / "[outer]")
     pattern = str(error.value).rpartition(" name ")[2].strip('"')
-    assert names(find_media(sources.Path(pattern)), tmp_path) == ["[outer]/inner/b.jpg"]
+    assert names(find_media(Path(pattern)), tmp_path) == ["[outer]/inner/b.jpg"]

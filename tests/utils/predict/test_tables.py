@@ -38,8 +38,13 @@ def test_files_are_whole_after_each_frame(tmp_path):
         ["p.jpg", "3", "1", NAMES[1], "0.25", "1", "2", "30", "40"],
     ]
     assert entries[2] == {
-        **{"image_id": "p_3", "category_id": 0, "bbox": [0.5, 0, 9.5, 10], "score": 0.875},
-        **{"image": "p.jpg", "frame": 3, "name": "a, b"},
+        "image_id": "p_3",
+        "category_id": 0,
+        "bbox": [0.5, 0, 9.5, 10],
+        "score": 0.875,
+        "image": "p.jpg",
+        "frame": 3,
+        "name": "a, b",
     }
 
 

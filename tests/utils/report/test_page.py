@@ -207,8 +207,10 @@ def test_what_is_no_run_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        *(("report.json", "{", "not JSON"), ("report.json", "[1]", "an object is wanted")),
-        *(("results.csv", "a,b\n1,2\n", "not a results.csv"), ("results.json", '{"a": 1}', "speed_ms.*; remove it")),
+        ("report.json", "{", "not JSON"),
+        ("report.json", "[1]", "an object is wanted"),
+        ("results.csv", "a,b\n1,2\n", "not a results.csv"),
+        ("results.json", '{"a": 1}', "speed_ms.*; remove it"),
         ("report.json", '{"images": {"best": 3}}', "measure.*; remove it"),
     ],
 )

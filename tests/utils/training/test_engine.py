@@ -264,3 +264,20 @@ def test_a_block_that_does_not_take_bf16_is_told_of_amp_off():
     trainer = make_trainer()
     trainer.network = Pasted()
     assert trainer.backward(batch, 0).isfinite().all()
+
+
+def test_amp_auto_goes_on_in_fp32(caplog):
+    batches = make_batches(3)
+    trainer = make_trainer(amp_dtype=torch.bfloat16, may_leave_amp=True)
+    trainer.network = trainer.model = Pasted()
+    trainer.ema = ModelEMA(trainer.model)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
+    gradients = []
+    trainer.optimizer.step = lambda: gradients.append(trainer.model.conv.weight.grad.clone())
+    with caplog.at_level("WARNING", "yolov5"):
+        trainer.run_epoch(batches, 0, 3)
+    assert caplog.text.count("--amp off") == 1
+    assert trainer.amp_dtype is None
+    trainer.model.zero_grad()
+    criterion(trainer.model(batches[0].images.float() / 255), None)[0].backward()
+    torch.testing.assert_close(gradients[0], trainer.model.conv.weight.grad)

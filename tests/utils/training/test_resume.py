@@ -18,10 +18,11 @@ from utils.training.resume import (
     TRAINING_PARTS,
     check_same_data,
     check_same_hyp,
-    check_unfinished,
     data_record,
     find_run,
+    has_ended,
     load_run,
+    why_finished,
 )
 
 TRAINING = {name: kind() for name, kind in TRAINING_PARTS.items()}
@@ -115,11 +116,37 @@ def test_ended_run(tmp_path):
 )
 def test_what_is_left_to_do(tmp_path, stopper, epochs, patience, message):
     checkpoint = replace(CHECKPOINT, training={**TRAINING, "stopper": stopper})
+    reason = why_finished(tmp_path, checkpoint, epochs, patience)
     if message is None:
-        check_unfinished(tmp_path, checkpoint, epochs, patience)
+        assert not reason
     else:
-        with pytest.raises(ValueError, match=message):
-            check_unfinished(tmp_path, checkpoint, epochs, patience)
+        assert message in reason
+
+
+@pytest.mark.parametrize(
+    ("training", "names", "is_plotted", "expected"),
+    [
+        (None, ("results.json", "report.html"), True, True),
+        (None, ("results.json",), True, False),
+        (None, ("results.json",), False, True),
+        (None, ("report.html",), False, False),
+        (TRAINING, ("results.json", "report.html"), True, False),  # of an earlier end
+    ],
+)
+def test_a_run_has_ended(tmp_path, training, names, is_plotted, expected):
+    last = tmp_path / "weights" / "last.pt"
+    last.parent.mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    assert not has_ended(last, is_plotted)
+    save_checkpoint(last, replace(CHECKPOINT, training=training))
+    assert has_ended(last, is_plotted) == expected
+
+
+def test_a_damaged_part_of_an_epoch(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", replace(CHECKPOINT, training={**TRAINING, "partial": {"epoch": 1}}))
+    with pytest.raises(ValueError, match=r"'partial' is missing or damaged"):
+        load_run(tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize("part", TRAINING_PARTS)

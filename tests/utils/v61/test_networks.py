@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.parallel import DataParallel
 
 from models.yolo import Model, SegmentationModel
-from utils.augmentations import Albumentations, classify_transforms
+from utils.augmentations import Albumentations, augment_hsv, classify_transforms, mixup
 from utils.general import ROOT, apply_classifier, resample_segments, scale_segments, segment2box, segments2boxes, xyn2xy
-from utils.metrics import ap_per_class, bbox_ioa, compute_ap, wh_iou
+from utils.metrics import ConfusionMatrix, ap_per_class, bbox_ioa, compute_ap, wh_iou
 from utils.plots import (
     feature_visualization,
     output_to_target,
@@ -27,11 +27,14 @@ from utils.torch_utils import (
     copy_attr,
     de_parallel,
     device_count,
+    find_modules,
     is_parallel,
     load_classifier,
     profile,
+    prune,
     scale_img,
     smart_inference_mode,
+    sparsity,
     torch_distributed_zero_first,
 )
 
@@ -152,6 +155,17 @@ def test_changes_of_pixels(monkeypatch):
     assert np.ptp(changed.astype(int), axis=2).max() < 40  # gray but for the last one's rounding
 
 
+def test_augmentations_without_a_generator():
+    image = np.full((8, 8, 3), (40, 90, 160), np.uint8)
+    np.random.seed(0)
+    assert augment_hsv(image, hgain=0.5, sgain=0.5, vgain=0.5) is image
+    assert (image != (40, 90, 160)).any()
+    other = np.zeros((8, 8, 3), np.uint8)
+    mixed, labels = mixup(image, np.zeros((1, 5)), other, np.ones((2, 5)))
+    assert labels.shape == (3, 5)
+    assert 0.3 < mixed.mean() / image.mean() < 0.7
+
+
 def test_pictures_for_classifiers():
     image = np.zeros((50, 100, 3), np.uint8)
     image[:, 25:75, 2] = 255  # red, in BGR
@@ -233,11 +247,11 @@ def test_figures_of_trainings(tmp_path):
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 
-def test_average_precision_is_v61s():
+def test_v61s_figures_but_for_ap_which_is_cocos():
     golden = np.load(ROOT / "tests" / "golden" / "ap.npz")
     values = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
     tp, fp, p, r, f1, ap, classes = ap_per_class(*values)
-    np.testing.assert_allclose(ap, golden["ap"], atol=1e-9)
+    np.testing.assert_allclose(ap, golden["ap_coco"], atol=1e-9)
     for found, name in ((p, "precision"), (r, "recall"), (f1, "f1")):
         np.testing.assert_allclose(found, golden[name], atol=1e-9)
     counts = np.array([(values[3] == category).sum() for category in classes])
@@ -261,6 +275,27 @@ def test_area_below_a_curve():
     assert ap == pytest.approx(0.875, abs=0.005)
     assert precision.tolist() == [1, 1, 0.5, 0]
     assert recall.tolist() == [0, 0.5, 1, 1]
+
+
+def test_confusion_matrix(tmp_path, capsys):
+    matrix = ConfusionMatrix(nc=2)
+    detections = torch.tensor([[0.0, 0, 10, 10, 0.9, 0], [50, 50, 60, 60, 0.9, 0]])
+    matrix.process_batch(detections, torch.tensor([[0.0, 0, 0, 10, 10], [1, 20, 20, 30, 30]]))
+    tp, fp = matrix.tp_fp()
+    assert (tp.tolist(), fp.tolist()) == ([1, 0], [1, 0])
+    matrix.plot(save_dir=tmp_path, names=["cat", "dog"])
+    assert (tmp_path / "confusion_matrix.png").exists()
+    matrix.print()
+    assert capsys.readouterr().out == "1 0 1\n0 0 0\n0 1 0\n"
+
+
+def test_pruned_weights(caplog):
+    model = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False))
+    assert find_modules(model) == [0, 2]
+    with caplog.at_level("INFO", "yolov5"):
+        prune(model, 0.25)
+    assert sparsity(model) == 0.25
+    assert [*model.state_dict()] == ["0.weight", "2.weight"]
 
 
 def test_overlaps():

@@ -1,0 +1,1 @@
+"""Where a block helps, if anywhere."""
