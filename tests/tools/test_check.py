@@ -164,6 +164,18 @@ def test_the_page_holds_all_and_needs_nothing_else(root, tmp_path, log):
     assert "base64" not in page.read_text(encoding="utf-8")
 
 
+def test_names_of_markup_and_controls_are_shown_as_text(root, tmp_path):
+    names = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\u202egpj.exe", "a\x1b[2J\x07b", "&lt;"]
+    add(root, "train", "<b onload=x>&\u202e.png", "4 .5 .5 .2 .4\n9 .5 .5 .2 .4\n")
+    page = tmp_path / "page.html"
+    check_data(CheckOptions(str(describe(root, names)), html=str(page), samples=9))
+    text = page.read_text(encoding="utf-8")
+    assert not set("\u202e\x1b\x07") & set(text)
+    assert not [tag for tag in ("<script", "<img src=x", "<b onload") if tag in text]
+    for shown in ("&lt;script&gt;alert(1)", r"\u202egpj.exe", r"\x1b[2J\x07b", "&amp;lt;"):
+        assert shown in text
+
+
 def test_a_browser_shows_the_page(root, tmp_path, open_page):
     evil = '<script>alert(1)</script>"'
     add(root, "train", "ü&'.png", "9 .5 .5 .2 .4\n")

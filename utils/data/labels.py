@@ -31,7 +31,7 @@ from utils.files.reading import open_plain, read_plain
 from utils.general import LOGGER, one_line, plural, progress
 
 MAX_LIST_BYTES = 256 << 20  # of a list; one of a million images has some 100 MB
-MOST_MISSING = 100_000  # images of a list that are not there, before it is given up
+MOST_MISSING = 20_000  # images of a list that are not there, before it is given up
 MIN_SIDE = 10  # pixels; a smaller image is taken for a mistake
 MAX_NOTES = 20  # lines of a scan's report that go to the log
 PROBE = 64  # pairs that tell whether threads are worth it
@@ -194,7 +194,7 @@ def _read_list(path: Path) -> list[str]:
     """The images a list names. Single missing ones are left to the scan to report; if all are, the paths are wrong."""
     images, missing = [], 0
     text = decode_text(read_plain(path, MAX_LIST_BYTES, "list of images"), str(path))
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # one at a time: there may be millions
         line = line.strip()
         if not line:
             continue

@@ -3,7 +3,7 @@
 import codecs
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from utils.files.addresses import is_url
@@ -14,6 +14,7 @@ from utils.predict.remote import is_http, remote_kind
 from utils.predict.streams import check_url, is_recording, suffix_of
 
 READABLE = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+MOST_MISSING = 20_000  # files of a list that are not there, before it is given up
 MOST_BYTES = 256 << 20  # of a list
 CHUNK = 1 << 16  # bytes
 
@@ -37,10 +38,7 @@ def read_source_list(path: Path) -> tuple[bool, list[str]]:
     if not listed:
         raise ValueError(f"{path}: names no stream and no image; one camera number, URL or file a line")
     if any(suffix_of(line) in IMAGE_SUFFIXES for line in listed.values()):
-        for number, line in listed.items():
-            if line.isdecimal() or (is_url(line) and not is_http(line)):
-                raise ValueError(f"{path}, line {number}: a camera or stream in a list of images; make two lists")
-        return False, [beside(path, line) for line in listed.values()]
+        return False, _images_of(path, listed)
     streams = {number: beside(path, line) for number, line in listed.items()}
     for number, stream in streams.items():
         if is_url(stream):
@@ -54,6 +52,21 @@ def read_source_list(path: Path) -> tuple[bool, list[str]]:
         if "image" in kinds and "live" not in kinds:
             return False, list(streams.values())
     return True, list(streams.values())
+
+
+def _images_of(path: Path, listed: Mapping[int, str]) -> list[str]:
+    """The files of a list of images; ValueError where a line is something else, or very many are not there."""
+    files, missing = [], 0
+    for number, line in listed.items():
+        if line.isdecimal() or (is_url(line) and not is_http(line)):
+            raise ValueError(f"{path}, line {number}: a camera or stream in a list of images; make two lists")
+        files.append(beside(path, line))
+        missing += files[-1] == line and not is_url(line) and not os.path.exists(line)
+        if missing > MOST_MISSING:
+            raise FileNotFoundError(
+                f"{path}: more than {MOST_MISSING} of its files are not there, e.g. line {number}: {line}"
+            )
+    return files
 
 
 def beside(path: Path, name: str) -> str:

@@ -32,7 +32,14 @@ from utils.general import LOGGER, one_line, plural
 from utils.predict.recordings import MAX_NOMINAL_FPS, Recording, measured_rate
 from utils.predict.remote import RemoteKind, fetch_image, is_http, remote_kind
 from utils.predict.screen import ScreenCapture, check_screen, is_screen
-from utils.predict.source_lists import READABLE, check_file_name, is_media_url, read_source_list, standard_input
+from utils.predict.source_lists import (
+    MOST_MISSING,
+    READABLE,
+    check_file_name,
+    is_media_url,
+    read_source_list,
+    standard_input,
+)
 from utils.predict.streams import (
     Capture,
     NoFrameError,
@@ -152,6 +159,10 @@ class FileSource:
             except (ValueError, OSError) as error:
                 self.skipped += 1
                 self.last_error = error
+                if self.skipped > MOST_MISSING:
+                    raise ValueError(
+                        f"more than {MOST_MISSING} files cannot be read; the last: {one_line(error)}"
+                    ) from None
                 if self.total != 1:
                     LOGGER.warning(f"skipped: {one_line(error)}")
 

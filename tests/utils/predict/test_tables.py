@@ -85,3 +85,14 @@ def test_tables_of_an_earlier_run_are_replaced(tmp_path):
         files.close()
     rows, entries = read(tmp_path)
     assert (len(rows), len(entries)) == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "-2+3", "@SUM(1+1)", "+1+2", "\t=1", "  =1+1"])
+def test_no_cell_is_run_by_a_spreadsheet(tmp_path, name):
+    """Class and image alike; numbers stay, those of one below zero too, and JSON is as it was."""
+    files = PredictionFiles(tmp_path, ["other", name], ["csv", "json"])
+    files.add(frame(name), "p", FOUND - torch.tensor([5.0, 0, 0, 0, 0, 0]))
+    files.close()
+    rows, entries = read(tmp_path)
+    assert rows[1][:6] == [f"'{name}", "0", "1", f"'{name}", "0.25", "-4"]
+    assert (entries[0]["name"], entries[0]["image"]) == (name, name)
