@@ -397,7 +397,7 @@ def test_the_gate_of_a_place_does_not_change_with_the_size() -> None:
 
 
 def test_pixel_norm_needs_two_values() -> None:
-    with pytest.raises(ValueError, match="NAMAttention.* 2 "):
+    with pytest.raises(ValueError, match=r"NAMAttention.* 2 "):
         PixelNorm(2)(torch.randn(1, 1, 2, 2))
 
 
