@@ -7,8 +7,8 @@ batch norms and the activations' in-place flag for the whole model. `parse_model
 arguments into a block's. NAM is in models/attention.py, rarely used blocks are in models/blocks/rare.py.
 
 Shapes: B batch, C channels, H and W height and width of a feature map, N tokens (H * W). Arguments: c1 and c2 input and
-output channels, k kernel size, s stride, p padding, g groups (gain in Contract and Expand), e expansion (hidden channels
-/ c2), n repeats.
+output channels, k kernel size, s stride, p padding, g groups (gain in Contract and Expand), e expansion (hidden
+channels / c2), n repeats.
 """
 
 # Imports with "noqa" are not used by ours: classes that are pasted here know these names from v6.1.
@@ -87,8 +87,7 @@ class Focus(nn.Module):
 
 
 class GhostConv(nn.Module):
-    """Ghost convolution: half of the channels by Conv, the other half by a depthwise Conv of those (arXiv 1911.11907).
-    """
+    """Ghost convolution: half of the channels by Conv, the other half by a depthwise Conv of those (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: Size = 1, s: Size = 1, g: int = 1, act: Act = True) -> None:
         super().__init__()
@@ -122,8 +121,7 @@ class Bottleneck(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Ghost bottleneck: two GhostConvs, a depthwise Conv between them at stride 2, and a shortcut (arXiv 1911.11907).
-    """
+    """Ghost bottleneck: two GhostConvs, a depthwise Conv between them at stride 2, and a shortcut (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
@@ -148,7 +146,9 @@ class GhostBottleneck(nn.Module):
 
 
 class BottleneckCSP(nn.Module):
-    """CSP bottleneck: n bottlenecks on one branch, a convolution on the other, one batch norm over both (arXiv 1911.11929).
+    """CSP bottleneck: n bottlenecks on one branch, a convolution on the other, one batch norm over both.
+
+    Source: CSPNet, arXiv 1911.11929.
     """
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:

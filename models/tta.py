@@ -34,9 +34,9 @@ def predict_augmented(predict: Predict, images: Tensor, stride: int) -> Tensor:
 
 
 def scale_images(images: Tensor, scale: float, stride: int) -> tuple[Tensor, tuple[float, float]]:
-    """Scale images (B, C, H, W), pad right and bottom to multiples of the stride; return the ratios (height, width) too.
+    """Scale images (B, C, H, W), pad them to multiples of the stride; return ratios (height, width) too.
 
-    The ratios are those of the rounded sizes, so that boxes map back exactly.
+    Padding is at the right and bottom. The ratios are those of the rounded sizes, so that boxes map back exactly.
     """
     if scale == 1:
         return images, (1.0, 1.0)

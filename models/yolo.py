@@ -437,8 +437,8 @@ def look_up(name: str) -> object:
 def find_module(name: str) -> Callable[..., nn.Module]:
     """Return the class that a row names; ValueError if there is none.
 
-    `nn.X` is torch.nn's. Other names, dotted ones too, are looked up in this file, which has all of models/common.py and its
-    own imports. Functions of torchvision, timm or a user that return a network may be named as well.
+    `nn.X` is torch.nn's. Other names, dotted ones too, are looked up in this file, which has all of models/common.py
+    and its own imports. Functions of torchvision, timm or a user that return a network may be named as well.
     """
     try:
         found = find_dotted(name, look_up)
@@ -562,9 +562,9 @@ def parse_model(
 ) -> tuple[nn.Sequential, list[int]]:
     """Build the layers of a model yaml's content d for images of ch[-1] channels.
 
-    The names in the loop are v6.1's, so that a branch written for it runs: `f, n, m, args` are the row's, `m` its class;
-    `ch` holds the output channels of the rows so far, `ch[f]` those of the row's input. A branch may set `args`, `n`, and
-    `c2`, the output channels. docs/recipes.md has examples.
+    The names in the loop are v6.1's, so that a branch written for it runs: `f, n, m, args` are the row's, `m` its
+    class; `ch` holds the output channels of the rows so far, `ch[f]` those of the row's input. A branch may set `args`,
+    `n`, and `c2`, the output channels. docs/recipes.md has examples.
 
     Args:
         d: Content of the yaml.
