@@ -87,7 +87,7 @@ class Focus(nn.Module):
 
 
 class GhostConv(nn.Module):
-    """Ghost convolution: half of the channels by Conv, the other half by a depthwise Conv of those (arXiv 1911.11907)."""
+    """Half of the channels by Conv, the other half by a depthwise Conv of those (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: Size = 1, s: Size = 1, g: int = 1, act: Act = True) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Bottleneck(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Ghost bottleneck: two GhostConvs, a depthwise Conv between them at stride 2, and a shortcut (arXiv 1911.11907)."""
+    """Two GhostConvs, a depthwise Conv between them at stride 2, and a shortcut (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
