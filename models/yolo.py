@@ -233,7 +233,9 @@ class Model(nn.Module):
     @property
     def plan(self) -> Plan:
         """The inputs of each layer and the outputs to keep, see `plan_reads`; recomputed if layers were replaced."""
-        froms = [layer.f for layer in self.model]
+        known = self._plan[0] if self._plan and len(self._plan[0]) == len(self.model) else [-1] * len(self.model)
+        # A layer that was put in the place of another and has no `f` reads what that one read.
+        froms = [getattr(layer, "f", f) for layer, f in zip(self.model, known, strict=True)]
         if self._plan is None or self._plan[0] != froms:
             self._plan = froms, plan_reads(froms, self.save)
         return self._plan[1]
