@@ -1,14 +1,14 @@
-"""The blocks that a row of a model yaml may name; every class of this file is found there by its name.
+"""Blocks for model yamls. A row finds each class of this file by its name.
 
-Paste a class of your own anywhere below the imports. It is used in place of ours of the same name.
+Paste a class of your own anywhere below the imports. It replaces ours of the same name.
 
-Layer names and their order are those of YOLOv5 v6.1, so that its weights fit. The batch norms' eps and momentum and the
-activations' in-place flag are set for the whole model by `initialize_weights`. What a row's arguments mean for a block
-is said in `parse_model` of models/yolo.py; NAM itself is in models/attention.py, rarely used blocks in
-models/blocks/rare.py.
+Layer names and their order are those of YOLOv5 v6.1, so its weights load. `initialize_weights` sets eps and momentum of
+batch norms and the activations' in-place flag for the whole model. `parse_model` in models/yolo.py turns a row's
+arguments into a block's. NAM is in models/attention.py, rarely used blocks are in models/blocks/rare.py.
 
-Legend: B batch, C channels, H W height and width of a map, N tokens (H * W), g gain; c1 and c2 channels in and out, k
-kernel size, s stride, p padding, e share of c2 that a bottleneck keeps inside.
+Shapes: B batch, C channels, H and W height and width of a feature map, N tokens (H * W). Arguments: c1 and c2 input and
+output channels, k kernel size, s stride, p padding, g groups (gain in Contract and Expand), e expansion (hidden
+channels / c2), n repeats.
 """
 
 # Imports with "noqa" are not used by ours: classes that are pasted here know these names from v6.1.
@@ -33,7 +33,7 @@ Act = bool | nn.Module | None
 
 
 def autopad(k: Size, p: Size | None = None) -> Size:
-    """The padding p, or where none is given the one that keeps a map's size at stride 1."""
+    """Return p, or the padding that keeps height and width at stride 1 if p is None."""
     if p is not None:
         return p
     return k // 2 if isinstance(k, int) else [size // 2 for size in k]
@@ -43,7 +43,7 @@ def autopad(k: Size, p: Size | None = None) -> Size:
 
 
 class Conv(nn.Module):
-    """Convolution, batch norm, activation: SiLU where act is True, act itself where it is a module, else none."""
+    """Convolution, batch norm and activation. act: True for SiLU, False for none, or a module."""
 
     def __init__(
         self, c1: int, c2: int, k: Size = 1, s: Size = 1, p: Size | None = None, g: int = 1, act: Act = True
@@ -56,23 +56,23 @@ class Conv(nn.Module):
         self.act = act if isinstance(act, nn.Module) else nn.SiLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.act(self.bn(self.conv(x)))
 
     def forward_fuse(self, x: Tensor) -> Tensor:
-        """Forward without the norm, for a convolution that has it inside; v6.1's programs put it in forward's place."""
+        """Skip the batch norm, which is folded into the convolution. v6.1's programs assign this to `forward`."""
         return self.act(self.conv(x))
 
 
 class DWConv(Conv):
-    """Conv in as many groups as channels in and out allow."""
+    """Depthwise Conv: gcd(c1, c2) groups."""
 
     def __init__(self, c1: int, c2: int, k: Size = 1, s: Size = 1, act: Act = True) -> None:
         super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), act=act)
 
 
 class Focus(nn.Module):
-    """The four pixels of each 2x2 square as channels, then Conv: (B, c1, H, W) -> (B, c2, H / 2, W / 2)."""
+    """Space to depth by 2, then Conv: (B, c1, H, W) to (B, c2, H / 2, W / 2)."""
 
     def __init__(
         self, c1: int, c2: int, k: Size = 1, s: Size = 1, p: Size | None = None, g: int = 1, act: Act = True
@@ -81,13 +81,13 @@ class Focus(nn.Module):
         self.conv = Conv(4 * c1, c2, k, s, p, g, act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolved map; H and W must be even."""
+        """Map (B, c1, H, W) to (B, c2, H / 2, W / 2); H and W must be even."""
         phases = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.conv(torch.cat(phases, 1))  # (B, 4 * c1, H / 2, W / 2) inside
 
 
 class GhostConv(nn.Module):
-    """Half of the channels by Conv, the other half cheaply from those (arXiv 1911.11907)."""
+    """Half of the channels by Conv, the other half by a depthwise Conv of those (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: Size = 1, s: Size = 1, g: int = 1, act: Act = True) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class GhostConv(nn.Module):
         self.cv2 = Conv(half, half, 5, 1, g=half, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         primary = self.cv1(x)
         return torch.cat((primary, self.cv2(primary)), 1)
 
@@ -105,7 +105,7 @@ class GhostConv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to a share e of the channels, 3x3 back; added to the input where shortcut is set and the widths agree."""
+    """1x1 Conv to e * c2 channels, 3x3 Conv to c2; a residual connection if `shortcut` is set and c1 equals c2."""
 
     def __init__(self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ class Bottleneck(nn.Module):
         self.add = shortcut and c1 == c2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
 
 class GhostBottleneck(nn.Module):
-    """GhostConv twice, with a depthwise convolution between at stride 2, and a shortcut (arXiv 1911.11907)."""
+    """Two GhostConvs, a depthwise Conv between them at stride 2, and a shortcut (arXiv 1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
@@ -141,12 +141,15 @@ class GhostBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.conv(x) + self.shortcut(x)
 
 
 class BottleneckCSP(nn.Module):
-    """n bottlenecks on one path and a plain one beside it, normalised together (CSPNet, arXiv 1911.11929)."""
+    """CSP bottleneck: n bottlenecks on one branch, a convolution on the other, one batch norm over both.
+
+    Source: CSPNet, arXiv 1911.11929.
+    """
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -160,13 +163,13 @@ class BottleneckCSP(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         paths = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)  # (B, 2 * hidden, H, W)
         return self.cv4(self.act(self.bn(paths)))
 
 
 class C3(nn.Module):
-    """BottleneckCSP with three convolutions: n bottlenecks on one path, none on the other, joined by a third."""
+    """CSP bottleneck with three convolutions: n bottlenecks on one branch, none on the other."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -177,16 +180,16 @@ class C3(nn.Module):
         self.m = self.inner(hidden, n, shortcut, g)
 
     def inner(self, c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        """What is on the first path, c channels in and out; the variants of C3 differ in this alone."""
+        """Build the first branch, c channels in and out. Variants of C3 override this alone."""
         return nn.Sequential(*(Bottleneck(c, c, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
 class BottleneckNAM(Bottleneck):
-    """Bottleneck whose second convolution is gated by NAM before it is added to the input."""
+    """Bottleneck with NAM on its second convolution, before the residual connection."""
 
     def __init__(
         self,
@@ -204,16 +207,16 @@ class BottleneckNAM(Bottleneck):
         self.nam = attention.NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         y = self.nam(self.cv2(self.cv1(x)))
         return x + y if self.add else y
 
 
 class C3NAM(C3):
-    """C3 with BottleneckNAM on its first path; a row's {gain: C, gain_out: 2, ...} are those of NAMAttention.
+    """C3 of BottleneckNAM. The keywords of a row, as {gain: C, gain_out: 2}, are NAMAttention's.
 
-    C3's weights fit. With gain_out 2 it starts, to within a permille or so, as the C3 that it replaces; as published
-    (gain_out 1) every bottleneck starts with half of what C3's would add.
+    C3's weights load. With gain_out 2 the output starts within about 0.1 % of C3's. With the published gain_out 1 each
+    bottleneck starts by adding half of what C3's adds.
     """
 
     def __init__(
@@ -235,15 +238,15 @@ class C3NAM(C3):
 
 
 class C3TR(C3):
-    """C3 with a transformer of n layers and 4 heads on its first path."""
+    """C3 with a transformer of n layers and 4 heads on its first branch."""
 
     def inner(self, c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        """The transformer."""
+        """Build the transformer."""
         return TransformerBlock(c, c, 4, n)
 
 
 class C3SPP(C3):
-    """C3 with SPP on its first path, which is there once whatever n is."""
+    """C3 with one SPP on its first branch; n is ignored, as in v6.1."""
 
     def __init__(
         self,
@@ -259,15 +262,15 @@ class C3SPP(C3):
         super().__init__(c1, c2, n, shortcut, g, e)
 
     def inner(self, c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        """The pyramid."""
+        """Build the SPP."""
         return SPP(c, c, self.k)
 
 
 class C3Ghost(C3):
-    """C3 with n ghost bottlenecks on its first path."""
+    """C3 with n ghost bottlenecks on its first branch."""
 
     def inner(self, c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        """The ghost bottlenecks."""
+        """Build the ghost bottlenecks."""
         return nn.Sequential(*(GhostBottleneck(c, c) for _ in range(n)))
 
 
@@ -275,7 +278,7 @@ class C3Ghost(C3):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and two linear layers, each added to its input; without layer norms, which cost accuracy here."""
+    """Self-attention and a two-layer MLP, each with a residual connection, without layer norms."""
 
     def __init__(self, c: int, num_heads: int) -> None:
         super().__init__()
@@ -287,13 +290,13 @@ class TransformerLayer(nn.Module):
         self.fc2 = nn.Linear(c, c, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, B, C) -> same."""
+        """Map tokens (N, B, C) to the same shape."""
         x = x + self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)[0]
         return x + self.fc2(self.fc1(x))
 
 
 class TransformerBlock(nn.Module):
-    """A map's cells as tokens through transformer layers (arXiv 2010.11929); their positions are a learned term."""
+    """Vision transformer block: pixels as tokens, with a learned position term (arXiv 2010.11929)."""
 
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
@@ -302,7 +305,7 @@ class TransformerBlock(nn.Module):
         self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         if self.conv is not None:
             x = self.conv(x)
         tokens = x.flatten(2).permute(2, 0, 1)  # (N, B, c2)
@@ -313,7 +316,7 @@ class TransformerBlock(nn.Module):
 
 
 class SPP(nn.Module):
-    """The map beside its maxima over windows of several sizes k (spatial pyramid pooling, arXiv 1406.4729)."""
+    """Spatial pyramid pooling: max pooling with windows of several sizes k, concatenated (arXiv 1406.4729)."""
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
         super().__init__()
@@ -323,13 +326,13 @@ class SPP(nn.Module):
         self.m = nn.ModuleList(nn.MaxPool2d(size, stride=1, padding=size // 2) for size in k)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         x = self.cv1(x)
         return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], 1))
 
 
 class SPPF(nn.Module):
-    """SPP of windows k, 2k - 1 and 3k - 2, by pooling three times in a row: the same numbers in less time."""
+    """SPP with windows k, 2k - 1 and 3k - 2 as three poolings in sequence: equal output, less time."""
 
     def __init__(self, c1: int, c2: int, k: int = 5) -> None:
         super().__init__()
@@ -339,7 +342,7 @@ class SPPF(nn.Module):
         self.m = nn.MaxPool2d(k, stride=1, padding=k // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H, W)."""
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         maps = [self.cv1(x)]
         for _ in range(3):
             maps.append(self.m(maps[-1]))
@@ -347,52 +350,55 @@ class SPPF(nn.Module):
 
 
 class Contract(nn.Module):
-    """Space to channels: (B, C, H, W) -> (B, C * g * g, H / g, W / g), a square's pixel before the channel."""
+    """Space to depth: (B, C, H, W) to (B, C * g * g, H / g, W / g), pixel index before channel index."""
 
     def __init__(self, gain: int = 2) -> None:
         super().__init__()
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        """The smaller, deeper map; H and W must be multiples of the gain."""
+        """Rearrange x; H and W must be multiples of the gain."""
         squares = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H / g, g, W / g, g)
         return squares.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
 class Expand(nn.Module):
-    """Channels to space, what Contract does in reverse: (B, C, H, W) -> (B, C / g / g, H * g, W * g)."""
+    """Depth to space, the inverse of Contract: (B, C, H, W) to (B, C / g / g, H * g, W * g)."""
 
     def __init__(self, gain: int = 2) -> None:
         super().__init__()
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        """The larger, flatter map; C must be a multiple of the gain's square."""
+        """Rearrange x; C must be a multiple of the squared gain."""
         squares = x.unflatten(1, (self.gain, self.gain, -1))  # (B, g, g, C / g / g, H, W)
         return squares.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
 class Concat(nn.Module):
-    """Several tensors as one, along an axis: the channels where nothing else is said."""
+    """Concatenate a list of tensors along an axis, by default the channels."""
 
     def __init__(self, dimension: int = 1) -> None:
         super().__init__()
         self.d = dimension
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        """The tensors, one behind the other."""
+        """Concatenate the tensors of x."""
         return torch.cat(x, self.d)
 
 
 class Classify(nn.Module):
-    """Class logits (B, c2) of one map or several, averaged over their area; c1 counts the channels of all."""
+    """Classification head: global average pooling and a convolution to class logits (B, c2).
+
+    c1 is the number of channels of all inputs together.
+    """
 
     def __init__(self, c1: int, c2: int, k: Size = 1, s: Size = 1, p: Size | None = None, g: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p), groups=g)
 
     def forward(self, x: Tensor | list[Tensor]) -> Tensor:
-        """The logits."""
+        """Compute logits (B, c2) from one feature map or a list of them."""
         means = [F.adaptive_avg_pool2d(y, 1) for y in (x if isinstance(x, list) else [x])]
         return self.conv(torch.cat(means, 1)).flatten(1)
 
@@ -405,7 +411,7 @@ NAMAttention = globals().get("NAMAttention", attention.NAMAttention)
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name in {"__path__", "__all__"}:  # an import asks for the one; a star import takes this module's own names
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -1,6 +1,6 @@
-"""Trained networks, ready for inference: one out of a checkpoint, or several that give their boxes together.
+"""Checkpoints as networks for inference: one, or an ensemble whose boxes are merged.
 
-Legend: B batch, N boxes, no = 5 + nc numbers of a box.
+Shapes: B batch, N boxes, no = 5 + nc values of a box.
 """
 
 import copy
@@ -27,14 +27,14 @@ PRUNED_NUMBERS = 2**28  # those of the largest yaml shipped, yolov5-p7, are 2**2
 
 
 class Ensemble(nn.ModuleList):
-    """Several networks of the same classes; each adds its boxes, and non-maximum suppression makes one set of them."""
+    """Networks of the same classes. Their boxes are concatenated; non-maximum suppression merges them."""
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: bool | str | Path = False
     ) -> tuple[Tensor, None]:
-        """The decoded boxes of all members, (B, sum of their N, no).
+        """Return the decoded boxes of all members, (B, sum of their N, no).
 
-        profile and visualize are v6.1's and change nothing: they are for one network.
+        profile and visualize are v6.1's and are ignored: they apply to a single network.
         """
         del profile, visualize
         return torch.cat([model(x, augment=augment)[0] for model in self], 1), None
@@ -46,7 +46,7 @@ class Ensemble(nn.ModuleList):
 
     @property
     def nc(self) -> int:
-        """The number of classes, which all members share."""
+        """The number of classes."""
         return self[-1].nc
 
     @property
@@ -56,7 +56,7 @@ class Ensemble(nn.ModuleList):
 
     @property
     def imgsz(self) -> int | None:
-        """The largest size that a member was trained at, None where no file says it."""
+        """The largest training size of the members; None if no file records one."""
         return max((model.imgsz for model in self if model.imgsz is not None), default=None)
 
 
@@ -68,12 +68,18 @@ def attempt_load(
     *,
     map_location: torch.device | str | None = None,
 ) -> "yolo.Model | Ensemble":
-    """The network of a checkpoint, or an Ensemble of several, on the device, in FP32, without gradients, for inference.
+    """Load checkpoints for inference: on the device, in FP32, without gradients; several make an Ensemble.
 
-    `fuse` puts norms into convolutions. map_location is v6.1's word for the device, which is the CPU if neither is
-    given; inplace is v6.1's and changes nothing, as this head writes nothing in place. FileNotFoundError or ValueError
-    as `load_checkpoint` has them, and ValueError where weights do not fit their yaml or the members have other numbers
-    of classes.
+    Args:
+        weights: One file or several.
+        device: Default: the CPU.
+        inplace: v6.1's; ignored, as this head never writes in place.
+        fuse: Fold batch norms into convolutions.
+        map_location: v6.1's name for `device`.
+
+    Raises:
+        FileNotFoundError: as `load_checkpoint`.
+        ValueError: as `load_checkpoint`; also if weights do not fit their yaml or members differ in their classes.
     """
     del inplace
     place = device if device is not None else map_location if map_location is not None else "cpu"
@@ -95,9 +101,9 @@ def _load_one(path: str | Path, device: torch.device | str, fuse: bool) -> "yolo
 
 
 def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | str, fuse: bool) -> "yolo.Model":
-    """Make the network of a file's yaml and weights, for inference on the device; ValueError if they do not fit.
+    """Build the network of a checkpoint for inference; ValueError if weights and yaml do not fit.
 
-    A small file can claim a network of any size. So the network is made under a budget that the file's weights set.
+    A small file can claim a network of any size, so the size of its weights limits the build.
     """
     try:
         allowed = numbers_allowed(checkpoint)
@@ -115,9 +121,9 @@ def network_of(path: str | Path, checkpoint: Checkpoint, device: torch.device | 
 
 
 def as_stripped(model: "yolo.Model") -> "yolo.Model":
-    """A copy of a network in training as its stripped checkpoint will give it: weights rounded to FP16, norms folded.
+    """Copy a network in training as its stripped checkpoint will load it: weights rounded to FP16, norms folded.
 
-    It computes in FP32, so what it finds is what will be found with the file.
+    It computes in FP32, so its results are those of the file.
     """
     stripped = copy.deepcopy(model)
     stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
@@ -125,16 +131,16 @@ def as_stripped(model: "yolo.Model") -> "yolo.Model":
 
 
 def numbers_allowed(checkpoint: Checkpoint) -> int:
-    """Return how many numbers may be made in a build of a checkpoint's network: twice its weights, and SPARE_NUMBERS.
+    """Return the limit of values in a build of a checkpoint's network: twice its weights plus SPARE_NUMBERS.
 
-    A pruned network is made as wide as its yaml has it, layer by layer, so that more may come and go in its build.
+    A pruned network is first built at the widths of its yaml, layer by layer, so the build may exceed the weights.
     """
     held = sum(value.numel() for value in checkpoint.state.values())
     return 2 * held + SPARE_NUMBERS + (PRUNED_NUMBERS if checkpoint.yaml.get("pruned") else 0)
 
 
 def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:
-    """What of the weights is not exactly as the network has it; nothing where all is."""
+    """Describe the first difference between weights and the network's shapes; empty if they match."""
     missing = [name for name in shapes if name not in state]
     unknown = [name for name in state if name not in shapes]
     unfit = [name for name, shape in shapes.items() if name in state and shape != state[name].shape]
@@ -149,7 +155,7 @@ def _misfit(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> str:
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: boxes found on an image in several sizes and mirrored, together."""
+"""Test-time augmentation: merge the boxes of scaled and flipped views of an image."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,9 @@ Predict = Callable[[Tensor], tuple[Tensor, list[Tensor]]]  # images to decoded (
 
 
 def predict_augmented(predict: Predict, images: Tensor, stride: int) -> Tensor:
-    """Decoded boxes (B, N, no) of all views of images (B, C, H, W), xywh in pixels of the images as they came.
+    """Predict boxes (B, N, no) on all views of images (B, C, H, W); xywh in pixels of the given images.
 
-    Each view leaves out the level that another one sees better: the full size its coarsest, the smallest its finest.
+    Each view drops the level that another view covers better: the full size its coarsest, the smallest its finest.
     """
     found = []
     for i, (scale, mirrored) in enumerate(VIEWS):
@@ -34,9 +34,9 @@ def predict_augmented(predict: Predict, images: Tensor, stride: int) -> Tensor:
 
 
 def scale_images(images: Tensor, scale: float, stride: int) -> tuple[Tensor, tuple[float, float]]:
-    """The images (B, C, H, W) scaled and filled up at right and bottom to multiples of the stride, and the ratios.
+    """Scale images (B, C, H, W), pad them to multiples of the stride; return ratios (height, width) too.
 
-    The ratios (of height, of width) are those of the sizes in whole pixels, so that boxes go back exactly.
+    Padding is at the right and bottom. The ratios are those of the rounded sizes, so that boxes map back exactly.
     """
     if scale == 1:
         return images, (1.0, 1.0)

@@ -1,6 +1,6 @@
-"""v6.1's network of any file, `DetectMultiBackend`, over ours; and the name of a later kind of network.
+"""v6.1's `DetectMultiBackend` over `models/runtimes`, and the names of later YOLOv5 networks.
 
-models.common and models.yolo have both behind their doors, see utils/v61.
+models.common and models.yolo import both on first access, see utils/v61.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,16 @@ UNREAD = ("saved_model", "pb", "edgetpu", "tfjs", "paddle")
 
 
 class DetectMultiBackend(nn.Module):
-    """The network of a file, with v6.1's attributes and calls; all that a file can be is what load_backend reads.
+    """A network from a file of any format, with v6.1's attributes and calls. `load_backend` reads the file.
 
-    pt, jit, onnx, xml, engine, coreml, tflite, triton: whether it is of this format. model: the network itself, of a
-    checkpoint a Model or an Ensemble. stride: pixels, one number. names: a list. device; fp16: whether it computes in
-    FP16. batch_size: of a file that takes a fixed number of images; 1 if it takes any.
+    Attributes:
+        pt, jit, onnx, xml, engine, coreml, tflite, triton: True for the file's format.
+        model: The network itself; for a checkpoint a Model or an Ensemble.
+        stride: Largest stride in pixels.
+        names: Class names, a list.
+        device: Where it computes.
+        fp16: True if it computes in FP16.
+        batch_size: Batch size of a file with a fixed one, else 1.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class DetectMultiBackend(nn.Module):
         fuse: bool = True,
         trust: bool = False,
     ) -> None:
-        """data: a data yaml, for the class names of a file that has none. fp16: on a GPU only. See load_backend."""
+        """Load the file. data: data yaml with class names for a file without them. fp16: on a GPU only."""
         super().__init__()
         first = weights if isinstance(weights, str | Weights) else next(iter(weights))
         kind = "remote" if is_url(str(first)) else find_kind(Path(str(first)))
@@ -61,7 +66,7 @@ class DetectMultiBackend(nn.Module):
         self.batch_size = getattr(self.model, "fixed_batch", None) or 1
 
     def __getattr__(self, name: str) -> object:
-        """What else the network has: yaml, hyp, save, fixed_hw, ..."""
+        """Look up further attributes of the network: yaml, hyp, save, fixed_hw, ..."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -72,9 +77,9 @@ class DetectMultiBackend(nn.Module):
     def forward(
         self, im: Tensor, augment: bool = False, visualize: bool | str | Path = False, val: bool = False
     ) -> Tensor | list[Tensor] | tuple[Tensor, list[Tensor] | None]:
-        """The decoded boxes (B, N, 5 + nc) of images (B, 3, H, W) in 0..1, with `val` and the raw maps of the levels.
+        """Return decoded boxes (B, N, 5 + nc) for images (B, 3, H, W) in 0..1; with `val` the raw maps too.
 
-        While a checkpoint's network is in training mode: the raw maps alone. visualize: a folder for feature maps.
+        A checkpoint's network in training mode returns the raw maps alone. visualize: a folder for feature maps.
         """
         if visualize and self.pt:
             found = self.model(im, augment=augment, visualize=visualize)
@@ -86,14 +91,14 @@ class DetectMultiBackend(nn.Module):
 
     @torch.no_grad()
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640), half: bool = False) -> None:
-        """Run a GPU's network once on zeros (B, 3, H, W), which chooses algorithms."""
+        """Run the network once on zeros (B, 3, H, W) if it is on a GPU, so that algorithms are chosen."""
         if self.device.type != "cpu":
             dtype = torch.float16 if half or self.fp16 else torch.float32
             self.forward(torch.zeros(*imgsz, device=self.device, dtype=dtype))
 
     @staticmethod
     def model_type(p: str | Path = "path/to/model.pt") -> str:
-        """The format of a file, by our word for it; ValueError if it is none that is read."""
+        """Return the format of a file; ValueError if it is not supported."""
         kind = find_kind(Path(p))
         if not kind:
             raise ValueError(f"{p}: of no format that is read here: {READABLE}")
@@ -101,9 +106,10 @@ class DetectMultiBackend(nn.Module):
 
 
 def names_of(data: str | Path | None, weights: str | Weights) -> list[str]:
-    """The class names of a data yaml; without one class0, class1, ... if the file tells how many there are.
+    """Read class names from a data yaml; without one class0, class1, ... if the file has the number of classes.
 
-    ValueError if it does not, or the yaml does not name them.
+    Raises:
+        ValueError: if neither gives them.
     """
     if data is None and str(weights).lower().endswith(".onnx"):
         shape = read_onnx_header(str(weights)).outputs[0].shape
@@ -126,7 +132,7 @@ def names_of(data: str | Path | None, weights: str | Weights) -> list[str]:
 
 
 class SegmentationModel(Model):
-    """The name of YOLOv5 v7.0's networks for masks, so that programs can ask whether a network is one; none is here."""
+    """Name of YOLOv5 v7.0's segmentation networks, for isinstance checks in programs; not implemented."""
 
     def __init__(self, cfg: str | Path | dict = "yolov5s-seg.yaml", *_: object, **__: object) -> None:
         raise ValueError(f"{cfg}: networks for segmentation are not built here, only detectors; Model builds those")

@@ -1,12 +1,12 @@
-"""The detector: a model yaml becomes a network that turns images into boxes.
+"""The detector: model yaml to network, images to boxes.
 
-    python models/yolo.py --cfg yolov5s-NAM.yaml             # the table of its layers; --profile times them
+    python models/yolo.py --cfg yolov5s-NAM.yaml             # table of its layers; --profile times them
     python models/yolo.py --test                             # build every yaml in models/
 
-To add a block of your own: 1. put its class into models/common.py, or into a file of your own and import it here,
-2. name it in the chain of `parse_model`, 3. write a row with it into a yaml. docs/recipes.md has an example of each.
+To add your own block: 1. put its class into models/common.py, or into a file of your own and import it here, 2. name it
+in the chain of `parse_model`, 3. write a row with it into a yaml. docs/recipes.md has an example of each kind of edit.
 
-Legend: B batch, H W an image's height and width, L levels of the head; c1 and c2 channels in and out of a layer.
+Shapes: B batch, H and W height and width of an image, L levels of the head; c1 and c2 input and output channels.
 """
 
 import os
@@ -93,14 +93,14 @@ if TYPE_CHECKING:  # for tools that read the code; `copy_names` below brings the
 
 
 def copy_names(names: Mapping[str, object]) -> None:
-    """Copy all public names of a module into this file, except those that this file has already."""
+    """Copy all public names of a module into this one, except those that exist here."""
     for name, value in names.items():
         if not name.startswith("_"):
             globals().setdefault(name, value)
 
 
 def copy_blocks(names: Mapping[str, object], module: str) -> None:
-    """Copy the classes of torch's Module that the module of these names defines itself."""
+    """Copy the nn.Module subclasses that a module defines itself."""
     copy_names({name: value for name, value in names.items() if is_block(value) and value.__module__ == module})
 
 
@@ -110,7 +110,7 @@ for blocks in (head, rare, peers, controls):
 
 
 def copy_late_names() -> None:
-    """Copy classes that are pasted into models/experimental.py, which v6.1 brings too."""
+    """Copy classes that a user has pasted into models/experimental.py, which v6.1 star-imports."""
     if "models.experimental" in sys.modules:  # it imports this file
         copy_blocks(vars(sys.modules["models.experimental"]), "models.experimental")
 
@@ -136,11 +136,21 @@ ERRORS_OF_A_ROW = (
 
 
 class Model(nn.Module):
-    """The network of a model yaml, given as a path, a bare file name or a mapping; nc and anchors replace the yaml's.
+    """The network of a model yaml, which may be a path, a bare file name or a mapping. Builds in training mode.
 
-    `yaml` holds the yaml as used, `model` the layers, `names` the class names, `save` the numbers of layers that others
-    than the next one read. Builds in training mode; ValueError names the file, and the row where it is a row's fault.
-    `verbose` logs the table of layers, `warn` what looks odd about their wiring.
+    Args:
+        cfg: The yaml. ch, nc and anchors replace its values.
+        verbose: Log the table of layers.
+        warn: Log suspicious wiring.
+
+    Attributes:
+        yaml: The yaml's content as used.
+        model: The layers, nn.Sequential.
+        names: The class names.
+        save: Indices of the layers whose output a later layer reads.
+
+    Raises:
+        ValueError: names the file, and the row if one is at fault.
     """
 
     _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
@@ -192,7 +202,7 @@ class Model(nn.Module):
             self.info()
 
     def __setstate__(self, state: dict) -> None:
-        """Take over a pickled network, v6.1's too, which lacks some attributes of this class and of today's torch."""
+        """Restore a pickled network. v6.1's lack some attributes of this class and of today's torch."""
         super().__setstate__(state)
         self.__dict__.setdefault("nc", self.model[-1].nc)
         self.__dict__.setdefault("imgsz", None)
@@ -207,23 +217,25 @@ class Model(nn.Module):
 
     @property
     def stride(self) -> Tensor:
-        """Pixels of a cell of each level, (L,)."""
+        """Strides of the levels in pixels, (L,)."""
         return self.head.stride
 
     @stride.setter
     def stride(self, stride: Tensor) -> None:
-        """Set the head's."""
+        """Set the strides of the head."""
         self.head.stride = stride
 
     @property
     def has_placeholder_anchors(self) -> bool:
-        """Whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
+        """True if the yaml gives only the number of anchors and none have been set yet."""
         return head.has_placeholder_anchors(self.head)
 
     @property
     def plan(self) -> Plan:
-        """What each layer reads and which outputs are kept, see `plan_reads`; made again if layers were exchanged."""
-        froms = [layer.f for layer in self.model]
+        """The inputs of each layer and the outputs to keep, see `plan_reads`; recomputed if layers were replaced."""
+        known = self._plan[0] if self._plan and len(self._plan[0]) == len(self.model) else [-1] * len(self.model)
+        # A layer that was put in the place of another and has no `f` reads what that one read.
+        froms = [getattr(layer, "f", f) for layer, f in zip(self.model, known, strict=True)]
         if self._plan is None or self._plan[0] != froms:
             self._plan = froms, plan_reads(froms, self.save)
         return self._plan[1]
@@ -231,13 +243,13 @@ class Model(nn.Module):
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
     ) -> list[Tensor] | tuple[Tensor, list[Tensor] | None]:
-        """Return what the head gives for images (B, ch, H, W) in 0..1, of sides that the largest stride divides.
+        """Run the head on images (B, ch, H, W) in 0..1; H and W must be multiples of the largest stride.
 
         Args:
-            x: The images.
-            augment: Give the boxes of test-time augmentation, and None in place of raw maps.
+            x: Images.
+            augment: Return the boxes of test-time augmentation, and None in place of the raw maps.
             profile: Log the time of each layer.
-            visualize: A folder to write the feature maps of the first image to, as .png and .npy.
+            visualize: Folder for the feature maps of the first image, as .png and .npy.
         """
         if augment:
             assert not self.training, "test-time augmentation is for evaluation"
@@ -266,7 +278,7 @@ class Model(nn.Module):
         return x
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the strides of a head that has them as a plain tensor too, as v6.1's; its grids are made again."""
+        """Apply fn also to the strides of a head that keeps them as a plain tensor, as v6.1's; rebuild its grids."""
         super()._apply(fn, recurse)
         kept = self.head.__dict__
         if isinstance(kept.get("stride"), Tensor):
@@ -282,8 +294,8 @@ class Model(nn.Module):
         """Measure each level's stride by a forward pass on zeros, without touching BN statistics or the RNG.
 
         Raises:
-            ValueError: A layer fails on what it gets. The row named is that layer's, or the first one whose output
-                has another number of channels than `parse_model` reckoned with.
+            ValueError: if a layer fails on its input. Names that row, or the first row whose output has another
+                number of channels than `parse_model` computed.
         """
         size, done = DRY_RUN_SIZE, []
         device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
@@ -321,16 +333,16 @@ class Model(nn.Module):
         return [size / height for height in heights]
 
     def set_anchors(self, anchors: list[list[float]]) -> None:
-        """Take other anchors, w, h, w, h, ... in pixels for each level, into the head and the yaml.
+        """Set the anchors of the head and the yaml: for each level w, h, w, h, ... in pixels.
 
-        As many as there are; numbers of up to two decimals, so that the yaml makes the very same ones.
+        The number of anchors stays. Values need at most two decimals, so that the yaml reproduces them exactly.
         """
         check_anchors(anchors, "new anchors")
         ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
     def fuse(self, verbose: bool = True) -> Self:
-        """Put batch norms into the convolutions before them and NAM's into constants, for inference; return itself."""
+        """Fold batch norms into convolutions and NAM's into constants, in place, for inference; return the model."""
         for name, m in self.named_modules():
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
@@ -340,7 +352,7 @@ class Model(nn.Module):
         return self
 
     def info(self, verbose: bool = False, img_size: int = 640) -> str:
-        """Log and return the summary of layers, parameters and operations; `verbose` logs each parameter too."""
+        """Log and return a summary of layers, parameters and GFLOPs; `verbose` logs each parameter."""
         if verbose:
             heads = ("layer", "name", "gradient", "parameters", "shape", "mu", "sigma")
             LOGGER.info("{:>5} {:>40} {:>9} {:>12} {:>20} {:>10} {:>10}".format(*heads))
@@ -402,19 +414,19 @@ P, T = ParamSpec("P"), TypeVar("T")
 
 
 def type_of(m: Callable) -> str:
-    """The class with the module that v6.1 has it in."""
+    """Return the name of a class with the module that v6.1 defines it in."""
     return f"{V61_HOMES.get(m.__module__, m.__module__)}.{m.__qualname__}"
 
 
 def is_ours(m: Callable) -> bool:
-    """Return whether a class is one of this repository's blocks."""
+    """Return True if a class is one of this repository's blocks."""
     return OURS.get(m.__name__) is m
 
 
 def look_up(name: str) -> object:
-    """Return what a bare name of a row means: a name of this file, or of models/common.py; KeyError if neither has it.
+    """Look up a bare name of a row in this file, then in models/common.py; KeyError if neither has it.
 
-    A class that has come into models/common.py since this file was loaded goes before ours of that name.
+    A class added to models/common.py after this file was imported wins over ours of that name.
     """
     found = globals().get(name)
     if found is None or found is OURS.get(name):
@@ -425,10 +437,10 @@ def look_up(name: str) -> object:
 
 
 def find_module(name: str) -> Callable[..., nn.Module]:
-    """Return the class that a row names; ValueError if it names none.
+    """Return the class that a row names; ValueError if there is none.
 
-    `nn.X` is torch.nn's. Other names, dotted ones too, are those of this file: all of models/common.py, and what is
-    imported here. A function of torchvision, timm or your own that makes a network may be named as well.
+    `nn.X` is torch.nn's. Other names, dotted ones too, are looked up in this file, which has all of models/common.py
+    and its own imports. Functions of torchvision, timm or a user that return a network may be named as well.
     """
     try:
         found = find_dotted(name, look_up)
@@ -451,7 +463,7 @@ def find_module(name: str) -> Callable[..., nn.Module]:
 
 
 def states_width(name: str) -> bool:
-    """Return whether rows of a class state their channels out first; a class of a user's does if it takes c1, c2."""
+    """Return True if rows of a class state the output channels first; a user's class does if it takes c1, c2."""
     try:
         m = find_module(name)
     except ValueError:
@@ -460,12 +472,12 @@ def states_width(name: str) -> bool:
 
 
 def takes_text(m: Callable) -> bool:
-    """Return whether a row may hold text for a class: for torch's, a user's, and ours with a parameter of type str."""
+    """Return True if a row may hold strings for a class: torch's, a user's, or ours with a parameter of type str."""
     return not is_ours(m) or any("str" in str(parameter.annotation) for parameter in parameters_of(m).values())
 
 
 def read_arguments(args: list, m: Callable, words: dict[str, object]) -> tuple[list, dict[str, object]]:
-    """Return a row's arguments by place and by name, words and names replaced by what they mean."""
+    """Split a row's arguments into positional ones and keywords, with names and constants resolved."""
 
     def meaning(name: str) -> object:
         if name in words:
@@ -480,7 +492,7 @@ def read_arguments(args: list, m: Callable, words: dict[str, object]) -> tuple[l
 
 
 def stated_width(args: list) -> int:
-    """Return the channels that a row states first; ValueError if it does not."""
+    """Return the output channels that a row states first; ValueError if it does not."""
     width = args[0] if args else None
     if not is_whole(width) or width < 1:
         raise ValueError(f"its first argument is the channels, a whole number, not {width!r}")
@@ -488,7 +500,7 @@ def stated_width(args: list) -> int:
 
 
 def check_from(source: int | list[int], m: Callable) -> None:
-    """Raise ValueError if `from` is a list and a block of ours reads one row, or the other way round."""
+    """Raise ValueError if `from` is a list for a block of ours with one input, or the other way round."""
     if not is_ours(m) or m is common.Classify or isinstance(source, list) == (m in READS_SEVERAL):
         return
     wanted = "a list of rows" if m in READS_SEVERAL else "one row"
@@ -496,14 +508,14 @@ def check_from(source: int | list[int], m: Callable) -> None:
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error says, with its type if that alone says little."""
+    """Return the message of an error, with its type if the message alone says little."""
     if isinstance(error, KeyError) or not str(error):
         return f"{type(error).__name__} {error}".strip()
     return str(error)
 
 
 def hint(row: Row, error: Exception) -> str:
-    """Return what to write where if a row of a user's own block fails; empty for ours and torch's."""
+    """Return advice if a row of a user's own block fails; empty for ours and torch's."""
     if isinstance(error, NameError):
         return f"; import {error.name} in models/yolo.py, or define it in models/common.py"
     try:
@@ -520,7 +532,7 @@ def hint(row: Row, error: Exception) -> str:
 
 
 def naming_the_row(function: Callable[P, T]) -> Callable[P, T]:
-    """Let errors of a function name the row that `each` gave it last."""
+    """Wrap a function so that its errors name the row that `each` yielded last."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -539,7 +551,7 @@ def naming_the_row(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def each(rows: Sequence[Row]) -> Iterator[Row]:
-    """Give the rows one by one and remember which it is."""
+    """Yield the rows and remember the current one for `naming_the_row`."""
     for row in rows:
         ROW.set(row)
         yield row
@@ -550,22 +562,22 @@ def each(rows: Sequence[Row]) -> Iterator[Row]:
 def parse_model(
     d: dict, ch: Sequence[int], rows: Sequence[Row] | None = None, file: str = "model yaml", verbose: bool = True
 ) -> tuple[nn.Sequential, list[int]]:
-    """Make the layers of a model yaml's content d for images of ch[-1] channels.
+    """Build the layers of a model yaml's content d for images of ch[-1] channels.
 
-    The names in the loop are those of v6.1, so that a branch written for it runs: `f, n, m, args` are the row's, `m`
-    its class; `ch` holds the channels of the rows so far, `ch[f]` those of the row that is read. A branch may set
-    `args`, `n`, and `c2`, the channels out. See docs/recipes.md.
+    The names in the loop are v6.1's, so that a branch written for it runs: `f, n, m, args` are the row's, `m` its
+    class; `ch` holds the output channels of the rows so far, `ch[f]` those of the row's input. A branch may set `args`,
+    `n`, and `c2`, the output channels. docs/recipes.md has examples.
 
     Args:
-        d: The content of the yaml.
-        ch: The image's channels, as a list.
-        rows: The rows of d, if they are read already.
-        file: The name of the yaml in errors.
+        d: Content of the yaml.
+        ch: Channels of the image, as a list.
+        rows: Rows of d, if parsed already.
+        file: Name of the yaml for errors.
         verbose: Log the table of layers.
 
     Returns:
-        The layers, and the numbers of those whose output others than the next one read. Each layer has `i` its row's
-        number, `f` what it reads, `type` and `np` its parameters; the whole has `channels`, those of each row's output.
+        The layers, and the indices of those whose output a later layer reads. Each layer has `i`, its index; `f`, its
+        inputs; `type`; and `np`, its number of parameters. `channels` of the whole are the output channels of each row.
     """
     copy_late_names()
     anchors, nc, gd, gw = d["anchors"], d["nc"], d["depth_multiple"], d["width_multiple"]
@@ -637,7 +649,7 @@ def parse_model(
 
 
 def kept_width(args: list, c1: int, no: int, gw: float) -> int:
-    """Return c1, the channels of a block that keeps them; ValueError if its row states others."""
+    """Return c1 for a block that keeps its channels; ValueError if its row states another number."""
     if args:
         stated = stated_width(args)
         scaled = stated if stated == no else make_divisible(stated * gw, 8)
@@ -650,12 +662,12 @@ def kept_width(args: list, c1: int, no: int, gw: float) -> int:
 
 
 def takes_levels(m: Callable) -> bool:
-    """Return whether a class can be made as Detect is, by nc, anchors and ch, the channels of each level."""
+    """Return True if a class takes Detect's arguments: nc, anchors and ch, the channels of each level."""
     return {"nc", "anchors", "ch"} <= parameters_of(m).keys()
 
 
 def make_layer(m: Callable[..., nn.Module], n: int, args: list, named: dict[str, object]) -> nn.Module:
-    """Make a row's layer, n of them in a row if n is above 1; ValueError if m does not give a module."""
+    """Build a row's layer, n of them in sequence if n > 1; ValueError if m does not return a module."""
     layer = nn.Sequential(*(m(*args, **named) for _ in range(n))) if n > 1 else m(*args, **named)
     if not isinstance(layer, nn.Module):
         raise ValueError(f"{m.__name__} gives {type(layer).__name__}, not a module")
@@ -676,7 +688,7 @@ class Options:
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
-    """The options of the command line, or of `arguments`."""
+    """Parse the command line, or `arguments`."""
     parser = argparse.ArgumentParser(description="Build a model and print its layers.")
     parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml, e.g. yolov5s-NAM.yaml")
     parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
@@ -686,7 +698,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> Options:
 
 
 def main(opt: Options) -> Model:
-    """Builds the model that the options name."""
+    """Build the model that the options name."""
     device = select_device(opt.device)
     model = Model(opt.cfg).to(device)
     if opt.profile:
@@ -703,7 +715,7 @@ def main(opt: Options) -> Model:
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name in {"__path__", "__all__"}:  # an import asks for the one; a star import takes this module's own names
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -114,7 +114,7 @@ def test_options_out_of_range(run, pictures, option, message):
 
 def test_console_and_files(run, pictures):
     folder, lines = run(source=pictures, save_txt=True, save_conf=True, save_crop=True)
-    assert [line.rsplit("(", 1)[0] for line in lines if line.startswith("image")] == [
+    assert [line.rsplit("(", 1)[0] for line in lines if line.startswith("image ")] == [
         f"image 1/2 {pictures / 'a.jpg'}: 320x640 1 person, 1 tie, Done. ",
         f"image 2/2 {pictures / 'b.png'}: 320x640 1 person, 1 tie, Done. ",
     ]
@@ -273,7 +273,13 @@ def test_video(run, tmp_path):
             writer.write(np.full((48, 64, 3), 90, np.uint8))
     folder, lines = run(source=tmp_path / "clip.mp4", save_txt=True)
     assert files(folder) == ["clip.mp4", *(f"labels/clip_{i}.txt" for i in (1, 2, 3, 4))]
-    assert lines[3].startswith(f"video 1/1 (3/4) {tmp_path / 'clip.mp4'}: 480x640 1 person, 1 tie, Done. (")
+    assert (
+        sum(
+            line.startswith(f"video 1/1 (3/4) {tmp_path / 'clip.mp4'}: 480x640 1 person, 1 tie, Done. (")
+            for line in lines
+        )
+        == 1
+    )
     capture = cv2.VideoCapture(str(folder / "clip.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(29.97, abs=0.01)
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 4

@@ -1,9 +1,10 @@
-"""The detection head: the network's maps become boxes.
+"""The detection head: decode the network's feature maps into boxes.
 
-A head of another class, pasted from a recipe, serves as well: see `is_head` for what it must have. The functions at
-the foot set up any head.
+A head of another class, pasted from a recipe, works too; `is_head` lists what it needs. The functions at the end of the
+file set up any head.
 
-Legend: B batch, H W a map's height and width, L levels, A anchors per cell, N boxes of all levels, no = 5 + nc outputs.
+Shapes: B batch, H and W height and width of a feature map, L levels, A anchors per cell, N boxes of all levels, no = 5
++ nc outputs per box.
 """
 
 import math
@@ -16,14 +17,14 @@ from utils.general import LOGGER
 
 
 class Detect(nn.Module):
-    """The head: a 1x1 convolution per level gives, for each cell and anchor, a box, an objectness and class scores.
+    """YOLOv5's head: a 1x1 convolution per level predicts a box, an objectness and class scores per cell and anchor.
 
-    anchors are w, h, w, h, ... in pixels for each level; the buffer `anchors` (L, A, 2) holds them in cells once
-    `set_strides` has said how many pixels a cell is. Of more inputs than levels the first are read.
+    `anchors` are w, h, w, h, ... in pixels for each level. The buffer `anchors` (L, A, 2) holds them in cells after
+    `set_strides`. If there are more inputs than levels, the first ones are used.
 
-    `grid` and `anchor_grid` are v6.1's: for each level the columns and rows of its cells, and its anchors in pixels,
-    both (1, A, H, W, 2) of the last size that was decoded. Nothing is computed from them. `inplace` and `onnx_dynamic`
-    are there for v6.1's programs, which set them; every size is decoded without writing in place.
+    `grid` and `anchor_grid` exist for v6.1's programs: per level the columns and rows of the cells, and the anchors in
+    pixels, both (1, A, H, W, 2), of the size decoded last. `inplace` and `onnx_dynamic` exist because such programs set
+    them. Decoding uses none of the four.
     """
 
     stride: Tensor  # (L,) pixels of a cell
@@ -48,9 +49,9 @@ class Detect(nn.Module):
         self.anchor_grid = [torch.zeros(1, device="cpu")] * self.nl
 
     def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]] | tuple[Tensor]:
-        """Raw maps, L of (B, A, H, W, no); in evaluation the decoded boxes (B, N, no) before them.
+        """Return L raw maps (B, A, H, W, no); in evaluation mode the decoded boxes (B, N, no) before them.
 
-        Decoded are xywh in pixels, objectness and class scores 0..1, by level, then anchor, row, column.
+        Decoded boxes are xywh in pixels, objectness and class scores in 0..1, ordered by level, anchor, row, column.
         """
         raw = []
         for conv, features in zip(self.m, x, strict=False):
@@ -62,10 +63,10 @@ class Detect(nn.Module):
         return (self.decode(raw),) if self.export else (self.decode(raw), raw)
 
     def decode(self, raw: list[Tensor]) -> Tensor:
-        """The boxes (B, N, no) that the raw maps mean.
+        """Decode raw maps into boxes (B, N, no).
 
-        In FP32 where the maps are of half that size: beyond 256 pixels bf16 knows even coordinates only, beyond 2048
-        half does. By multiplications, as some runtimes have no power.
+        FP16 and bf16 maps are decoded in FP32: above 256 pixels bf16 represents even coordinates only, above 2048 FP16
+        does. Squares are multiplications, as some runtimes lack a power operator.
         """
         y = torch.cat([level.flatten(1, 3) for level in raw], 1)  # (B, N, no)
         y = (y.float() if y.dtype in (torch.float16, torch.bfloat16) else y).sigmoid()
@@ -82,7 +83,7 @@ class Detect(nn.Module):
         return torch.cat((xy, wh * wh * (anchors * strides), y[..., 4:]), -1)
 
     def _cells(self, sizes: list[tuple[int, int]], y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each box's column and row less a half (N, 2), and stride (N, 1), kept from call to call for one size."""
+        """Return column and row of each box's cell minus 0.5 (N, 2) and its stride (N, 1); cached for one size."""
         if type(y) is not Tensor or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return self._make_cells(sizes, y)  # what is traced must follow the size
         key = (sizes, y.device, y.dtype)
@@ -93,7 +94,7 @@ class Detect(nn.Module):
         return self._kept[1]
 
     def _show_grids(self, sizes: list[tuple[int, int]], cells: Tensor) -> None:
-        """Set `grid` and `anchor_grid`, unless a program of v6.1's has put a buffer in the place of one."""
+        """Set `grid` and `anchor_grid`, unless a v6.1 program has replaced one by a buffer."""
         shapes = [(1, self.na, ny, nx, 2) for ny, nx in sizes]
         if isinstance(self.__dict__.get("grid"), list):
             levels = cells.split([self.na * ny * nx for ny, nx in sizes])
@@ -118,17 +119,17 @@ PARTS = ("nl", "na", "nc", "no", "anchors", "m")  # of a head, as in v6.1: numbe
 
 
 def is_head(layer: nn.Module) -> bool:
-    """Return whether a layer is a detection head: a Detect, or a module with the parts of one."""
+    """Return True if a layer is a detection head: a Detect, or a module with a Detect's attributes."""
     return isinstance(layer, Detect) or all(hasattr(layer, name) for name in PARTS)
 
 
 def has_placeholder_anchors(head: nn.Module) -> bool:
-    """Return whether the yaml gave a number of anchors only, and nothing has replaced the stand-ins so far."""
+    """Return True if the yaml gives only the number of anchors and none have been set yet."""
     return bool((head.anchors == 0).any())
 
 
 def set_strides(head: nn.Module, strides: Sequence[float]) -> None:
-    """Set the pixels of a cell of each level, put the anchors into that order and from pixels into cells."""
+    """Set the stride of each level in pixels; sort the anchors to match and convert them from pixels to cells."""
     stride, device = torch.tensor(strides, dtype=torch.float32, device="cpu"), head.anchors.device
     device = next((parameter.device for parameter in head.parameters()), device)
     head.anchors = (in_order(head.anchors.cpu(), stride) / stride[:, None, None]).to(device)
@@ -138,7 +139,7 @@ def set_strides(head: nn.Module, strides: Sequence[float]) -> None:
 
 
 def set_anchors(head: nn.Module, anchors: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Set other anchors, w, h, w, h, ... in pixels for each level; return them in the order of the strides."""
+    """Set the anchors, w, h, w, h, ... in pixels for each level; return them in the order of the strides."""
     pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(head.nl, head.na, 2)
     stride = head.stride.cpu()
     pixels = in_order(pixels, stride)
@@ -147,7 +148,7 @@ def set_anchors(head: nn.Module, anchors: Sequence[Sequence[float]]) -> list[lis
 
 
 def in_fp32(head: nn.Module, maps: list[Tensor]) -> object:
-    """Run a head of another class without autocast: beyond 256 pixels the boxes of bf16 have even coordinates only."""
+    """Run a head of another class without autocast: above 256 pixels bf16 represents even coordinates only."""
     kind = maps[0].device.type
     if not torch.is_autocast_enabled(kind):
         return head(maps)
@@ -157,9 +158,9 @@ def in_fp32(head: nn.Module, maps: list[Tensor]) -> object:
 
 @torch.no_grad()
 def initialize_biases(head: nn.Module, strides: Sequence[float]) -> None:
-    """Let scores begin where they will be: 8 objects on an image of 640 pixels, 0.6 / nc for each class.
+    """Initialize the biases to priors: 8 objects per image of 640 pixels, 0.6 / nc for each class.
 
-    A level that is no convolution to all A * no outputs, as in a decoupled head, keeps the biases that it has.
+    A level without a convolution to A * no outputs, as in a decoupled head, keeps its biases.
     """
     for level, stride in zip(head.m, strides, strict=False):
         bias = getattr(level, "bias", None)
@@ -171,7 +172,7 @@ def initialize_biases(head: nn.Module, strides: Sequence[float]) -> None:
 
 
 def in_order(anchors: Tensor, stride: Tensor) -> Tensor:
-    """Anchors (L, A, 2) in pixels with their levels turned round where they run against the strides (L,), by area."""
+    """Reverse the levels of anchors (L, A, 2) in pixels if their areas run against the strides (L,)."""
     area = anchors.prod(-1).mean(-1)  # (L,) square pixels
     if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
         LOGGER.warning("anchors: their levels are in the reverse order of the strides, and are turned round")

@@ -1,11 +1,11 @@
-"""The attention blocks that people compare NAM with, each from its paper, for the same place in a yaml.
+"""Attention blocks to compare NAM with, each after its paper.
 
-    [-1, 1, SE, [1024]]        any of SE, ECA, CBAM, CoordAttention, SimAM, EMA, GAM; the width may be left out: []
+    [-1, 1, SE, [1024]]        SE, ECA, CBAM, CoordAttention, SimAM, EMA or GAM; the channels may be left out: []
 
-Each is x * gate(x), keeps channels and size, takes maps of any size and, having no adaptive pooling, gives the same
-gradients each time on a GPU. All are written after their papers in the form that detectors use them in.
+Each computes x * gate(x) and keeps channels and size. None uses adaptive pooling, so gradients are deterministic on a
+GPU. The forms are those that detectors use.
 
-Legend: B batch, C channels, H W height and width of a map, r reduction.
+Shapes: B batch, C channels, H and W height and width of a feature map. r is the reduction.
 """
 
 import math
@@ -18,28 +18,28 @@ from models.attention import Gated
 
 
 def reduced(channels: int, reduction: int, name: str, least: int = 1) -> int:
-    """channels / reduction, `least` at least; ValueError where the reduction makes no sense."""
+    """Return channels / reduction, at least `least`; ValueError if the reduction is out of range."""
     if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
         raise ValueError(f"{name}: reduction {reduction!r}: must be a whole number of 1 or more")
     return max(channels // reduction, least)
 
 
 def bottleneck(channels: int, hidden: int) -> nn.Sequential:
-    """Two 1x1 convolutions with ReLU between: the perceptron that each pixel's channels go through."""
+    """Build two 1x1 convolutions with a ReLU between them: a perceptron over each pixel's channels."""
     return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
 
 
 def odd(kernel: object, name: str) -> int:
-    """The kernel's size; ValueError where a map could not keep its own with it."""
+    """Check that a kernel size is odd, so that it keeps the map's size; ValueError if not."""
     if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"{name}: kernel {kernel!r}: must be an odd whole number")
     return kernel
 
 
 class SE(Gated):
-    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): g = sigmoid(W2 relu(W1 mean(x))), W1 to C / r.
+    """Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507): g = sigmoid(W2 relu(W1 mean(x))), W1 to C / r.
 
-    The caveat: one gate for a whole image, so that small objects share that of the background.
+    Limit: one gate for the whole image, so small objects share the background's.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -47,15 +47,15 @@ class SE(Gated):
         self.fc = bottleneck(channels, reduced(channels, reduction, "SE"))
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
+        """Compute the gate (B, C, 1, 1)."""
         return torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
 
 
 class ECA(Gated):
     """Efficient channel attention (Wang et al. 2020, arXiv 1910.03151): g = sigmoid(conv1d_k(mean(x))) over channels.
 
-    k, unless given, is the whole part of |log2(C) + 1| / 2, the next number where that is even. The caveat: which
-    channels are neighbours is arbitrary until training makes it matter.
+    The default k is int(|log2(C) + 1| / 2), made odd by adding one. Limit: neighbouring channels are arbitrary until
+    training gives their order a meaning.
     """
 
     def __init__(self, channels: int, kernel: int | None = None) -> None:
@@ -64,16 +64,16 @@ class ECA(Gated):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
+        """Compute the gate (B, C, 1, 1)."""
         return torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))[:, 0, :, None, None]
 
 
 class CBAM(Gated):
-    """Convolutional block attention (Woo et al. 2018, arXiv 1807.06521), channels and then places.
+    """Convolutional block attention (Woo et al. 2018, arXiv 1807.06521): channels, then pixels.
 
     g_c = sigmoid(MLP(mean(x)) + MLP(max(x))), one MLP to C / r and back; y = x * g_c; g_s = sigmoid(conv_k([mean_c(y),
-    max_c(y)])); g = g_c * g_s. The caveat: it starts at about a quarter, which harms a pretrained network more than a
-    single sigmoid.
+    max_c(y)])); g = g_c * g_s. Limit: it starts at about 0.25, which disturbs a pretrained network more than one
+    sigmoid.
     """
 
     rest = 0.25
@@ -84,7 +84,7 @@ class CBAM(Gated):
         self.conv = nn.Conv2d(2, 1, kernel, padding=odd(kernel, "CBAM") // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Compute the gate (B, C, H, W)."""
         channel = torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)) + self.fc(x.amax((2, 3), keepdim=True)))
         y = x * channel
         seen = torch.cat((y.mean(1, keepdim=True), y.amax(1, keepdim=True)), 1)  # (B, 2, H, W)
@@ -92,11 +92,11 @@ class CBAM(Gated):
 
 
 class CoordAttention(Gated):
-    """Coordinate attention (Hou et al. 2021, arXiv 2103.02907): a gate for each row times one for each column.
+    """Coordinate attention (Hou et al. 2021, arXiv 2103.02907): a gate per row times a gate per column.
 
-    Means along rows and along columns go together through 1x1 convolution to max(8, C / r), batch norm and h-swish, and
-    apart through one more to g = sigmoid(.)_h * sigmoid(.)_w. The caveat: rows know nothing of columns, so two objects
-    open four places. It starts at about a quarter.
+    Means along rows and columns share a 1x1 convolution to max(8, C / r), batch norm and h-swish; one more convolution
+    each gives g = sigmoid(.)_h * sigmoid(.)_w. Limits: rows are independent of columns, so two objects open four
+    positions; it starts at about 0.25.
     """
 
     rest = 0.25
@@ -109,7 +109,7 @@ class CoordAttention(Gated):
         self.conv_w = nn.Conv2d(hidden, channels, 1)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Compute the gate (B, C, H, W)."""
         h, w = x.shape[2:]
         strips = torch.cat((x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)), 2)  # (B, C, H + W, 1)
         rows, columns = self.shared(strips).split((h, w), 2)
@@ -117,10 +117,10 @@ class CoordAttention(Gated):
 
 
 class SimAM(Gated):
-    """Attention without parameters (Yang et al. 2021, ICML, PMLR 139): g = sigmoid((x - m)^2 / (4 (v + l)) + 1 / 2).
+    """Parameter-free attention (Yang et al. 2021, ICML, PMLR 139): g = sigmoid((x - m)^2 / (4 (v + l)) + 1 / 2).
 
-    m and v are mean and variance (of H * W - 1) of each channel over its places, l is e_lambda. The caveat: the energy
-    is never negative, so that no gate is below 0.62, and far from the mean is important whatever the sign.
+    m and v are mean and variance (over H * W - 1) of each channel, l is e_lambda. Limits: the energy is never negative,
+    so no gate is below 0.62; values far from the mean count as important whatever their sign.
     """
 
     rest = 1 / (1 + math.exp(-0.5))
@@ -132,7 +132,7 @@ class SimAM(Gated):
         self.e_lambda = float(e_lambda)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Compute the gate (B, C, H, W)."""
         x = x.float()  # squares in half precision overflow
         squares = (x - x.mean((2, 3), keepdim=True)).square()
         variance = squares.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)
@@ -140,10 +140,10 @@ class SimAM(Gated):
 
 
 class EMA(Gated):
-    """Efficient multi-scale attention (Ouyang et al. 2023, ICASSP, arXiv 2305.13563), in `groups` groups of channels.
+    """Efficient multi-scale attention (Ouyang et al. 2023, ICASSP, arXiv 2305.13563) in `groups` groups of channels.
 
-    Of a group u: a 1x1 convolution of its means along rows and columns gates it to a = norm(u * sigmoid(.)_h *
-    sigmoid(.)_w); a 3x3 convolution gives b; each one's softmax of mean channels weighs the other's places, and g =
+    For a group u: a 1x1 convolution of its means along rows and columns gates it to a = norm(u * sigmoid(.)_h *
+    sigmoid(.)_w); a 3x3 convolution gives b. The softmax of each one's mean channels weights the other's pixels: g =
     sigmoid(softmax(mean(a)) b + softmax(mean(b)) a), one gate for all channels of a group.
     """
 
@@ -158,7 +158,7 @@ class EMA(Gated):
         self.conv3 = nn.Conv2d(width, width, 3, padding=1)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Compute the gate (B, C, H, W)."""
         b, c, h, w = x.shape
         g, width = self.groups, c // self.groups
         u = x.reshape(b * g, width, h, w)
@@ -173,11 +173,11 @@ class EMA(Gated):
 
 
 class GAM(Gated):
-    """Global attention (Liu, Shao and Hoffmann 2021, arXiv 2112.05561), channels and then places, without pooling.
+    """Global attention (Liu, Shao and Hoffmann 2021, arXiv 2112.05561): channels, then pixels, without pooling.
 
-    g_c = sigmoid(MLP(x)) of each pixel's channels, to C / r and back; y = x * g_c; g_s = sigmoid(BN(conv7(relu(BN(
-    conv7(y)))))), to C / r and back; g = g_c * g_s. The caveat: two 7x7 convolutions, so it is far larger than all
-    others here (1.6 M parameters at 256 channels); an effect may be that of size alone.
+    g_c = sigmoid(MLP(x)) over each pixel's channels, to C / r and back; y = x * g_c; g_s = sigmoid(BN(conv7(relu(BN(
+    conv7(y)))))), to C / r and back; g = g_c * g_s. Limit: two 7x7 convolutions make it far larger than the others (1.6
+    M parameters at 256 channels), so an effect may come from size alone.
     """
 
     rest = 0.25
@@ -195,6 +195,6 @@ class GAM(Gated):
         )
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Compute the gate (B, C, H, W)."""
         channel = torch.sigmoid(self.fc(x))
         return channel * torch.sigmoid(self.conv(x * channel))

@@ -1,4 +1,4 @@
-"""Blocks of v6.1's experimental part that a row of a model yaml may name; letters as in models/common.py."""
+"""Rarely used blocks of v6.1's experimental module. Argument names are those of models/common.py."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from models.common import Conv
 
 
 class CrossConv(nn.Module):
-    """A 1 x k and a k x 1 convolution in place of k x k; added to the input where shortcut is set and widths agree."""
+    """A 1 x k and a k x 1 convolution instead of k x k; a residual connection if `shortcut` is set and c1 equals c2."""
 
     def __init__(
         self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, e: float = 1.0, shortcut: bool = False
@@ -22,20 +22,20 @@ class CrossConv(nn.Module):
         self.add = shortcut and c1 == c2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
 
 class Sum(nn.Module):
-    """The sum of n maps; with `weight` all but the first are weighed by numbers from 0 to 2 that are learned."""
+    """Sum of n maps. With `weight` all but the first have a learned weight in 0..2."""
 
     def __init__(self, n: int, weight: bool = False) -> None:
         super().__init__()
         self.w = nn.Parameter(-torch.arange(1.0, n) / 2) if weight else None  # (n - 1,)
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        """n tensors of one shape -> same."""
+        """Add n tensors of one shape."""
         first, *others = x
         if self.w is not None:
             others = [2 * w * y for w, y in zip(self.w.sigmoid(), others, strict=True)]
@@ -43,9 +43,9 @@ class Sum(nn.Module):
 
 
 class MixConv2d(nn.Module):
-    """Convolutions of several kernel sizes side by side, batch norm, SiLU (MixConv, arXiv 1907.09595).
+    """Convolutions of several kernel sizes in parallel, batch norm, SiLU (MixConv, arXiv 1907.09595).
 
-    With equal_ch each size gives the same number of channels, else about the same number of weights per group's input.
+    equal_ch: the same number of output channels for each size; otherwise about the same number of weights.
     """
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (1, 3), s: int = 1, equal_ch: bool = True) -> None:
@@ -63,5 +63,5 @@ class MixConv2d(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))

@@ -1,4 +1,4 @@
-"""NAM's sparsity penalty (arXiv 2111.12419, section 3): p * (sum |gamma| + sum |lambda|) on top of the loss."""
+"""NAM's sparsity penalty (arXiv 2111.12419, section 3): p * (sum |gamma| + sum |lambda|), added to the loss."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from utils.general import LOGGER
 
 
 def scale_factors(model: nn.Module) -> list[nn.Parameter]:
-    """The gammas and lambdas of all NAM blocks of a network that are trained, (C,) and (S * S,) each."""
+    """Return the trainable gammas (C,) and lambdas (S * S,) of all NAM blocks of a network."""
     norms = [module.bn2 for module in model.modules() if isinstance(module, NAMChannel)]
     norms += [module.bn for module in model.modules() if isinstance(module, NAMSpatial)]
     return [norm.weight for norm in norms if norm.weight.requires_grad]
@@ -18,18 +18,18 @@ def scale_factors(model: nn.Module) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class SparsityPenalty:
-    """p times the L1 norm of some scale factors, as a function without arguments."""
+    """p times the L1 norm of scale factors, as a function without arguments."""
 
     factors: tuple[nn.Parameter, ...]
     p: float
 
     def __call__(self) -> Tensor:
-        """The penalty, a single number with its gradient."""
+        """Compute the penalty, a scalar with gradient."""
         return self.p * torch.stack([factor.abs().sum() for factor in self.factors]).sum()
 
 
 def nam_penalty(model: nn.Module, p: float) -> SparsityPenalty | None:
-    """The penalty of strength p on a network's NAM blocks; None where p is 0 or there is nothing to shrink."""
+    """Return the penalty of strength p for a network's NAM blocks; None if p is 0 or there are none."""
     factors = scale_factors(model) if p else []
     if p and not factors:
         LOGGER.warning(f"nam_sparsity {p:g} changes nothing: the model has no NAMAttention that is trained")

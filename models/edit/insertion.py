@@ -1,7 +1,8 @@
-"""Blocks put into a model yaml's rows by what a place means: every `from` behind them follows.
+"""Insert blocks into a model yaml's rows; every `from` after them is renumbered.
 
-What reads a row reads the block put in after it; before a row, a block is put into each of its inputs, which others go
-on reading as they are. Places are told in the numbers of the yaml as it is, however many blocks go in.
+Rows that read the target row read the block inserted after it. A block inserted before a row goes into each of its
+inputs; other readers of those inputs are unchanged. Positions refer to the given yaml, however many blocks are
+inserted.
 """
 
 import copy
@@ -33,7 +34,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Block:
-    """A block to put in: its module's name, and its arguments as a row has them."""
+    """A block to insert: its module's name and its arguments as in a row."""
 
     module: str
     args: tuple = ()
@@ -41,7 +42,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Insertion:
-    """A block and its place, in the words of `PLACES`: after it, or before it."""
+    """A block and its position, see `PLACES`: after or before it."""
 
     block: Block
     place: str
@@ -50,7 +51,7 @@ class Insertion:
 
 @dataclass(eq=False)
 class Node:
-    """A row in a graph whose edges are the rows themselves; `old` is its number in the yaml, None of a new one."""
+    """A row in a graph whose edges are rows; `old` is its index in the yaml, None for a new one."""
 
     section: str
     old: int | None
@@ -63,14 +64,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Inserted:
-    """What came of it: the yaml's new content, and its rows in order, those put in among them."""
+    """The result: the yaml's new content, and all rows in order."""
 
     content: dict
     nodes: list[Node]
 
     @property
     def moved(self) -> dict[int, int]:
-        """Each old row's new number."""
+        """The new index of each old row."""
         return {node.old: i for i, node in enumerate(self.nodes) if node.old is not None}
 
 
@@ -78,7 +79,7 @@ class Inserted:
 
 
 def parse_block(text: str) -> Block:
-    """`NAMAttention` or `SE[c, 16]` as a block; ValueError where it is neither."""
+    """Parse `NAMAttention` or `SE[c, 16]`; ValueError if it is malformed."""
     match = BLOCK.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no block: NAMAttention, or with arguments, NAMAttention[...], is wanted")
@@ -92,9 +93,9 @@ def parse_block(text: str) -> Block:
 
 
 def parse_insertions(texts: Sequence[str]) -> list[Insertion]:
-    """What --insert asks for: `NAMAttention@p5`, several after commas, a lone place being one more for the block.
+    """Parse --insert: `NAMAttention@p5`, comma-separated; a position without a block repeats the block before it.
 
-    `NAMAttention@before:p5` puts it into the inputs of that row, as `NAMAttention@detect` does into Detect's.
+    `NAMAttention@before:p5` inserts into the inputs of that row, as `NAMAttention@detect` does into Detect's.
     """
     found: list[Insertion] = []
     for text in texts:
@@ -113,7 +114,7 @@ def parse_insertions(texts: Sequence[str]) -> list[Insertion]:
 
 
 def _split(text: str) -> list[str]:
-    """The text's pieces between commas that stand in no brackets."""
+    """Split a text at commas outside brackets."""
     depth, pieces = 0, [""]
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -128,7 +129,7 @@ def _split(text: str) -> list[str]:
 
 
 class PlaceKind(Enum):
-    """What a place names."""
+    """The kind of row that a position names."""
 
     ROW = auto()  # a row by its number
     LEVEL = auto()  # p3..p6, within a section or not
@@ -140,7 +141,7 @@ class PlaceKind(Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """A place, parsed from its text: its kind, and the fields which that kind has."""
+    """A parsed position: its kind and the fields of that kind."""
 
     kind: PlaceKind
     text: str  # as given, without its picks
@@ -152,7 +153,7 @@ class Place:
 
 
 def parse_place(text: str, names: Mapping[str, int]) -> Place:
-    """Parse the text of a place once; `names` gives the numbers of the rows that have names."""
+    """Parse a position. `names` maps the names of rows to their indices."""
     if text in names:
         return Place(PlaceKind.NAME, text, index=names[text])
     if re.fullmatch(r"-?\d+", text):
@@ -172,10 +173,12 @@ def parse_place(text: str, names: Mapping[str, int]) -> Place:
 
 
 def match_place(place: Place, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
-    """Return the numbers of the rows that a place means; the first `backbone` rows are the backbone's.
+    """Return the indices of the rows that a position names; the first `backbone` rows are the backbone's.
 
-    `strides` gives the rows' strides in pixels; it is called where a level is asked for. Raise ValueError where no
-    row matches.
+    `strides` returns the rows' strides in pixels and is called only for levels.
+
+    Raises:
+        ValueError: if no row matches.
     """
     found = _match_unpicked(place, rows, backbone, strides)
     text = place.text
@@ -189,7 +192,7 @@ def match_place(place: Place, rows: Sequence[Row], backbone: int, strides: Calla
 
 
 def _match_unpicked(place: Place, rows: Sequence[Row], backbone: int, strides: Callable[[], list[float]]) -> list[int]:
-    """Return the numbers of the rows that a place means before its picks."""
+    """Return the indices of the rows that a position names, before its picks are applied."""
     if place.kind is PlaceKind.NAME:
         return [place.index]
     if place.kind is PlaceKind.ROW:
@@ -212,7 +215,7 @@ def _match_unpicked(place: Place, rows: Sequence[Row], backbone: int, strides: C
 
 
 def _is_of_module(row: Row, place: Place) -> bool:
-    """Return whether a row's module is the place's; Detect alone may be written in any case."""
+    """Return True if a row's module is the position's; Detect may be written in any case."""
     module = row.content[2]
     if place.kind is PlaceKind.DETECT:
         return module.lower() == HEAD.lower()
@@ -220,12 +223,12 @@ def _is_of_module(row: Row, place: Place) -> bool:
 
 
 def _is_head(row: Row, place: Place, rows: Sequence[Row]) -> bool:
-    """Return whether the place is detect and the row the last one, which is a head whatever its class."""
+    """Return True if the position is detect and the row is the last one, which is the head whatever its class."""
     return place.kind is PlaceKind.DETECT and row is rows[-1]
 
 
 def _match_level(place: Place, section_rows: Sequence[Row], detect: Row, strides: list[float]) -> list[int]:
-    """Return the section's last row of the place's stride; without a section the row which Detect reads."""
+    """Return the section's last row of the position's stride; without a section the row that Detect reads."""
     if place.section:
         return [row.index for row in section_rows if strides[row.index] == place.stride][-1:]
     found = [source for source in dict.fromkeys(detect.sources) if source >= 0 and strides[source] == place.stride]
@@ -236,7 +239,7 @@ def _match_level(place: Place, section_rows: Sequence[Row], detect: Row, strides
 
 
 def row_strides(content: dict, file: str) -> list[float]:
-    """The stride in pixels of each row's output; infinite where it gives no map."""
+    """Return the stride in pixels of each row's output; infinite if it is not a feature map."""
     with torch.device("meta"):
         model = quiet_model(content, file).eval()
         strides = [float("inf")] * len(model.rows)
@@ -252,7 +255,7 @@ def row_strides(content: dict, file: str) -> list[float]:
 
 
 def quiet_model(content: dict, file: str) -> Model:
-    """The model of a yaml's content, nothing logged; errors name the file."""
+    """Build a model from a yaml's content without logging; errors name the file."""
     try:
         return Model(content, verbose=False, warn=False)
     except ValueError as error:
@@ -263,10 +266,10 @@ def quiet_model(content: dict, file: str) -> Model:
 
 
 def insert(content: dict, insertions: Sequence[Insertion], file: str = "model yaml") -> Inserted:
-    """The content of a model yaml with blocks put in, for which it is copied; ValueError where a place is none.
+    """Insert blocks into a copy of a model yaml's content; ValueError if a position is invalid.
 
-    Several blocks at one place follow each other in the order given. A block without arguments that needs its channels
-    gets those of what it reads.
+    Blocks at one position follow each other in the given order. A block without arguments that needs its channels gets
+    those of its input.
     """
     if content.get("pruned"):
         raise ValueError(f"{file}: is of a pruned network, whose rows are settled; put blocks in before pruning it")
@@ -304,7 +307,7 @@ def insert(content: dict, insertions: Sequence[Insertion], file: str = "model ya
 
 
 def with_insertions(cfg: str | Path | dict, texts: Sequence[str], file: str = "") -> dict:
-    """The content of a model yaml with what --insert asks for, the change logged; `file` names a mapping in it."""
+    """Apply --insert to a model yaml's content and log the change; `file` names a mapping in it."""
     content, found = load_model_yaml(cfg)
     inserted = insert(content, parse_insertions(texts), file or found)
     LOGGER.info(difference(content, inserted, file or found, "with --insert"))
@@ -322,7 +325,7 @@ def _graph(content: dict, rows: Sequence[Row]) -> list[Node]:
 
 
 def _put_after(nodes: list[Node], target: Node, block: Block, channels: int) -> Node:
-    """The new row behind `target`, which all that read that one read now."""
+    """Insert a row after `target`; all readers of the target read it."""
     new = _new(nodes, target.section, block, target, -1, channels)
     for node in nodes:
         node.sources = [new if source is target else source for source in node.sources]
@@ -331,7 +334,7 @@ def _put_after(nodes: list[Node], target: Node, block: Block, channels: int) -> 
 
 
 def _put_before(nodes: list[Node], target: Node, block: Block, channels: int) -> None:
-    """A new row for each input of `target`, which alone reads it."""
+    """Insert a row into each input of `target`, which alone reads it."""
     for source in dict.fromkeys(target.sources):
         item = target.items[target.sources.index(source)]
         new = _new(nodes, target.section, block, source, item, channels)
@@ -342,7 +345,7 @@ def _put_before(nodes: list[Node], target: Node, block: Block, channels: int) ->
 def _new(
     nodes: Sequence[Node], section: str, block: Block, source: Node | None, item: int | str, channels: int
 ) -> Node:
-    """A row with the block; one that reads a named row is named too, so that a `from` may go on by name."""
+    """Make a row with the block. It is named if its input is, so that a `from` can refer to it by name."""
     args = list(block.args)
     if not args and states_width(block.module):
         args = [WIDTH]
@@ -357,7 +360,7 @@ def _new(
 
 
 def _width(node: Node | None, channels: int) -> int:
-    """The channels of a row's output, before scaling, as its yaml tells them; `channels` are the image's."""
+    """Return the output channels of a row before scaling, as the yaml states them; `channels` are the image's."""
     if node is None:
         return channels
     module, args = node.row[2:4]
@@ -371,7 +374,7 @@ def _width(node: Node | None, channels: int) -> int:
 
 
 def _number(nodes: Sequence[Node]) -> None:
-    """Writes each row's `from` for its new place, in the way it was told: backwards, by number or by name."""
+    """Rewrite each row's `from` for the new indices, in its given form: relative, absolute or by name."""
     places = {node: i for i, node in enumerate(nodes)}
     for i, node in enumerate(nodes):
         items: list[int | str] = []
@@ -390,9 +393,9 @@ def _number(nodes: Sequence[Node]) -> None:
 
 
 def difference(content: dict, inserted: Inserted, file: str, out: str) -> str:
-    """What the insertion changed, a line for each row that is new, reads another row, or only names it anew.
+    """Describe the insertion: a line for each row that is new, reads another row or has another index.
 
-    Builds both networks, without numbers, for their parameters; ValueError where the new one cannot be built.
+    Builds both networks on the meta device to count parameters; ValueError if the new one cannot be built.
     """
     with torch.device("meta"):
         old, new = quiet_model(content, file), quiet_model(inserted.content, out)

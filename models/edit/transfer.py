@@ -1,7 +1,7 @@
-"""A checkpoint's weights for a model of another yaml: each tensor goes to the layer that plays its layer's part.
+"""Transfer a checkpoint's weights to a model of another yaml: each tensor goes to the corresponding layer.
 
-Rows of two yamls correspond by what they are, what they read and the shapes inside them, never by their number: a row
-put in, taken out or replaced leaves all others with their weights.
+Rows of two yamls correspond by module, inputs and tensor shapes, never by index. So rows that are inserted, removed or
+replaced leave the weights of all others in place.
 """
 
 import re
@@ -29,7 +29,7 @@ COLUMNS = (("matched", 8), ("refused", 8), ("new", 5))
 
 @dataclass(frozen=True)
 class Layer:
-    """A row of a model yaml: what it is, which rows it reads, and its tensors by their names within the layer."""
+    """A row of a model yaml: its module, the rows it reads, and its tensors by their names within the layer."""
 
     index: int
     module: str
@@ -38,15 +38,15 @@ class Layer:
     tensors: dict[str, Tensor]
 
     def full_name(self, name: str) -> str:
-        """Return the name in the state dict of one of its tensors."""
+        """Return the state dict key of one of its tensors."""
         return f"model.{self.index}.{name}"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's names in the checkpoint and in the model, the layers' numbers there and the layers' module.
+    """A tensor's names in checkpoint and model, the indices of its layer in both, and the layer's module.
 
-    Name and number are empty and None where only the other side has it; `reason` says why it was not copied.
+    Name and index are empty and None on a side that lacks it; `reason` says why it was not copied.
     """
 
     source: str
@@ -58,7 +58,7 @@ class Entry:
 
 @dataclass
 class TransferReport:
-    """What became of each tensor: copied, not copied from the checkpoint, or had by the model only."""
+    """The fate of each tensor: copied, not copied from the checkpoint, or in the model only."""
 
     matched: list[Entry] = field(default_factory=list)
     refused: list[Entry] = field(default_factory=list)
@@ -66,16 +66,16 @@ class TransferReport:
 
     @property
     def items(self) -> int:
-        """The tensors that were copied."""
+        """The number of tensors copied."""
         return len(self.matched)
 
     @property
     def total(self) -> int:
-        """The tensors of the checkpoint."""
+        """The number of tensors in the checkpoint."""
         return len(self.matched) + len(self.refused)
 
     def check(self, file: str, cfg: str, required: float = 0.0) -> None:
-        """ValueError where nothing was copied, or less than this share of the checkpoint; a warning for less than half.
+        """Raise ValueError if nothing, or less than the required share of the checkpoint, was copied; warn below half.
 
         `file` and `cfg` name the checkpoint and the model.
         """
@@ -91,7 +91,7 @@ class TransferReport:
             LOGGER.warning(f"{file}: less than half of it fits {cfg}")
 
     def __str__(self) -> str:
-        """A head line, and a table of the layers with their numbers in the checkpoint and in the model."""
+        """Format a headline and a table of the layers with their indices in checkpoint and model."""
         counts: dict[tuple[tuple[int | None, int | None], str], Counter[str]] = {}
         reasons: dict[tuple[tuple[int | None, int | None], str], str] = {}
         for kind, _ in COLUMNS:
@@ -113,10 +113,10 @@ class TransferReport:
 
 @torch.no_grad()
 def transfer_weights(checkpoint: Checkpoint, model: Model, exclude: Sequence[str] = ()) -> TransferReport:
-    """Copy into the model each tensor of the checkpoint that its layer has in the same shape; report on all of them.
+    """Copy each tensor of the checkpoint whose layer in the model has it in the same shape; report on all.
 
-    Parts of a layer, such as a convolution or a norm, are copied whole or not at all. A tensor with one of `exclude`
-    among the words of its name (`anchors` in model.24.anchors) stays as the model has it.
+    Parts of a layer, such as a convolution or a norm, are copied whole or not at all. Tensors with a word of `exclude`
+    in their name (`anchors` in model.24.anchors) are not copied.
     """
     source = read_layers(checkpoint.yaml, checkpoint.state)
     target = read_layers(model.yaml, model.state_dict())
@@ -134,7 +134,7 @@ def transfer_weights(checkpoint: Checkpoint, model: Model, exclude: Sequence[str
 
 
 def read_layers(yaml: dict, state: dict[str, Tensor]) -> list[Layer]:
-    """The rows of a model yaml with their tensors out of a state dict."""
+    """Return the rows of a model yaml with their tensors from a state dict."""
     tensors: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         if match := TENSOR_NAME.fullmatch(name):
@@ -146,12 +146,12 @@ def read_layers(yaml: dict, state: dict[str, Tensor]) -> list[Layer]:
 
 
 def tensors_by_name(layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """Return the tensors of all layers by their full names, as in a state dict."""
+    """Return the tensors of all layers by state dict key."""
     return {layer.full_name(name): value for layer in layers for name, value in layer.tensors.items()}
 
 
 def match_names(source: Sequence[Layer], target: Sequence[Layer], pairs: dict[int, int]) -> dict[str, str]:
-    """Return the full name in the model of each tensor of the checkpoint that has a counterpart there."""
+    """Map each of the checkpoint's keys that has a counterpart to its key in the model."""
     levels = match_levels(source, target, pairs)
     names: dict[str, str] = {}
     for layer in source:
@@ -172,7 +172,7 @@ def find_refused(
     names: dict[str, str],
     exclude: Sequence[str],
 ) -> dict[str, str]:
-    """Return why tensors of the checkpoint are not copied, by full name; all others are."""
+    """Return the reasons for tensors of the checkpoint that are not copied, by key."""
     target_tensors = tensors_by_name(target)
     refused: dict[str, str] = {}
     for layer in source:
@@ -193,7 +193,7 @@ def find_refused(
 def copy_tensors(
     source: Sequence[Layer], target: Sequence[Layer], names: dict[str, str], refused: Collection[str]
 ) -> None:
-    """Copy the tensors which have a name in the model and are not refused, in place."""
+    """Copy the tensors that have a key in the model and are not refused, in place."""
     target_tensors = tensors_by_name(target)
     for name, value in tensors_by_name(source).items():
         if name not in refused:
@@ -208,7 +208,7 @@ def make_report(
     reasons: dict[str, str],
     classes: tuple[int, int],
 ) -> TransferReport:
-    """Return what became of each layer's tensors; `classes` are the numbers of the checkpoint and of the model."""
+    """Report on each layer's tensors; `classes` are the numbers of classes of checkpoint and model."""
     report = TransferReport()
     for layer in source:
         layers = (layer.index, pairs.get(layer.index))
@@ -233,7 +233,7 @@ def make_report(
 def _find_misfits(
     values: dict[str, Tensor], targets: dict[str, Tensor | None], all_targets: dict[str, Tensor]
 ) -> dict[str, str]:
-    """Return why tensors of a layer cannot be copied, by name.
+    """Return the reasons for tensors of a layer that cannot be copied, by name.
 
     A part of a layer, such as a norm, is copied whole or not at all.
     """
@@ -259,7 +259,7 @@ def _part(name: str) -> str:
 
 
 def _with_classes(entry: Entry, head: int, classes: tuple[int, int]) -> Entry:
-    """The entry; that of the head's convolutions says that the classes differ."""
+    """Add to an entry of the head's convolutions that the numbers of classes differ."""
     if entry.layers[0] != head or not entry.target or ".m." not in entry.target:
         return entry
     reason = f"{entry.reason} ({classes[0]} classes in the checkpoint, {classes[1]} here)"
@@ -270,10 +270,10 @@ def _with_classes(entry: Entry, head: int, classes: tuple[int, int]) -> Entry:
 
 
 def align(source: Sequence[Layer], target: Sequence[Layer]) -> dict[int, int]:
-    """Return which row of `target` plays the part of which of `source`, in order and of the same module; heads do.
+    """Map rows of `source` to corresponding rows of `target`, in order and of the same module; heads always match.
 
-    Two rows score higher the more tensors have the same names and shapes, and if what they read corresponds too, by
-    the alignment of the round before.
+    The score of two rows is the number of tensors with equal names and shapes, plus a bonus if their inputs
+    corresponded in the previous round.
     """
     similarity = {
         (a.index, b.index): _similarity(a, b) for a in source[:-1] for b in target[:-1] if _is_same_part(a, b)
@@ -296,12 +296,12 @@ def align(source: Sequence[Layer], target: Sequence[Layer]) -> dict[int, int]:
 
 
 def _is_same_part(source: Layer, target: Layer) -> bool:
-    """Return whether two rows can play the same part."""
+    """Return True if two rows may correspond."""
     return SAME_PART.get(source.module, source.module) == SAME_PART.get(target.module, target.module)
 
 
 def _similarity(source: Layer, target: Layer) -> int:
-    """Return the score of two rows of the same module, whatever they read."""
+    """Return the score of two rows of the same module without their inputs."""
     source_shapes = {name: value.shape for name, value in source.tensors.items() if value.ndim}
     target_shapes = {name: value.shape for name, value in target.tensors.items() if value.ndim}
     same = sum(target_shapes.get(name) == shape for name, shape in source_shapes.items())
@@ -319,7 +319,7 @@ def _score_inputs(
     target: Sequence[Layer],
     pairs: dict[int, int],
 ) -> int:
-    """Return what it adds to two rows' score that they read rows which correspond, one by one."""
+    """Return the bonus for two rows whose inputs correspond one by one."""
     source_inputs = _origins(source_layer, source, pairs.keys())
     target_inputs = _origins(target_layer, target, set(pairs.values()))
     same = sum(_corresponds(a, b, pairs) for a, b in zip(source_inputs, target_inputs, strict=False))
@@ -327,14 +327,14 @@ def _score_inputs(
 
 
 def _origins(layer: Layer, layers: Sequence[Layer], matched: Collection[int]) -> list[int | None]:
-    """Return for each input of a layer the row that `origin` finds."""
+    """Return `origin` for each input of a layer."""
     return [origin(index, layers, matched) for index in layer.sources]
 
 
 def origin(index: int, layers: Sequence[Layer], matched: Collection[int]) -> int | None:
-    """Return the matched row, or the image, whose output comes in through rows that are not matched.
+    """Return the matched row, or the image, that a row's output derives from through unmatched rows.
 
-    None where these read several.
+    None if one of those reads several.
     """
     while index != IMAGE and index not in matched:
         sources = layers[index].sources
@@ -349,7 +349,7 @@ def _corresponds(a: int | None, b: int | None, pairs: dict[int, int]) -> bool:
 
 
 def _best_pairs(scores: dict[tuple[int, int], int], rows: int, columns: int) -> dict[int, int]:
-    """Return the pairs, rising in both numbers, of the highest score together; of equal ones those that come first."""
+    """Return the pairs, increasing in both indices, with the highest total score; of equal ones the first."""
     best = [[0] * (columns + 1) for _ in range(rows + 1)]
     for row in range(rows):
         for column in range(columns):
@@ -373,7 +373,7 @@ def _best_pairs(scores: dict[tuple[int, int], int], rows: int, columns: int) -> 
 
 
 def match_levels(source: Sequence[Layer], target: Sequence[Layer], pairs: dict[int, int]) -> dict[int, int]:
-    """Return which level of the one head is which of the other: those whose inputs come from rows that correspond."""
+    """Map levels of one head to levels of the other by the correspondence of their inputs."""
     source_inputs = _origins(source[-1], source, pairs.keys())
     target_inputs = _origins(target[-1], target, set(pairs.values()))
     levels: dict[int, int] = {}
@@ -389,9 +389,9 @@ def match_levels(source: Sequence[Layer], target: Sequence[Layer], pairs: dict[i
 
 
 def level_name(name: str, levels: dict[int, int]) -> str:
-    """The name in the other head of a tensor of this one; empty where no level is this one.
+    """Return a tensor's name in the other head; empty if no level corresponds.
 
-    Anchors are one tensor for all levels, so they have a name only where each level stays in its place.
+    Anchors are one tensor for all levels, so they have a name only if each level keeps its index.
     """
     first, _, rest = name.partition(".")
     if first == "anchors":

@@ -44,6 +44,8 @@ def main() -> None:
     limit(seconds, memory)
     try:
         compute = load(package, kind, path)
+    except ImportError:  # of a package that the reader loads late
+        answer("no package", 0)
     except Exception as error:  # of classes that the packages do not publish
         answer("no memory" if is_of_memory(error) else f"refused: {reason(error)}", 1)
     try:

@@ -1,1 +1,1 @@
-"""What a model yaml says, checked."""
+"""Parse and check model yamls."""

@@ -1,7 +1,7 @@
-"""Names and arguments of a row: text that names a class, a word or a sum is looked up. No text is ever run.
+"""Resolve names and expressions in a row's arguments. No text is ever executed.
 
-v6.1 evaluates the text of a row. The same rows are understood here by walking their syntax: names, dotted names,
-numbers, lists, + - * /, and a class of torch.nn or of yours called with such arguments, `nn.LeakyReLU(0.1)`.
+v6.1 evaluates the text of a row. Here its syntax tree is walked: names, dotted names, numbers, lists, + - * /, and
+calls of a torch.nn or user class with such arguments, as `nn.LeakyReLU(0.1)`.
 """
 
 import ast
@@ -25,11 +25,11 @@ LookUp = Callable[[str], object]  # a bare name to what it names; KeyError where
 
 
 class UnknownNameError(LookupError):
-    """A text names nothing that a row may use."""
+    """A text does not name anything that a row may use."""
 
 
 def find_dotted(text: str, look_up: LookUp) -> object:
-    """Find what a bare or dotted name means; UnknownNameError if nothing has that name."""
+    """Look up a bare or dotted name; UnknownNameError if nothing has it."""
     first, *others = text.split(".")
     if not all(part.isidentifier() and not part.startswith("_") for part in (first, *others)):
         raise UnknownNameError(text)
@@ -45,15 +45,15 @@ def find_dotted(text: str, look_up: LookUp) -> object:
 
 
 def is_block(value: object) -> bool:
-    """Return whether a value is a class of torch.nn's Module."""
+    """Return True if a value is a subclass of nn.Module."""
     return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 def read_argument(argument: object, look_up: LookUp, takes_text: bool) -> object:
-    """Return what an argument of a row means: a word or name its value, other text and values themselves.
+    """Resolve an argument of a row: names and expressions to their value; other values are returned as they are.
 
     Raises:
-        ValueError: The text names nothing, and the row's class takes no text.
+        ValueError: if a text names nothing and the row's class takes no strings.
     """
     if not isinstance(argument, str):
         return argument
@@ -71,7 +71,7 @@ def read_argument(argument: object, look_up: LookUp, takes_text: bool) -> object
 
 
 def _value(node: ast.expr, look_up: LookUp) -> object:
-    """Return the value of a piece of syntax; UnknownNameError if a row may not use it."""
+    """Evaluate a syntax node; UnknownNameError if a row may not use it."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (*PLAIN, str)):
         return node.value
     if isinstance(node, ast.Name | ast.Attribute):
@@ -91,7 +91,7 @@ def _value(node: ast.expr, look_up: LookUp) -> object:
 
 
 def _number(node: ast.expr, look_up: LookUp) -> float:
-    """Return the value of a piece of syntax that must be a number."""
+    """Evaluate a syntax node that must be a number."""
     value = _value(node, look_up)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnknownNameError(ast.unparse(node))
@@ -99,7 +99,7 @@ def _number(node: ast.expr, look_up: LookUp) -> float:
 
 
 def _called(node: ast.Call, look_up: LookUp) -> nn.Module:
-    """Make the module that `nn.LeakyReLU(0.1)` means."""
+    """Build the module of a call such as `nn.LeakyReLU(0.1)`."""
     block = _value(node.func, look_up)
     if not is_block(block) or any(keyword.arg is None for keyword in node.keywords):
         raise UnknownNameError(ast.unparse(node))
@@ -109,7 +109,7 @@ def _called(node: ast.Call, look_up: LookUp) -> nn.Module:
 
 
 def parameters_of(m: Callable) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a class or function by name; none if it does not tell them."""
+    """Return the parameters of a class or function by name; empty if it has no signature."""
     try:
         return dict(inspect.signature(m).parameters)
     except (TypeError, ValueError):
@@ -117,10 +117,10 @@ def parameters_of(m: Callable) -> dict[str, inspect.Parameter]:
 
 
 def split_named(args: list, m: Callable, is_ours: bool) -> tuple[list, dict[str, object]]:
-    """Split a row's arguments into those by place and, if the last is a mapping, those by name.
+    """Split a row's arguments into positional ones and, if the last is a mapping, keywords.
 
-    A mapping such as {gain_out: 2} gives arguments by name to blocks of ours, and to a user's if they have parameters
-    of all these names; else it is an argument as any other, as in v6.1.
+    A mapping such as {gain_out: 2} holds keywords for our blocks, and for a user's block if it has parameters of all
+    these names. Otherwise it is a positional argument, as in v6.1.
     """
     if not args or not isinstance(args[-1], dict):
         return args, {}
@@ -131,7 +131,7 @@ def split_named(args: list, m: Callable, is_ours: bool) -> tuple[list, dict[str,
 
 
 def is_function_of(value: object, packages: tuple[str, ...]) -> bool:
-    """Return whether a value is a function of one of these modules or packages."""
+    """Return True if a value is a function from one of these modules or packages."""
     if not isinstance(value, FunctionType):
         return False
     return any(value.__module__ == package or value.__module__.startswith(f"{package}.") for package in packages)

@@ -1,8 +1,7 @@
-"""A budget for building a network: what a yaml asks for is measured before memory or minutes are spent on it.
+"""Limits for building a network: measure what a yaml asks for before memory or time is spent on it.
 
-A row of a few characters can ask for tens of gigabytes: a wide layer, a padding of 30000, a kernel of 10^5. While a
-`Budget` is entered, each operation that makes or enlarges a tensor is first done without numbers, on the meta device,
-wherever the tensor itself would be.
+A row of a few characters can ask for tens of gigabytes: a wide layer, a padding of 30000, a kernel of 10^5. Inside a
+`Budget` each operation that creates or enlarges a tensor first runs on the meta device, whatever the tensor's device.
 """
 
 import math
@@ -33,14 +32,14 @@ Found = TypeVar("Found")
 
 
 class Budget(TorchDispatchMode):
-    """While it is entered, ValueError for whatever would exceed one of the limits above, before it is done.
+    """Context in which an operation that exceeds a limit raises ValueError before it runs.
 
-    `most_numbers` and `most_in_map` may be less than above, as for a file, whose weights tell how large its network is.
+    `most_numbers` and `most_in_map` may be lower than the limits above, as for a file, whose weights give its size.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch asks; where it is to, it loads its compiler first, which takes seconds."""
+        """Keep torch from loading its compiler on this query, which takes seconds."""
         return False
 
     def __init__(self, most_numbers: int = MOST_NUMBERS, most_in_map: int = MOST_IN_MAP) -> None:
@@ -49,7 +48,7 @@ class Budget(TorchDispatchMode):
         self.numbers = self.tensors = self.modules = self.operations = 0
 
     def __enter__(self) -> Self:
-        """Begin to count."""
+        """Start counting."""
         self._hook = register_module_module_registration_hook(self._count_module)
         return super().__enter__()
 
@@ -65,7 +64,7 @@ class Budget(TorchDispatchMode):
         args: tuple = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        """Do an operation if it is within the budget."""
+        """Run an operation if it is within the limits."""
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
         if name == "convolution":
             size, each = convolved(*args)
@@ -84,7 +83,7 @@ class Budget(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _count_numbers(self, numbers: int) -> None:
-        """Count what is made out of sizes alone, such as weights, or is a copy."""
+        """Count values that are created from sizes alone, such as weights, or copied."""
         self.numbers += numbers
         self.tensors += 1
         if self.tensors > MOST_TENSORS:
@@ -93,7 +92,7 @@ class Budget(TorchDispatchMode):
             raise ValueError(f"the layers up to here take more than {self.most_numbers} numbers{ADVICE}")
 
     def _check_map(self, size: int, each: int) -> None:
-        """Look at how many numbers come out of an operator, and how many products each of them takes."""
+        """Check the number of an operator's output values, and of the products that each takes."""
         if size > self.most_in_map:
             raise ValueError(
                 f"gives a map of {size} numbers for a small image, more than {self.most_in_map} numbers{ADVICE}"
@@ -109,7 +108,7 @@ class Budget(TorchDispatchMode):
 
 
 def within_budget(build: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Let a function build under a `Budget`."""
+    """Wrap a function so that it builds under a `Budget`."""
 
     @wraps(build)
     def limited(*args: Given.args, **kwargs: Given.kwargs) -> Found:
@@ -130,9 +129,9 @@ def convolved(
     output_padding: Sequence[int],
     groups: int,
 ) -> tuple[int, int]:
-    """How many numbers a convolution gives, and how many products each of them takes; arguments as torch has them.
+    """Compute a convolution's number of output values and of products for each; arguments as torch passes them.
 
-    By the formula, as torch's own way to find it without numbers takes a second to load.
+    This is a formula, as torch's shape inference takes a second to load.
     """
     kernel = weight.shape[2:]
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
@@ -145,7 +144,7 @@ def convolved(
 
 
 def upsampled(x: Tensor, hw: Sequence[int] | None, factors: object = None) -> int:
-    """How many numbers an upsampling gives, to a size or by factors; by the formula, as for convolutions."""
+    """Compute the number of output values of an upsampling, to a size or by factors."""
     if hw is None:
         known = factors if isinstance(factors, Sequence) else ()
         hw = [int(side * factor) for side, factor in zip(x.shape[2:], known, strict=False)]
@@ -161,5 +160,5 @@ def _is_tensor(value: object) -> bool:
 
 
 def _without_numbers(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape that takes no memory."""
+    """Return a meta tensor of the same shape."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

@@ -1,13 +1,13 @@
-"""The record of a pruned network, `pruned` in its yaml, and what it does to layers that are built as the yaml has them.
+"""The record of a pruned network, key `pruned` of its yaml, and how it narrows layers built from the yaml.
 
-A pruned network keeps its yaml, and with it the widths that its rows state. The record says what is left of them, as
-plain data, for the modules whose widths changed, each by its name with its row's number before it:
+A pruned network keeps its yaml, so its rows state the widths before pruning. The record holds the remaining widths, by
+module name with the row index as prefix:
 
     pruned:
-      outputs: {0.conv: 12, 0.bn: 12, ...}       # channels that a convolution, norm or linear layer gives
-      inputs: {1.conv: 12, ...}                  # channels that it reads
+      outputs: {0.conv: 12, 0.bn: 12, ...}       # output channels of a convolution, norm or linear layer
+      inputs: {1.conv: 12, ...}                  # input channels
       gains: {24.Channel_Att: 0.93}              # NAM's gain, see `models.pruning.prune.kept_gain`
-      channels: [12, 30, ...]                    # of each row's output
+      channels: [12, 30, ...]                    # output channels of each row
 """
 
 import math
@@ -23,7 +23,7 @@ Narrowable = nn.Conv2d | nn.BatchNorm2d | nn.Linear
 
 
 def check_pruned(record: object, rows: int, file: str) -> dict | None:
-    """The record of a yaml of so many rows, which may have none; ValueError where it cannot be one."""
+    """Check the record of a yaml with `rows` rows; return None if there is no record. ValueError if it is invalid."""
     if record is None:
         return None
     if not isinstance(record, dict) or sorted(record) != sorted(KEYS):
@@ -46,9 +46,10 @@ def check_pruned(record: object, rows: int, file: str) -> dict | None:
 
 
 def narrow_layer(layer: nn.Module, index: int, record: dict | None) -> None:
-    """Gives a row's layer the widths that the record has for it; of its numbers the first stay, which mean nothing.
+    """Narrow a row's layer to the widths of the record, in place. The first weights stay; they are placeholders.
 
-    Without a record nothing changes. ValueError where it names what the layer does not have, or more than it has.
+    Raises:
+        ValueError: if the record names a module or more channels than the layer has.
     """
     if record is None:
         return
@@ -68,12 +69,12 @@ def narrow_layer(layer: nn.Module, index: int, record: dict | None) -> None:
 
 
 def set_output_channels(channels: list[int], record: dict | None) -> list[int]:
-    """Return the channels of each row's output, those of the record if there is one; a run of the network checks."""
+    """Return each row's output channels, from the record if there is one. A dry run checks them later."""
     return list(record["channels"]) if record else channels
 
 
 def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | None) -> None:
-    """Leaves a module its first channels, in and out, in place; None leaves all. ValueError for more than there are."""
+    """Keep a module's first output and input channels, in place; None keeps all. ValueError if there are fewer."""
     if isinstance(module, nn.BatchNorm2d):
         full, attributes = (module.num_features, None), ("num_features", "")
     elif isinstance(module, nn.Conv2d):
@@ -96,7 +97,7 @@ def narrow(module: Narrowable, name: str, outputs: int | None, inputs: int | Non
 
 
 def _cut(module: Narrowable, dim: int, count: int) -> None:
-    """Cuts a module's tensors to `count` along the axis of channels out, 0, or in, 1."""
+    """Truncate a module's tensors to `count` output (dim 0) or input (dim 1) channels."""
     kept = [(key, value) for key, value in module.named_parameters(recurse=False) if value.ndim > dim]
     for key, value in kept:
         part = value.detach().narrow(dim, 0, count).clone(memory_format=torch.contiguous_format)

@@ -1,8 +1,7 @@
-"""Rows put in by hand while the numbers behind them stayed: which they are, and the command that does it right.
+"""Find rows that were inserted by hand without renumbering the rows after them; give the command that does it right.
 
-Where the rows without them are those of a shipped yaml, each `from` is compared with what models/edit/insertion.py
-would write, so that numbers of which only some were corrected are found too. Of other yamls, rows are looked for
-without which all numbers are right.
+If the other rows are those of a shipped yaml, each `from` is compared with what models/edit/insertion.py would write,
+so partial renumbering is found too. For other yamls, look for rows without which all indices are right.
 """
 
 import functools
@@ -36,9 +35,9 @@ STOCK = {  # of which networks are made; one is taken for put in only where a sh
 
 
 def suggest(rows: Sequence[Row], content: Mapping[str, object], is_odd: bool = True) -> str:
-    """How to put in what was put into a yaml without renumbering; empty where that is not what is wrong with its rows.
+    """Return advice for rows that were inserted without renumbering; empty if that is not the fault.
 
-    `is_odd`: something else tells that the rows are wrong, so that it may be guessed which, without a shipped yaml.
+    is_odd: another check has found the rows wrong, so a guess without a shipped yaml is allowed.
     """
     repairs = [repair for base in _shipped() if (repair := _compare(rows, base, _gains(content)))]
     fewest = min((len(repair.removed) for repair in repairs), default=0)
@@ -51,7 +50,7 @@ def suggest(rows: Sequence[Row], content: Mapping[str, object], is_odd: bool = T
 
 
 def advise(content: Mapping[str, object], file: str) -> str:
-    """`suggest` for a yaml that makes no network, `; ` in front of it; empty where nothing is known."""
+    """Return `suggest`'s advice for a yaml that cannot be built, after `; `; empty if there is none."""
     if not all(isinstance(content[key], list) for key in ("backbone", "head")):
         return ""
     contents = [*content["backbone"], *content["head"]]
@@ -64,7 +63,7 @@ def advise(content: Mapping[str, object], file: str) -> str:
 
 
 def _behind_detect(content: Mapping[str, object], contents: list, file: str) -> str:
-    """What to do about rows that are behind Detect; empty where that is not what is wrong."""
+    """Return advice for rows after Detect; empty if there are none."""
     ends = [i for i, row in enumerate(contents) if isinstance(row, list) and row[2:3] == [HEAD]]
     behind = contents[ends[0] + 1 :] if len(ends) == 1 else []
     try:
@@ -87,7 +86,7 @@ def _behind_detect(content: Mapping[str, object], contents: list, file: str) -> 
 
 @dataclass(frozen=True)
 class Base:
-    """A shipped yaml: its gains, its rows, and what each row is apart from what it reads."""
+    """A shipped yaml: its gains, its rows, and the kind of each row, which is all but its `from`."""
 
     name: str
     gains: tuple[object, object]
@@ -97,7 +96,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Repair:
-    """Rows that are a base's with others put in, and what is wrong about their numbers."""
+    """A base's rows with others inserted, and the faults in their indices."""
 
     base: Base
     removed: list[int]  # the numbers of those put in
@@ -108,7 +107,7 @@ class Repair:
     passing: list[int]  # rows that read what they read in the base, in front of the rows put in
 
     def text(self, rows: Sequence[Row]) -> str:
-        """The advice."""
+        """Return the advice."""
         named = _named(self.removed, list(dict.fromkeys(rows[i].content[2] for i in self.removed)))
         some = "" if self.is_untouched else "some of "
         what = f"it looks as if {named} came in and {some}the numbers behind stayed; "
@@ -122,7 +121,7 @@ class Repair:
         return what + "; or by hand, ".join(filter(None, (command and f"let this do it: {command}", by_hand)))
 
     def command(self, rows: Sequence[Row]) -> str:
-        """The command that puts in what was put in; empty where one does not."""
+        """Return the command that inserts the same rows; empty if no single command does."""
         put_in, places = [rows[i].content for i in self.removed], _places(self.removed)
         is_one_block = len({str(row[1:4]) for row in put_in}) == 1 and put_in[0][1] == 1
         if not is_one_block or len(set(places)) < len(places) or not (self.has_gains or self.is_untouched):
@@ -133,7 +132,7 @@ class Repair:
 
 @functools.cache
 def _shipped() -> list[Base]:
-    """The yamls in models/; those that are none of a model are left out."""
+    """Return the model yamls in models/, skipping other yamls."""
     found = []
     paths = (ROOT / "models").rglob("yolo*.yaml")
     for path in sorted(paths, key=lambda path: (len(path.parts), path)):  # of several alike, not one of hub/
@@ -160,10 +159,10 @@ def _is_base(rows: Sequence[Row], base: Base) -> bool:
 
 
 def _compare(rows: Sequence[Row], base: Base, gains: tuple[object, object]) -> Repair | None:
-    """The rows as the base's and others, each of which reads the row before it; None where they are not that.
+    """Match rows with a base's plus inserted ones, each of which reads the row before it; None if they do not match.
 
-    A `from` of the base's may be what an insertion makes it, the same past the rows put in, or, which is wrong, any
-    number between that and the base's own.
+    A base row's `from` may be what an insertion would write, the same past the inserted rows, or, which is a fault, any
+    index between that and the base's own.
     """
     if not 0 <= len(rows) - len(base.rows) <= MOST_PUT_IN:
         return None
@@ -196,7 +195,7 @@ def _compare(rows: Sequence[Row], base: Base, gains: tuple[object, object]) -> R
 
 
 def _align(kinds: Sequence[str], wanted: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Where the wanted ones are among the kinds, in order, as far as they are there; and the numbers of the others."""
+    """Return the positions of the `wanted` kinds among `kinds`, as far as they match in order, and the rest."""
     found: list[int] = []
     others = []
     for i, kind in enumerate(kinds):
@@ -205,7 +204,7 @@ def _align(kinds: Sequence[str], wanted: Sequence[str]) -> tuple[list[int], list
 
 
 def _behind(index: int, removed: Sequence[int]) -> int:
-    """The last of the rows put in that follow a row one by one; the row itself where none does."""
+    """Return the last of the inserted rows that directly follow a row; the row itself if none does."""
     while index + 1 in removed:
         index += 1
     return index
@@ -215,7 +214,7 @@ def _behind(index: int, removed: Sequence[int]) -> int:
 
 
 def _guess(rows: Sequence[Row]) -> str:
-    """The advice for a user's own yaml: rows of one module without which all the numbers are right."""
+    """Return advice for a user's own yaml: rows of one module without which all indices are right."""
     found = [removed for removed in _candidates(rows) if _is_sound(_without(rows, removed))]
     found = [removed for removed in found if rows[removed[0]].content[2] not in STOCK]
     if not found:
@@ -231,7 +230,7 @@ def _guess(rows: Sequence[Row]) -> str:
 
 
 def _candidates(rows: Sequence[Row]) -> list[list[int]]:
-    """Rows that may have been put in: all of a module, or one; of rare modules first, of several all of them first."""
+    """Return sets of rows that may be inserted: all of a module, or one; rare modules first, all before one."""
     able = [row for row in rows[:-1] if row.content[0] == -1]
     counts = Counter(row.content[2] for row in rows)
     modules = sorted({row.content[2] for row in able}, key=counts.__getitem__)
@@ -242,12 +241,12 @@ def _candidates(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _without(rows: Sequence[Row], removed: Sequence[int]) -> list[list]:
-    """The rows' content without those, their numbers as they stand."""
+    """Return the rows' content without the removed ones, indices unchanged."""
     return [row.content for row in rows if row.index not in removed]
 
 
 def _is_sound(contents: list[list]) -> bool:
-    """Whether these rows can be read, each but the last is read by one, and Detect reads no bare Concat."""
+    """Return True if all rows can be read, every one but the last is used, and Detect reads no bare Concat."""
     try:
         rows = read_rows({"backbone": contents, "head": []})
     except ValueError:
@@ -265,7 +264,7 @@ def _named(removed: Sequence[int], modules: Sequence[str]) -> str:
 
 
 def _places(removed: Sequence[int]) -> list[int]:
-    """After which row each came in, in the numbers of the yaml without them; -1 before the first."""
+    """Return the row after which each was inserted, in the yaml's indices without them; -1 before the first."""
     return [index - sum(other < index for other in removed) - 1 for index in removed]
 
 

@@ -1,4 +1,4 @@
-"""A model yaml as checked values: its numbers, its anchors, and its rows, which models/yolo.py makes layers of."""
+"""A model yaml as checked values: its numbers, anchors and rows, from which models/yolo.py builds layers."""
 
 import copy
 import math
@@ -22,9 +22,9 @@ MOST_CLASSES, MOST_CHANNELS, MOST_REPEATS, LARGEST_GAIN = 100_000, 100_000, 1000
 
 @dataclass(frozen=True)
 class Row:
-    """One row [from, number, module, args] of a model yaml, the `index`-th of backbone and head together.
+    """One row [from, number, module, args] of a model yaml; `index` counts backbone and head together.
 
-    A row may have a name as its fifth part, `p5` or `name: p5`, which the `from` of later rows may give for its number.
+    A row may have a name as its fifth item, `p5` or `name: p5`, which a later `from` may use instead of the index.
     """
 
     file: str
@@ -36,31 +36,33 @@ class Row:
 
     @property
     def text(self) -> str:
-        """`[-1, 1, NAMAttention, [1024]]`, as it stands in the yaml."""
+        """The row as the yaml has it: `[-1, 1, NAMAttention, [1024]]`."""
         return _plain(self.content if self.written is None else self.written)
 
     @property
     def where(self) -> str:
-        """`yolov5s.yaml: row 24 [-1, 1, NAMAttention, [1024]]`, as errors and warnings name it."""
+        """The row's position for messages: `yolov5s.yaml: row 24 [-1, 1, NAMAttention, [1024]]`."""
         return f"{self.file}: row {self.index} {self.text}"
 
     def error(self, reason: object) -> ValueError:
-        """The error to raise where this row cannot become a layer."""
+        """Return the error to raise if this row cannot become a layer."""
         return ValueError(f"{self.where}: {reason}")
 
 
 def _plain(value: object) -> str:
-    """The value as it stands in the yaml, without quotes."""
+    """Format a value as in a yaml, without quotes."""
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
     return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
 
 
 def load_model_yaml(cfg: str | Path | dict) -> tuple[dict, str]:
-    """The content of a model yaml and the name to call it by in errors; of a mapping a copy.
+    """Load a model yaml; return its content (a copy of a mapping) and its name for errors.
 
-    A file is found as `find_file` finds it. ValueError where a key is missing or its value makes no sense; the rows
-    are looked at by `read_rows`.
+    A file is found as `find_file` does. `read_rows` checks the rows.
+
+    Raises:
+        ValueError: if a key is missing or has an invalid value.
     """
     if isinstance(cfg, dict):
         content, file = copy.deepcopy(cfg), "model yaml"
@@ -80,7 +82,7 @@ def load_model_yaml(cfg: str | Path | dict) -> tuple[dict, str]:
 
 
 def check_numbers(content: dict, file: str) -> None:
-    """ValueError where classes, channels, gains or anchors of a model yaml make no sense."""
+    """Check classes, channels, width and depth multiples and anchors of a model yaml; ValueError if one is invalid."""
     for key, most in (("nc", MOST_CLASSES), ("ch", MOST_CHANNELS)):
         value = content.get(key, 3)
         if not is_whole(value) or not 1 <= value <= most:
@@ -93,7 +95,7 @@ def check_numbers(content: dict, file: str) -> None:
 
 
 def check_anchors(anchors: object, file: str) -> None:
-    """ValueError where anchors are neither a number of them per level nor lists of w, h, w, h, ... in pixels."""
+    """Check that anchors are a number per level or lists of w, h, w, h, ... in pixels; ValueError if not."""
     if is_whole(anchors):
         if not 1 <= anchors <= 100:
             raise ValueError(f"{file}: anchors: {anchors} per level; 1 to 100 are possible")
@@ -113,7 +115,7 @@ def check_anchors(anchors: object, file: str) -> None:
 
 
 def read_rows(content: dict, file: str = "model yaml") -> list[Row]:
-    """The rows of backbone and head, in order; ValueError where one is malformed or reads what is not before it."""
+    """Parse the rows of backbone and head; ValueError if one is malformed or reads a row that is not before it."""
     for key in ("backbone", "head"):
         if not isinstance(content[key], list):
             raise ValueError(f"{file}: {key}: a list of rows [from, number, module, args] is wanted")
@@ -133,7 +135,7 @@ def read_rows(content: dict, file: str = "model yaml") -> list[Row]:
 
 
 def _read_row(row: object, index: int, file: str, names: dict[str, int]) -> Row:
-    """The row, checked; `names` are those of the rows before it, with their numbers."""
+    """Parse one row. `names` maps the names of earlier rows to their indices."""
     if not isinstance(row, list) or len(row) not in (4, 5):
         wanted = "must be [from, number, module, args], four parts, or five where it has a name"
         raise ValueError(f"{file}: row {index} {_plain(row)}: {wanted}")
@@ -152,7 +154,7 @@ def _read_row(row: object, index: int, file: str, names: dict[str, int]) -> Row:
 
 
 def _read_name(part: object, names: dict[str, int], row: Row) -> str:
-    """The name that a row's fifth part gives, `p5` or `name: p5`."""
+    """Parse the name of a row from its fifth item, `p5` or `name: p5`."""
     name = part["name"] if isinstance(part, dict) and [*part] == ["name"] else part
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise row.error(f"{_plain(part)!r} is no name for a row: p5 or name: p5, of letters, digits, - and _")
@@ -162,7 +164,7 @@ def _read_name(part: object, names: dict[str, int], row: Row) -> str:
 
 
 def _number_of(source: object, names: dict[str, int], row: Row) -> int:
-    """The number in a `from`, or that of the row which it names."""
+    """Return the index in a `from`, or that of the row it names."""
     if isinstance(source, str) and source in names:
         return names[source]
     if not is_whole(source):
@@ -172,7 +174,7 @@ def _number_of(source: object, names: dict[str, int], row: Row) -> int:
 
 
 def _absolute(sources: list[int], row: Row) -> tuple[int, ...]:
-    """The rows that `from` means, as absolute numbers."""
+    """Return the absolute indices of the rows in a `from`."""
     source = _plain(row.content[0])
     found = []
     for number in sources:
@@ -191,11 +193,11 @@ Plan = list[tuple[int | list[int] | None, bool, list[int]]]
 
 
 def plan_reads(froms: Sequence[int | list[int]], save: Collection[int]) -> Plan:
-    """Plan a forward pass over rows, given each row's `from` and the rows whose outputs others read later on.
+    """Plan a forward pass, given each row's `from` and the rows that later rows read.
 
     Returns:
-        For each row: what it reads (None the row before), whether it is kept, and which rows it is the last to read.
-        Of what it reads, PREVIOUS is the row before too, which need not be kept for that.
+        For each row: its inputs (None for the previous row), whether its output is kept, and the rows that it is the
+        last to read. Among the inputs PREVIOUS is the previous row, which need not be kept.
     """
     reads: list[list[int]] = []
     for i, source in enumerate(froms):
@@ -210,10 +212,10 @@ def plan_reads(froms: Sequence[int | list[int]], save: Collection[int]) -> Plan:
 
 
 def as_list(value: int | list[int]) -> list[int]:
-    """A list of it where it is none."""
+    """Wrap an int in a list."""
     return value if isinstance(value, list) else [value]
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is an int, which True and False are not."""
+    """Return True for an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)

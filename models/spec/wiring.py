@@ -1,7 +1,7 @@
-"""A model's wiring looked over: what builds and runs, and still is hardly what its yaml's author meant.
+"""Check a model's wiring for what builds and runs but is hardly what the author of the yaml meant.
 
-The usual cause is a row put in between others while the row numbers after it stay as they were, which v6.1 builds in
-silence: Detect then reads a Concat in front of the block that it should read, or the new layer is read by nobody.
+The usual cause is a row inserted without renumbering the rows after it, which v6.1 builds silently: Detect then reads a
+Concat before the block that it should read, or no layer reads the new one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from models.spec.rows import Row
 
 
 class Head(Protocol):
-    """What is looked at of a detection head."""
+    """The attributes of a detection head that are checked."""
 
     nl: int
     stride: Tensor  # (L,)
@@ -23,7 +23,7 @@ class Head(Protocol):
 
 
 class Wired(Protocol):
-    """What is looked at of a model."""
+    """The attributes of a model that are checked."""
 
     yaml: dict
     model: nn.Sequential
@@ -33,19 +33,19 @@ class Wired(Protocol):
 
 
 def check_wiring(model: Wired) -> list[str]:
-    """What is odd about the model's wiring, a sentence each, naming the yaml and the row; empty where nothing is."""
+    """Return a warning for each suspicious piece of wiring, with the yaml and the row."""
     return [*check_rows(model.rows, model.yaml), *_levels(model)]
 
 
 def check_rows(rows: Sequence[Row], content: Mapping[str, object]) -> list[str]:
-    """The part of `check_wiring` for which no network is built: rows may name modules that are not known here."""
+    """Return the warnings that need no network; rows may name unknown modules."""
     warnings = [*_unread(rows), *_detect_inputs(rows)]
     advice = suggest(rows, content, bool(warnings))
     return [*warnings, *([f"{rows[-1].file}: {advice}"] if advice else [])]
 
 
 def _unread(rows: Sequence[Row]) -> list[str]:
-    """Layers whose output nobody reads, so that neither what they compute nor their weights matter."""
+    """Return a warning for each layer whose output is never read."""
     read = {source for row in rows for source in row.sources}
     warnings = []
     for row in rows[:-1]:
@@ -60,7 +60,7 @@ def _unread(rows: Sequence[Row]) -> list[str]:
 
 
 def _detect_inputs(rows: Sequence[Row]) -> list[str]:
-    """Inputs of Detect that are the plain concatenation in front of a block."""
+    """Return a warning for each input of Detect that is the bare Concat before a block."""
     detect = rows[-1]
     bare = [rows[source] for source in detect.sources if source >= 0 and rows[source].content[2] == "Concat"]
     return [
@@ -70,7 +70,7 @@ def _detect_inputs(rows: Sequence[Row]) -> list[str]:
 
 
 def _levels(model: Wired) -> list[str]:
-    """Levels of Detect that do not fit the anchors, in number or order."""
+    """Return warnings for levels of Detect that do not match the anchors in number or order."""
     head, detect = model.head, model.rows[-1]
     warnings = []
     if len(detect.sources) > head.nl:

@@ -71,9 +71,13 @@ def damaged(content):
     return b"", b"no such thing", content[: len(content) // 2], content[:-5], flipped, content[100:]
 
 
-def hide(monkeypatch, *packages):
-    """Makes packages absent, also where they are imported already."""
+def hide(monkeypatch, tmp_path, *packages):
+    """Make packages absent, in this process even if they are imported, and in child processes."""
+    folder = tmp_path.with_name(f"{tmp_path.name}-hidden")
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
     for package in packages:
+        (folder / f"{package}.py").write_text("raise ImportError(__name__)", encoding="utf-8")
         monkeypatch.setitem(sys.modules, package, None)
         for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
             monkeypatch.delitem(sys.modules, name)

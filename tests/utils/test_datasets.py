@@ -523,7 +523,7 @@ def test_a_plain_data_set_keeps_no_pictures(records):
 @pytest.mark.parametrize(("workers", "mib"), [(0, 256), (2, 128)])
 def test_each_worker_keeps_its_share_of_pictures(records, monkeypatch, workers, mib):
     monkeypatch.setattr("utils.datasets.cpu_count", lambda: 4)
-    monkeypatch.setattr(TrainLoader, "_start", lambda self, epoch: None)
+    monkeypatch.setattr(TrainLoader, "_start", lambda *_: None)
     loader = train_loader(records, 64, 4, HYP, workers=workers)
     assert loader.workers == workers
     assert loader.dataset.store._capacity == mib << 20

@@ -137,7 +137,7 @@ def test_it_runs_on_a_mac_only(bare, monkeypatch):
 
 def test_a_folder_that_is_no_package(tmp_path, bare):
     (bare / MANIFEST).write_text("{")
-    with pytest.raises(ValueError, match=r"Manifest\.json: is damaged"):
+    with pytest.raises(ValueError, match=r"Manifest\.json: .*damaged"):
         load_backend(bare)
     (tmp_path / "y.mlpackage").mkdir()
     with pytest.raises(ValueError, match=r"y\.mlpackage: has no Manifest\.json; export it again"):
@@ -145,7 +145,7 @@ def test_a_folder_that_is_no_package(tmp_path, bare):
 
 
 def test_it_is_refused_with_the_command_that_installs_it(small_weights, bare, tmp_path, monkeypatch, caplog):
-    hide(monkeypatch, "coremltools")
+    hide(monkeypatch, tmp_path, "coremltools")
     shutil.copy(small_weights, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="not written"):
         export.run(tmp_path / "a.pt", imgsz=[64, 96], include="coreml")

@@ -98,7 +98,7 @@ def test_a_network_that_executorch_does_not_know(folder, tmp_path):
 
 
 def test_it_is_refused_with_the_command_that_installs_it(small_weights, tmp_path, monkeypatch, caplog):
-    hide(monkeypatch, "executorch")
+    hide(monkeypatch, tmp_path, "executorch")
     shutil.copy(small_weights, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="not written"):
         export.run(tmp_path / "a.pt", imgsz=[64, 96], include="executorch")
