@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,10 +52,12 @@ from utils.predict.inference import (
     ready,
     warm_up,
 )
+from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
 from utils.torch_utils import largest_stride, select_device
 
+WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
 OR_AS_ONE = ", or all classes as one (--single-cls)"
 SPEED_CONF, SPEED_IOU = 0.25, 0.45  # thresholds of --task speed, those of detect.py
@@ -255,24 +258,26 @@ def run_model(
         for observer in observers:
             observer(evaluated)
 
-    return evaluate(
-        model,
-        loader,
-        names,
-        device=device,
-        settings=EvalSettings(
-            conf_thres=opt.conf_thres,
-            iou_thres=opt.iou_thres,
-            max_det=opt.max_det,
-            single_cls=opt.single_cls,
-            augment=opt.augment,
-            hybrid=opt.save_hybrid and opt.task in SPLITS,
-            by_size=opt.task in SPLITS,
-            half=next(model.parameters()).dtype == torch.float16,
-        ),
-        on_batch=observe,
-        ranks=ranks,
+    settings = EvalSettings(
+        conf_thres=opt.conf_thres,
+        iou_thres=opt.iou_thres,
+        max_det=opt.max_det,
+        single_cls=opt.single_cls,
+        augment=opt.augment,
+        hybrid=opt.save_hybrid and opt.task in SPLITS,
+        by_size=opt.task in SPLITS,
+        half=next(model.parameters()).dtype == torch.float16,
     )
+    with Background(depth=WAITING_BATCHES) as background:  # files and pictures are made while the network computes
+        return evaluate(
+            model,
+            loader,
+            names,
+            device=device,
+            settings=settings,
+            on_batch=lambda evaluated: background.submit(partial(observe, evaluated)),
+            ranks=ranks,
+        )
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:

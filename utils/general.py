@@ -466,7 +466,7 @@ def non_max_suppression(
 
     output: list[torch.Tensor] = []
     for x in candidates(prediction, conf_thres, classes, multi_label, labels):  # (n, 6) of an image, surest first
-        tried, count = x, max(4 * max_det, 1024)
+        tried, count = x, max(2 * max_det, 512)
         i = torch.zeros(0, dtype=torch.int64, device=x.device)
         while len(x):  # the first few alone, then more: whether a box stays depends on surer ones only
             tried = x[:count]
@@ -474,7 +474,7 @@ def non_max_suppression(
             i = nms(boxes, scores, iou_thres)  # indices of the boxes that stay: the line to replace for another NMS
             if len(i) >= max_det or count >= len(x):
                 break
-            count *= 4
+            count *= 2
         output.append(tried[i[:max_det]])
     return output
 

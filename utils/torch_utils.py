@@ -5,13 +5,15 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from utils.general import LOGGER, make_divisible
+from utils.general import LOGGER
 
 IN_PLACE = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or GPU numbers such as 0 or 0,1"
@@ -136,7 +138,7 @@ def model_info(model: nn.Module, imgsz: int = 640) -> str:
     """`213 layers, 1867405 parameters, 0 gradients, 4.5 GFLOPs`, the last for one image of imgsz x imgsz.
 
     Layers are modules, as v6.1 counts them, and a multiplication and an addition are two operations. The model is
-    neither run nor changed: a copy without numbers is.
+    neither run nor changed: a copy is.
     """
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
@@ -144,31 +146,42 @@ def model_info(model: nn.Module, imgsz: int = 640) -> str:
     text = f"{len(list(model.modules()))} layers, {total} parameters, {trained} gradients"
     try:
         return f"{text}, {_count_flops(model, imgsz) / 1e9:.1f} GFLOPs"
-    except Exception as error:  # a user's module that looks at the numbers can fail in any way
+    except Exception as error:  # a user's module can fail in any way
         LOGGER.debug("operations cannot be counted", exc_info=error)
         return f"{text}, GFLOPs unknown"
 
 
 def _count_flops(model: nn.Module, imgsz: int) -> float:
-    """Operations for one image, counted on the meta device and so at the cost of shapes only."""
+    """Operations for one image: those of a small one, in proportion to the pixels, as v6.1 has them."""
     stride, settings = getattr(model, "stride", None), getattr(model, "yaml", None)
-    size = make_divisible(imgsz, int(stride.max()) if isinstance(stride, Tensor) else 32)
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    image = torch.empty(2, settings.get("ch", 3) if isinstance(settings, dict) else 3, size, size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        on_meta(model).train()(image.to(dtype))  # two images, as norms in training want
-    return counter.get_total_flops() / 2 * (imgsz / size) ** 2
+    size = 2 * largest_stride(model) if isinstance(stride, Tensor) else 64
+    first = next(model.parameters(), torch.zeros(()))
+    channels = settings.get("ch", 3) if isinstance(settings, dict) else 3
+    image = torch.zeros(2, channels, size, size, device=first.device, dtype=first.dtype)
+    with torch.no_grad(), torch.random.fork_rng(), FlopCounter() as counter:
+        copy.deepcopy(model).train()(image)  # two images, as norms in training want
+    return counter.flops / 2 * (imgsz / size) ** 2
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes but no numbers: no memory is taken, whatever the size."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        bare = torch.empty_like(parameter, device="meta", requires_grad=False)
-        memo[id(parameter)] = nn.Parameter(bare, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+class FlopCounter(TorchDispatchMode):
+    """Count the operations of all that is computed while it is entered, by torch's formulas.
+
+    torch's own FlopCounterMode imports torch's compiler first, which takes two seconds.
+    """
+
+    flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:  # noqa: ANN401
+        """Do an operation and add its count."""
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
 Observer = Callable[[EvaluatedBatch], None]
+PART_PIXELS = 2**21  # that a CPU computes at a time: five images of 640 x 640
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def evaluate(
             watch = Stopwatch(device)
             images = on_device(batch.images, device, torch.float16 if settings.half else torch.float32)  # (B, 3, H, W)
             watch.lap()
-            decoded, raw = model(images, augment=True) if settings.augment else model(images)
+            decoded, raw = run_in_parts(model, images, settings.augment)
             watch.lap()
             check_classes(len(names) if single_cls else decoded.shape[2] - 5, len(names))
             found = non_max_suppression(
@@ -117,6 +118,21 @@ def evaluate(
             on_batch(evaluated)
     mean_losses = None if compute_loss is None else ranks.sum_(losses) / max(accumulator.batches, 1)
     return accumulator.result(mean_losses)
+
+
+def run_in_parts(model: nn.Module | Network, images: Tensor, augment: bool) -> tuple[Tensor, list[Tensor]]:
+    """Run a network on images (B, 3, H, W), on a CPU a few at a time: large maps cost more to allocate than to compute.
+
+    An exported file gets all of them, as it has its own ways to divide them.
+    """
+    size = len(images)
+    if images.device.type == "cpu" and not hasattr(model, "metadata"):
+        size = max(PART_PIXELS // images[0, 0].numel(), 1)
+    outputs = [model(part, augment=True) if augment else model(part) for part in images.split(size)]
+    if len(outputs) == 1:
+        return outputs[0]
+    levels = zip(*(raw or () for _, raw in outputs), strict=True)
+    return torch.cat([decoded for decoded, _ in outputs]), [torch.cat(maps) for maps in levels]
 
 
 def on_device(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

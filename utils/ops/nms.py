@@ -11,6 +11,8 @@ Legend: B images, N candidate boxes of an image, M of them that could be objects
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,7 +113,7 @@ def nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
 
 
 class LazyTorchvision:
-    """Stand for the module torchvision until one of its names is asked for, since its import takes a second."""
+    """Stand for the module torchvision until one of its names is asked for, since its import takes two seconds."""
 
     def __getattr__(self, name: str) -> object:
         """Import torchvision."""
@@ -124,22 +126,40 @@ torchvision = LazyTorchvision()  # for a non_max_suppression that was written fo
 
 
 def load_nms(device_type: str) -> None:
-    """Gets what suppresses on such a device; its import takes a second, which is not to be the first image's."""
+    """Load what suppresses on such a device, so that the first image does not wait for it."""
     _backend("cpu" if device_type in WITHOUT_FLOAT64 else device_type)
 
 
 @cache
 def _backend(device_type: str) -> Suppress:
-    """torchvision's NMS if it works on such a device, else OpenCV's."""
+    """Return torchvision's NMS if it works on such a device, else OpenCV's."""
     try:
-        from torchvision.ops import nms as suppress  # slow to import, and optional
-
+        suppress = _torchvision_nms()
         suppress(torch.zeros(1, 4, device=device_type), torch.zeros(1, device=device_type), 0.5)
     except (ImportError, RuntimeError, AttributeError, OSError) as error:  # of another build than torch, most often
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logging.getLogger("yolov5").info(f"torchvision cannot be used ({reason}): NMS runs in OpenCV, on the CPU")
         return nms_opencv
     return suppress
+
+
+def _torchvision_nms() -> Suppress:
+    """Return torchvision's operator, by its compiled library alone if that can be loaded by itself.
+
+    `import torchvision` takes two seconds, most of them for torch._dynamo, which nothing here needs.
+    """
+    package = find_spec("torchvision")
+    if package is None:
+        raise ImportError("it is not installed")
+    try:
+        for folder in package.submodule_search_locations or ():
+            for library in Path(folder).glob("_C*"):
+                torch.ops.load_library(library)
+        return torch.ops.torchvision.nms
+    except (OSError, AttributeError):  # it needs libraries that the import finds
+        from torchvision.ops import nms as suppress
+
+        return suppress
 
 
 def nms_opencv(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:

@@ -22,7 +22,7 @@ def figure(monkeypatch):
     kept = []
     save = Figure.savefig
 
-    def keep(self, path, dpi):
+    def keep(self, path, dpi, **_):
         kept.append(self)
         save(self, path, dpi=30)
 

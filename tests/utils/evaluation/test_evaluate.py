@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch, ImageShape
-from utils.evaluation.evaluate import EvalSettings, evaluate, log_sizes, log_speed, log_table
+from utils.evaluation.evaluate import EvalSettings, evaluate, log_sizes, log_speed, log_table, run_in_parts
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog")
@@ -305,3 +305,36 @@ def test_sizes_are_told_when_asked_for(caplog):
     lines = [record.getMessage().split() for record in caplog.records]
     assert lines[2:3] == [["medium", "2", "0.5", "0.5"]]
     assert lines[1] == ["small", "0", "-", "-"]
+
+
+class Levels(nn.Module):
+    """Gives rows that depend on each image alone, and two levels of maps; notes how many images came at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, images, augment=False):
+        self.sizes.append(len(images))
+        means = images.mean((1, 2, 3)) * (2 if augment else 1)
+        return means.view(-1, 1, 1).expand(-1, 4, 7), [means.view(-1, 1, 1), -means.view(-1, 1, 1).expand(-1, 3, 2)]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_parts_of_a_batch_give_what_the_whole_gives(augment, monkeypatch):
+    images = torch.rand(5, 3, 32, 64)
+    whole, whole_maps = run_in_parts(Levels(), images, augment)
+    monkeypatch.setattr("utils.evaluation.evaluate.PART_PIXELS", 2 * 32 * 64)
+    model = Levels()
+    decoded, maps = run_in_parts(model, images, augment)
+    assert model.sizes == [2, 2, 1]
+    assert torch.equal(decoded, whole)
+    assert all(torch.equal(one, other) for one, other in zip(maps, whole_maps, strict=True))
+
+
+def test_an_exported_file_gets_the_whole_batch(monkeypatch):
+    monkeypatch.setattr("utils.evaluation.evaluate.PART_PIXELS", 1)
+    model = Levels()
+    model.metadata = "of the file"
+    run_in_parts(model, torch.rand(3, 3, 32, 64), augment=False)
+    assert model.sizes == [3]

@@ -1,5 +1,6 @@
 """Non-maximum suppression: v6.1's numbers, both back ends, limits, and predictions that are none."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -70,14 +71,13 @@ def test_back_ends_agree(seed):
 @pytest.mark.parametrize("broken", ["absent", "another build"])
 def test_takes_opencv_where_torchvision_does_not_work(broken, golden_prediction, monkeypatch, caplog):
     if broken == "absent":
-        monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+        monkeypatch.setitem(sys.modules, "torchvision", None)
     else:
-        ops = pytest.importorskip("torchvision.ops")
 
         def fail(*arguments):
             raise RuntimeError("operator torchvision::nms does not exist\nand more")
 
-        monkeypatch.setattr(ops, "nms", fail)
+        monkeypatch.setattr(nms, "_torchvision_nms", lambda: fail)
     nms._backend.cache_clear()
     caplog.set_level("INFO", "yolov5")
     try:
@@ -89,8 +89,29 @@ def test_takes_opencv_where_torchvision_does_not_work(broken, golden_prediction,
     assert "\n" not in caplog.records[0].getMessage()
 
 
+def test_the_import_of_torchvision_is_not_waited_for():
+    pytest.importorskip("torchvision")
+    code = (
+        "import sys, torch; from utils.general import non_max_suppression; "
+        "found = non_max_suppression(torch.tensor([[[8.0, 8, 4, 4, 1, 1], [8, 8, 4, 4, 0.9, 1]]])); "
+        "print(len(found[0]), 'torchvision' in sys.modules, torch.ops.torchvision.nms)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["1", "False", "torchvision.nms"]
+
+
+def test_the_library_is_imported_if_it_does_not_load_by_itself(monkeypatch):
+    ops = pytest.importorskip("torchvision.ops")
+
+    def fail(library):
+        raise OSError(f"{library}: a DLL is missing")
+
+    monkeypatch.setattr(torch.ops, "load_library", fail)
+    assert nms._torchvision_nms() is ops.nms
+
+
 def test_first_few_give_what_all_give():
-    """max_det 2 tries 1024 of 20000 boxes first; the crowd in one place makes it look at all of them."""
+    """max_det 30 tries 512 of 20000 boxes first; the crowd in one place makes it look at all of them."""
     crowd = random_prediction(0, images=1, count=20_000, nc=1, side=30)
     crowd[..., 2:4] = 25
     crowd[0, 0, :5] = torch.tensor([500, 500, 25, 25, 0.3])
