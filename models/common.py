@@ -4,7 +4,7 @@ Paste a class of your own anywhere below the imports. It replaces ours of the sa
 
 Layer names and their order are those of YOLOv5 v6.1, so its weights load. `initialize_weights` sets eps and momentum of
 batch norms and the activations' in-place flag for the whole model. `parse_model` in models/yolo.py turns a row's
-arguments into a block's. NAM is in models/attention.py, rarely used blocks are in models/blocks/rare.py.
+arguments into a block's. NAM is in models/blocks/nam.py, rarely used blocks are in models/blocks/rare.py.
 
 Shapes: B batch, C channels, H and W height and width of a feature map, N tokens (H * W). Arguments: c1 and c2 input and
 output channels, k kernel size, s stride, p padding, g groups (gain in Contract and Expand), e expansion (hidden
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import attention
+from models.blocks import nam
 from utils.general import LOGGER, make_divisible  # noqa: F401
 
 Size = int | Sequence[int]  # one for both axes, or height and width
@@ -199,12 +199,12 @@ class BottleneckNAM(Bottleneck):
         g: int = 1,
         e: float = 0.5,
         *,
-        gain: attention.Gain = 1.0,
+        gain: nam.Gain = 1.0,
         gain_out: float = 1.0,
         gradient: bool = False,
     ) -> None:
         super().__init__(c1, c2, shortcut, g, e)
-        self.nam = attention.NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
+        self.nam = nam.NAMAttention(c2, gain=gain, gain_out=gain_out, gradient=gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, c1, H, W) to (B, c2, H, W)."""
@@ -228,7 +228,7 @@ class C3NAM(C3):
         g: int = 1,
         e: float = 0.5,
         *,
-        gain: attention.Gain = 1.0,
+        gain: nam.Gain = 1.0,
         gain_out: float = 1.0,
         gradient: bool = False,
     ) -> None:
@@ -404,7 +404,7 @@ class Classify(nn.Module):
 
 
 # NAM has a file of its own, and its name here as well; a class of this name that is pasted or imported here stays.
-NAMAttention = globals().get("NAMAttention", attention.NAMAttention)
+NAMAttention = globals().get("NAMAttention", nam.NAMAttention)
 
 
 # Names of v6.1 --------------------------------------------------------------------------------------------------------

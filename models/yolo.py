@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models import attention, common
-from models.blocks import controls, head, peers, rare
+from models import common
+from models.blocks import controls, head, nam, peers, rare
 from models.spec.arguments import (
     UnknownNameError,
     find_dotted,
@@ -347,7 +347,7 @@ class Model(nn.Module):
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
                 m.bn = nn.Identity()
-            elif isinstance(m, attention.NAMAttention) and not m.fuse() and verbose:
+            elif isinstance(m, nam.NAMAttention) and not m.fuse() and verbose:
                 LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
@@ -368,7 +368,7 @@ class Model(nn.Module):
 # From rows to layers --------------------------------------------------------------------------------------------------
 
 SAME_CHANNELS = (  # ours, not v6.1's: m(c1, ...); the row may state c1, before scaling
-    attention.NAMAttention,
+    nam.NAMAttention,
     peers.SE,
     peers.ECA,
     peers.CBAM,
@@ -404,7 +404,7 @@ OURS = {  # the blocks of this repository by name; a class of yours with one of 
 V61_HOMES = {  # shown, as v6.1 and the NAM recipe do
     "models.blocks.head": "models.yolo",
     "models.blocks.rare": "models.experimental",
-    "models.attention": "models.common",
+    "models.blocks.nam": "models.common",
 }
 MAKERS = ("torchvision.models", "timm", "models")  # packages whose functions a row may name, if they make a network
 NO_MAKERS = ("models.yolo", "models.spec", "models.tta")  # of these the parts that read yamls

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Gated
+from models.blocks.nam import Gated
 
 
 def reduced(channels: int, reduction: int, name: str, least: int = 1) -> int:

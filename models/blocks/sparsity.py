@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.attention import NAMChannel, NAMSpatial
+from models.blocks.nam import NAMChannel, NAMSpatial
 from utils.general import LOGGER
 
 

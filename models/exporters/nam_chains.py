@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models.attention import NAMAttention
+from models.blocks.nam import NAMAttention
 
 
 class Operator(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import NAMAttention
+from models.blocks.nam import NAMAttention
 from models.exporters.dynamo import tidy_dynamo, write_by_dynamo
 from models.runtimes.base import import_openvino, reason
 from models.runtimes.load import CONFIG, OPENVINO_PLACE

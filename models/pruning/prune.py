@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.attention import NAMChannel
+from models.blocks.nam import NAMChannel
 from models.pruning.channels import Axis, ChannelMap, Family, map_channels
 from models.yolo import Model
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention import NAMChannel
+from models.blocks.nam import NAMChannel
 
 KEYS = ("outputs", "inputs", "gains", "channels")
 MOST_NUMBERS = 2**27  # parameters of a layer before it is narrowed, 0.5 GB; the largest of any shipped yaml has 2**24.3

@@ -111,7 +111,7 @@ def test_shape_and_gradients(block: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 def test_all_blocks_are_looked_at() -> None:
-    """What the next test holds for; attention has its own, test_attention.py and test_attention_peers.py."""
+    """What the next test holds for; attention has its own, blocks/test_nam.py and blocks/test_peers.py."""
     seen = {type(module) for block in MORE_BLOCKS for module in block.modules()}
     for file in (common, experimental_blocks):
         own = {value for value in vars(file).values() if isinstance(value, type) and value.__module__ == file.__name__}

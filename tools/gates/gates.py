@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import Gated
+from models.blocks.nam import Gated
 
 LEAVES = 0.1  # share of its rest that a gate must move by to count as left: 0.05 of a gate that rests at 0.5
 CONSTANT = 0.01  # share of its rest; a gate whose standard deviation is below it is called constant

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.attention import Gated
+from models.blocks.nam import Gated
 from models.yolo import Model
 from tools.gates.gates import Hook, as_constant, as_identity, hooked
 from utils.datasets import Batch

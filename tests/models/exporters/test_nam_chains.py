@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention import NAMAttention
+from models.blocks.nam import NAMAttention
 from models.exporters.nam_chains import Operator, check_gates, summed_layers
 
 KINDS = ("mul", "add", "sigmoid", "mul")

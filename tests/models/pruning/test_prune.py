@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import common
-from models.attention import NAMChannel
+from models.blocks.nam import NAMChannel
 from models.edit.insertion import with_insertions
 from models.experimental import network_of
 from models.pruning.channels import Axis, map_channels

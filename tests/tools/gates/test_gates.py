@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention import NAMAttention
+from models.blocks.nam import NAMAttention
 from models.blocks.peers import SE
 from tools.gates.gates import BINS, GateTally, as_constant, as_identity, attention_blocks, hooked
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.attention import NAMAttention
+from models.blocks.nam import NAMAttention
 from models.experimental import attempt_load
 from models.yolo import Model
 from tools.gates import layer_cam as layer_cam_module

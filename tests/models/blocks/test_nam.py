@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import models.common
-from models import attention
-from models.attention import ChannelSwish, NAMAttention, NAMSpatial, PixelNorm, linear_interp_matrix, resize_to
+from models.blocks import nam as attention
+from models.blocks.nam import ChannelSwish, NAMAttention, NAMSpatial, PixelNorm, linear_interp_matrix, resize_to
 from models.blocks.sparsity import SparsityPenalty, nam_penalty, scale_factors
 from models.edit.transfer import transfer_weights
 from models.yolo import Model
