@@ -167,7 +167,8 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                 for frame, item in zip(frames, items, strict=True):
                     names, det = model.names, item.det
                     im0 = np.require(frame.image, requirements=["C", "W"])
-                    annotator = Annotator(im0, line_width=opt.line_thickness, labels_last=True)
+                    annotator = Annotator(im0, line_width=opt.line_thickness)
+                    annotator.labels_last = True
 
                     # Every image passes here. det is (n, 6): xyxy in pixels of im0, confidence and class, surest first;
                     # im0 is (h, w, 3) BGR; frame.name is its path. Count, filter, draw or return boxes here, as with
@@ -181,7 +182,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                         frame = frame._replace(image=im0.copy())  # crops are cut from what has no boxes
                         draw(opt, annotator, det, names)
                     background.submit(partial(save, opt, frame, item, writer, source, annotator))
-                    if opt.view_img and not show(frame.name, annotator.im):
+                    if opt.view_img and not show(frame.name, annotator.result()):
                         return stats
                 signals.check()
         except KeyboardInterrupt as error:
@@ -321,7 +322,7 @@ def save(
     if not opt.nosave and source.saves_pictures:
         if not opt.view_img:
             draw(opt, annotator, found.det, writer.names)
-        writer.save_picture(frame, annotator.im, source.is_live)
+        writer.save_picture(frame, annotator.result(), source.is_live)
 
 
 def draw(opt: DetectOptions, annotator: Annotator, det: Tensor, names: Sequence[str]) -> None:

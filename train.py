@@ -175,6 +175,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
             with signals.at_once():
                 result = parts.validate(epoch, logger.observer(epoch))
             stops = bool(ranks.broadcast(result is not None and stopper(epoch, result.fitness)))
+            stopper.stopped = stops  # one that is pasted from v6.1 does not keep it
             logger.log_epoch(epoch, losses, result, trainer.learning_rates, stopper.best_epoch)
             if ranks.is_main and (stops or epoch + 1 == opt.epochs or not opt.nosave):
                 is_best = result is not None and stopper.best_epoch == epoch
@@ -463,7 +464,7 @@ def find_batch_size(
 def restore(checkpoint: Checkpoint, trainer: Trainer, stopper: EarlyStopping) -> None:
     """Brings trainer and stopper to where the checkpoint was taken."""
     trainer.load_state_dict(checkpoint.training, checkpoint.state)
-    stopper.load_state_dict(checkpoint.training["stopper"])
+    vars(stopper).update(checkpoint.training["stopper"])
 
 
 def train_epoch(

@@ -127,7 +127,7 @@ def as_stripped(model: "yolo.Model") -> "yolo.Model":
     """
     stripped = copy.deepcopy(model)
     stripped.load_state_dict(halved(stripped.state_dict()))  # which makes FP32 of them again
-    return stripped.eval().fuse(verbose=False).to(memory_format=torch.channels_last).requires_grad_(False)
+    return stripped.eval().fuse().to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def numbers_allowed(checkpoint: Checkpoint) -> int:

@@ -20,6 +20,7 @@ import difflib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -154,6 +155,7 @@ class Model(nn.Module):
     """
 
     _plan: tuple[list, Plan] | None = None  # of the class, for networks that v6.1 pickled; see `plan`
+    wants_contiguous = False  # a block of the user's is in it, which may call `view` on what convolutions give
 
     @within_budget
     def __init__(
@@ -179,7 +181,8 @@ class Model(nn.Module):
         check_numbers(self.yaml, file)
         try:
             self.rows = read_rows(self.yaml, file)
-            self.model, self.save = parse_model(self.yaml, [ch], self.rows, file, verbose)
+            self.model, self.save = build_layers(self.yaml, ch, self.rows, file, verbose)
+            self.wants_contiguous = not all(is_known(type(layer)) for layer in self.model.modules())
             if not head.is_head(self.head):
                 raise self.rows[-1].error(
                     f"Detect must be the last row, or a class of yours with {', '.join(head.PARTS)} as Detect has them"
@@ -254,6 +257,8 @@ class Model(nn.Module):
         if augment:
             assert not self.training, "test-time augmentation is for evaluation"
             return predict_augmented(self.forward, x, int(self.stride.max())), None
+        if self.wants_contiguous and not x.is_contiguous():
+            x = x.contiguous()
         return self._forward_once(x, profile, visualize)
 
     def _forward_once(
@@ -278,8 +283,11 @@ class Model(nn.Module):
         return x
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Apply fn also to the strides of a head that keeps them as a plain tensor, as v6.1's; rebuild its grids."""
-        super()._apply(fn, recurse)
+        """Apply fn also to the strides of a head that keeps them as a plain tensor, as v6.1's; rebuild its grids.
+
+        A network that wants contiguous maps keeps contiguous weights, whatever memory format it is asked to take.
+        """
+        super()._apply(in_one_row(fn) if self.wants_contiguous else fn, recurse)
         kept = self.head.__dict__
         if isinstance(kept.get("stride"), Tensor):
             self.head.stride = fn(self.head.stride)
@@ -304,7 +312,9 @@ class Model(nn.Module):
         def note(layer: nn.Module, _inputs: object, output: object) -> None:
             i, channels = len(done), self.model.channels
             done.append(layer)
-            if isinstance(output, Tensor) and isinstance(channels[i], int) and output.shape[1] != channels[i]:
+            if isinstance(output, Tensor) and channels[i] is None:
+                channels[i] = output.shape[1]
+            elif isinstance(output, Tensor) and isinstance(channels[i], int) and output.shape[1] != channels[i]:
                 wrong[i] = f"gives {output.shape[1]} channels where parse_model reckons with {channels[i]}"
                 channels[i] = output.shape[1]
 
@@ -341,14 +351,14 @@ class Model(nn.Module):
         ordered = head.set_anchors(self.head, anchors)
         self.yaml["anchors"] = [[round(side, 2) for side in level] for level in ordered]
 
-    def fuse(self, verbose: bool = True) -> Self:
+    def fuse(self) -> Self:
         """Fold batch norms into convolutions and NAM's into constants, in place, for inference; return the model."""
         for name, m in self.named_modules():
             if isinstance(m, common.Conv) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
                 m.conv = fuse_conv_and_bn(m.conv, m.bn)
                 m.bn = nn.Identity()
-            elif isinstance(m, nam.NAMAttention) and not m.fuse() and verbose:
-                LOGGER.info(f"{name}: NAM's spatial part depends on the image's size and is not folded")
+            elif isinstance(m, nam.NAMAttention) and not m.fuse():
+                LOGGER.debug(f"{name}: NAM's spatial part depends on the image's size and is not folded")
         return self
 
     def info(self, verbose: bool = False, img_size: int = 640) -> str:
@@ -421,6 +431,20 @@ def type_of(m: Callable) -> str:
 def is_ours(m: Callable) -> bool:
     """Return True if a class is one of this repository's blocks."""
     return OURS.get(m.__name__) is m
+
+
+def is_known(m: type) -> bool:
+    """Return True if a class of a layer is torch's, or of this repository: all that works in any memory format."""
+    return m.__module__.startswith(("torch.", "torchvision.", "models.blocks.")) or is_ours(m)
+
+
+def in_one_row(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Give fn tensors of four and five dimensions flat, so that they stay contiguous; it treats all elements alike."""
+
+    def applied(tensor: Tensor) -> Tensor:
+        return fn(tensor.reshape(-1)).view(tensor.shape) if tensor.ndim in (4, 5) else fn(tensor)
+
+    return applied
 
 
 def look_up(name: str) -> object:
@@ -646,6 +670,15 @@ def parse_model(
     model = nn.Sequential(*layers)
     model.channels = set_output_channels(ch, pruned)
     return model, sorted(save)
+
+
+def build_layers(d: dict, ch: int, rows: Sequence[Row], file: str, verbose: bool) -> tuple[nn.Sequential, list[int]]:
+    """Call `parse_model`; one that a user has pasted in place of ours gets v6.1's two arguments."""
+    if "rows" in parameters_of(parse_model):
+        return parse_model(d, [ch], rows, file, verbose)
+    layers, save = parse_model(deepcopy(d), [ch])
+    layers.channels = [None] * len(layers)  # the dry run measures them
+    return layers, save
 
 
 def kept_width(args: list, c1: int, no: int, gw: float) -> int:

@@ -300,6 +300,101 @@ def non_max_suppression(prediction, conf_thres=0.25, iou_thres=0.45, classes=Non
     note("nms", nc)
     return output
 """
+STOPPER = """
+class EarlyStopping:
+    def __init__(self, patience=30):
+        self.best_fitness, self.best_epoch, self.patience = 0.0, 0, patience
+
+    def __call__(self, epoch, fitness):
+        from utils.metrics import note
+        note("stopper", epoch)
+        if fitness >= self.best_fitness:
+            self.best_epoch, self.best_fitness = epoch, fitness
+        return epoch - self.best_epoch >= self.patience
+"""
+AUGMENTATIONS = """
+class Albumentations:
+    def __init__(self):
+        self.transform = None
+
+    def __call__(self, im, labels, p=1.0):
+        from utils.metrics import note
+        note("albumentations", [list(im.shape), labels.shape[1], bool((labels[:, 1:] <= 1).all())])
+        im[:8] = 255
+        return im, labels
+
+def random_perspective(im, targets=(), segments=(), degrees=10, translate=.1, scale=.1, shear=10, perspective=0.0,
+                       border=(0, 0)):
+    from utils.metrics import note
+    note("perspective", [list(im.shape), border])
+    height, width = im.shape[0] + border[0] * 2, im.shape[1] + border[1] * 2
+    targets[:, 1:] = targets[:, 1:] * (height / im.shape[0])
+    return cv2.resize(im, (width, height)), targets
+
+def copy_paste(im, labels, segments, p=0.5):
+    return im, labels, segments
+
+def mixup(im, labels, im2, labels2):
+    from utils.metrics import note
+    note("mixup", list(im2.shape))
+    return im, labels
+
+def augment_hsv(im, hgain=0.5, sgain=0.5, vgain=0.5):
+    from utils.metrics import note
+    note("hsv", float(im[:8].min()))
+    im[:] = 255 - im
+"""
+ANCHORS = """
+def check_anchors(dataset, model, thr=4.0, imgsz=640):
+    from utils.metrics import note
+    m = model.module.model[-1] if hasattr(model, "module") else model.model[-1]
+    m.anchors[:] = m.anchors * 2
+    note("anchors", [len(dataset.labels), dataset.shapes.shape[1]])
+"""
+DRAWING = """
+class Annotator:
+    def __init__(self, im, line_width=None, font_size=None, font="Arial.ttf", pil=False, example="abc"):
+        self.im = im
+
+    def box_label(self, box, label="", color=(128, 128, 128), txt_color=(255, 255, 255)):
+        from utils.metrics import note
+        note("drawn", label)
+
+    def result(self):
+        return np.asarray(self.im)
+"""
+ROWS = """
+def parse_model(d, ch):
+    from utils.metrics import note
+    layers, save = [], []
+    for i, (f, n, m, args) in enumerate(d["backbone"] + d["head"]):
+        m = globals()[m]
+        if m is Detect:
+            args = [d["nc"], d["anchors"], [ch[x] for x in f]]
+        else:
+            c2 = make_divisible(args[0] * d["width_multiple"], 8)
+            args = [ch[f], c2, *args[1:]]
+        layer = m(*args)
+        layer.i, layer.f, layer.type, layer.np = i, f, m.__name__, sum(p.numel() for p in layer.parameters())
+        save.extend(x % i for x in ([f] if isinstance(f, int) else f) if x != -1)
+        layers.append(layer)
+        ch = [c2] if i == 0 else [*ch, c2]
+    note("parsed", len(layers))
+    return nn.Sequential(*layers), sorted(save)
+"""
+FUSE = """
+def fuse(self):
+    from utils.metrics import note
+    note("fused", 1)
+    for m in self.model.modules():
+        if isinstance(m, (Conv, DWConv)) and hasattr(m, "bn"):
+            m.conv = fuse_conv_and_bn(m.conv, m.bn)
+            delattr(m, "bn")
+            m.forward = m.forward_fuse
+    return self
+
+Model.fuse = fuse
+"""
 FITNESS = """
 def fitness(x):
     note("fitness", list(x.shape))
@@ -316,6 +411,12 @@ def functions(tmp_path_factory, data):
     paste(folder / "utils" / "loss.py", LOSS_CLASS)
     paste(folder / "utils" / "general.py", NMS)
     paste(folder / "utils" / "metrics.py", FITNESS)
+    paste(folder / "utils" / "torch_utils.py", STOPPER)
+    paste(folder / "utils" / "augmentations.py", AUGMENTATIONS)
+    paste(folder / "utils" / "autoanchor.py", ANCHORS)
+    paste(folder / "utils" / "plots.py", DRAWING)
+    change(folder / "models" / "yolo.py", "\n# Script ---", f"\n{ROWS}\n{FUSE}\n# Script ---")
+    change(folder / "data/hyps/hyp.scratch-low.yaml", r"mixup: 0\.0", "mixup: 1.0")
     change(folder / "train.py", r'"--cfg", default=""', '"--cfg", default=ROOT / "models/tiny.yaml"')
     return run(folder, data, f"{TRAIN}, weights='', amp='off'")
 
@@ -333,6 +434,28 @@ def test_a_pasted_nms_function_is_used_everywhere(functions, stage):
 
 def test_a_pasted_fitness_chooses_the_best_epoch(functions):
     assert all(shape == [1, 4] for _, shape in functions["fitness"])
+
+
+def test_a_pasted_stopper_and_a_pasted_check_of_anchors(functions):
+    assert [value for _, value in functions["stopper"]] == [0]
+    assert functions["anchors"][0][1] == [12, 2]
+
+
+def test_pasted_augmentations_make_the_samples(functions):
+    """The order is v6.1's: warp and mixup of painted images, Albumentations with shares, colours in place."""
+    warps = [value for _, value in functions["perspective"]]
+    assert warps
+    assert all(value == [[128, 128, 3], [-32, -32]] for value in warps)
+    assert {tuple(value) for _, value in functions["mixup"]} == {(64, 64, 3)}
+    assert all(value == [[64, 64, 3], 5, True] for _, value in functions["albumentations"])
+    assert {value for _, value in functions["hsv"]} == {255.0}
+    assert len(functions["hsv"]) == len(functions["albumentations"]) == 12
+
+
+def test_pasted_drawing_parsing_and_fusing(functions):
+    assert any(stage == "detect" for stage, _ in functions["drawn"])
+    assert {value for _, value in functions["parsed"]} == {6}
+    assert {stage for stage, _ in functions["fused"]} >= {"train", "val", "detect"}
 
 
 # In this process ------------------------------------------------------------------------------------------------------

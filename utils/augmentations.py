@@ -10,6 +10,7 @@ pixel i covers [i, i + 1), so an image of width w ends at w and mirrored x is w 
 """
 
 import math
+import random  # noqa: F401  of v6.1's names, for functions that are pasted here
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
@@ -197,14 +198,18 @@ def random_perspective(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Warp a scene by a random matrix: the image (h, w, 3) and the labels that stay visible, (m, 5)."""
     matrix, zoom = random_matrix(scene.hw, out_hw, degrees, translate, scale, shear, perspective, rng)
-    labels = transform_labels(scene, matrix, zoom, out_hw)
+    return paint(scene, matrix, out_hw), transform_labels(scene, matrix, zoom, out_hw)
+
+
+def paint(scene: Scene, matrix: np.ndarray, out_hw: tuple[int, int]) -> np.ndarray:
+    """Render a scene through `matrix`, with what is pasted on it, (h, w, 3)."""
     image = render(scene.tiles, matrix, out_hw)
     if scene.pasted:
         mirror = scaling(-1, 1, scene.hw[1], 0)
         mirrored = render(scene.tiles, matrix @ mirror, out_hw)
         mask = polygon_mask([transform_points(points, matrix) for points in scene.pasted], out_hw)
         cv2.copyTo(mirrored, mask, image)
-    return image, labels
+    return image
 
 
 def random_matrix(

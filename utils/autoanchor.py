@@ -8,12 +8,17 @@ possible recall, is the share of labels with a matching anchor; AAT is the avera
 Shapes: N labels, A anchors of all levels, I images, L levels, K centroids.
 """
 
+# Imports with "noqa" are not used by ours: functions that are pasted here know these names from v6.1.
+import random  # noqa: F401
 from collections.abc import Sequence
 from importlib import import_module
+from types import SimpleNamespace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch  # noqa: F401
 from torch import Tensor
+from tqdm import tqdm  # noqa: F401
 
 from utils.data.labels import LabelRecord
 from utils.general import LOGGER, colorstr
@@ -26,6 +31,7 @@ RESTARTS = 30  # of k-means, the best of which counts
 GENERATIONS = 1000
 MUTATED, MUTATION, LEAST_FACTOR, MOST_FACTOR = 0.9, 0.1, 0.3, 3.0  # share of sides, spread, bounds of a mutation
 PREFIX = "AutoAnchor: "
+PASTED = ("check_anchors", "kmean_anchors")  # of v6.1: those that a user has pasted into this file are called
 
 
 class Head(Protocol):
@@ -170,6 +176,10 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
     New ones are used only if they match more labels, and always if the yaml gives only the number of anchors.
     """
     head, prefix = model.head, colorstr(PREFIX)
+    pasted, labelled = {name: globals().get(name) for name in PASTED}, as_dataset(records)
+    if pasted["check_anchors"]:
+        pasted["check_anchors"](labelled, model=model, thr=anchor_t, imgsz=imgsz)
+        model.set_anchors((head.anchors * head.stride[:, None, None]).flatten(1).tolist())
     sizes = label_sizes(records, imgsz, np.random.default_rng(seed))
     small = int((sizes < SMALL).any(1).sum())
     if small:
@@ -179,9 +189,15 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
         pixels = (head.anchors * head.stride[:, None, None]).cpu().double().numpy()  # (L, A / L, 2)
         current = measure(sizes, pixels.reshape(-1, 2), anchor_t)
         LOGGER.info(f"{prefix}{current}")
-        if current.bpr > GOOD_BPR:
+        if current.bpr > GOOD_BPR or pasted["check_anchors"]:
             return current
-    found = search_anchors(sizes, head.nl * head.na, anchor_t, seed=seed).round(2)
+    count = head.nl * head.na
+    if pasted["kmean_anchors"]:
+        found = np.asarray(
+            pasted["kmean_anchors"](labelled, n=count, img_size=imgsz, thr=anchor_t, gen=GENERATIONS, verbose=False)
+        ).round(2)
+    else:
+        found = search_anchors(sizes, count, anchor_t, seed=seed).round(2)
     fit = measure(sizes, found, anchor_t)
     if current and fit.bpr <= current.bpr:
         LOGGER.info(f"{prefix}no others reach more labels ({fit}); they stay")
@@ -191,6 +207,12 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
     model.set_anchors(levels)
     LOGGER.info(f"{prefix}{fit} with new anchors, which the checkpoints keep:\n{yaml_text(levels)}")
     return fit
+
+
+def as_dataset(records: Sequence[LabelRecord]) -> SimpleNamespace:
+    """Return what v6.1's functions read of a data set: `labels`, (n, 5) each, and `shapes`, width and height (I, 2)."""
+    shapes = np.array([record.hw[::-1] for record in records], np.float64).reshape(-1, 2)
+    return SimpleNamespace(labels=[record.boxes for record in records], shapes=shapes)
 
 
 def yaml_text(levels: Sequence[Sequence[float]]) -> str:

@@ -22,20 +22,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
     Source,
-    augment_hsv,
-    copy_paste,
     flip,
     letterbox,
     letterbox_placement,
     letterbox_scene,
-    mixup,
     mosaic,
-    random_perspective,
     to_pixels,
 )
 from utils.data.config import Hyp
 from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.data.labels import LabelRecord
+from utils.data.pasted import by_albumentations, mixed, recoloured, warped, with_copies
 from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleKey, rectangular_shapes
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, DistEnv
@@ -199,12 +196,13 @@ class DetectionDataset(Dataset[Sample]):
         if rng.random() < (0.0 if is_closed else hyp.mosaic):
             image, labels = self._mosaic(index, hyp, rng)
             if rng.random() < hyp.mixup:
-                image, labels = mixup(image, labels, *self._mosaic(self._drawn(1, rng)[0], hyp, rng), rng)
+                image, labels = mixed(image, labels, *self._mosaic(self._drawn(1, rng)[0], hyp, rng), rng)
         else:
             scene = letterbox_scene(self._source(index), self._out_hw(index))
-            image, labels = random_perspective(scene, scene.hw, **warp_ranges(hyp), rng=rng)
+            image, labels = warped(scene, scene.hw, warp_ranges(hyp), rng)
         # Further changes of pixels alone (blur, gray, CLAHE) belong here.
-        image = augment_hsv(image, hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, rng)
+        image, labels = by_albumentations(image, labels, rng)
+        image = recoloured(image, (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v), rng)
         for axis, probability in ((0, hyp.flipud), (1, hyp.fliplr)):
             if rng.random() < probability:
                 image, labels = flip(image, labels, axis)
@@ -215,8 +213,8 @@ class DetectionDataset(Dataset[Sample]):
         """Return a warped mosaic of image `index` and three others, and labels (n, 5) class, xyxy in its pixels."""
         chosen = rng.permutation([index, *self._drawn(3, rng)])
         scene = mosaic([self._source(i) for i in chosen.tolist()], self.imgsz, rng)
-        scene = copy_paste(scene, hyp.copy_paste, rng)
-        return random_perspective(scene, (self.imgsz, self.imgsz), **warp_ranges(hyp), rng=rng)
+        scene = with_copies(scene, hyp.copy_paste, rng)
+        return warped(scene, (self.imgsz, self.imgsz), warp_ranges(hyp), rng)
 
     def _drawn(self, count: int, rng: np.random.Generator) -> list[int]:
         """Draw `count` indices of images; weighted if the epoch's images are."""

@@ -79,8 +79,8 @@ class Annotator:
     """Draws boxes and labels on a BGR image, `im`, in place: ASCII with OpenCV, other text with Pillow.
 
     An array that OpenCV cannot draw on, such as `image[..., ::-1]`, is copied; a PIL image is converted to an array.
-    font, pil and example are v6.1's and ignored: each text selects its own font. labels_last: `result` draws the labels
-    on top of all boxes.
+    font, pil and example are v6.1's and ignored: each text selects its own font. With `labels_last` set, `result` draws
+    the labels on top of all boxes.
     """
 
     def __init__(
@@ -91,8 +91,6 @@ class Annotator:
         font: str = "",
         pil: bool = False,
         example: str = "",
-        *,
-        labels_last: bool = False,
     ) -> None:
         self.im = np.require(im, requirements=["C", "W"])
         assert self.im.shape[2:] == (3,), f"(H, W, 3) is drawn upon, not {self.im.shape}"
@@ -101,7 +99,7 @@ class Annotator:
         self.lw = line_width or max(round(side * 0.003), 2)
         self.font_scale = font_size / PIXELS_PER_FONT_SCALE if font_size else self.lw / 3
         self.font_size = font_size or round(self.font_scale * PIXELS_PER_FONT_SCALE)
-        self.labels_last = labels_last
+        self.labels_last = False
         self.pending: list[tuple[tuple[int, int], str, Color, Color | None]] = []
 
     def box_label(
@@ -282,15 +280,15 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
         tile,
         line_width=max(round((h + w) / 2 * 0.004), 1),
         font_size=max(round((h + w) / 2 * 0.03), 11),
-        labels_last=True,
     )
+    annotator.labels_last = True
     boxes_xyxy = xywh2xyxy(rows[:, 2:6]) * (w, h, w, h)
     for row, box_xyxy in zip(rows, boxes_xyxy, strict=True):
         index = int(row[1])
         name = names[index] if 0 <= index < len(names) else str(index)
         annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
     drawn = annotator.result()
-    if caption:  # above all labels
+    if caption and hasattr(annotator, "label"):  # above all labels; a class pasted from v6.1 has no such method
         annotator.label((5, 5), caption[-40:], (70, 70, 70))
     return drawn
 

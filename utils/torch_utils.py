@@ -264,14 +264,6 @@ class EarlyStopping:
         self.possible_stop = self.patience > 0 and waited >= self.patience - 1
         return self.stopped
 
-    def state_dict(self) -> dict[str, object]:
-        """Return the best epoch, its fitness, and whether it ended the run; `patience` is not part of it."""
-        return {"best_epoch": self.best_epoch, "best_fitness": self.best_fitness, "stopped": self.stopped}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore the state from `state_dict`."""
-        self.best_epoch, self.best_fitness = state["best_epoch"], state["best_fitness"]
-
 
 # Profiling ------------------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,24 @@ from tests.copies import copy_repository, patch
 
 TEXTS = Path(__file__).parent / "recipes"
 IMPORTS = (
+    "from models.attention import *\n"
     "from models.mine import (ASFF, Act, Backbone, BiFPN_Add2, BiFPN_Concat2, C3SE, C3STR, CoordAtt, DecoupledHead,"
     " Decoupled_Detect, MixBlock, MobileNet_Block, Pick, RepVGGBlock, SE, SPPCSPC, Shuffle_Block, conv_bn_hswish)\n"
 )
+ATTENTION = """
+import torch
+from torch import nn
+
+
+class Shuffled(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(1, channels, 1, 1, 1))
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        return (x.view(b, c, -1) * self.kernels.view(1, c, 1)).view(b, c, h, w)
+"""
 IN_FRONT = """        if m is SE:
             c1, c2 = ch[f], args[0]
             if c2 != no:  # if not output
@@ -50,6 +65,9 @@ BEHIND = """        elif m is CBAM:
         elif m is Backbone:
             c2 = [make_divisible(x * gw, 8) for x in args[0]]
             args = [ch[f], c2]
+        elif m is Shuffled:
+            c2 = ch[f]
+            args = [c2]
         elif m is Pick:
             c2 = ch[f][args[0]]
 """
@@ -104,6 +122,10 @@ RECIPES = {  # name: rows, {row: class that it must be}
     "SE in a branch before ours, of our block's name": (behind([-1, 1, "SE", [64, 4]]), {9: f"{MINE}.SE"}),
     "CBAM pasted in common.py, of our block's name": (behind([-1, 1, "CBAM", [64]]), {9: f"{COMMON}.CBAM"}),
     "ECA that nobody lists, of our block's name": (behind([-1, 1, "ECA", [5]]), {9: f"{COMMON}.ECA"}),
+    "a file models/attention.py, which ours gives way to, views and 5-D weights": (
+        behind([-1, 1, "Conv", [64, 1]], [-1, 1, "Shuffled", []]),
+        {10: "models.attention.Shuffled"},
+    ),
     "coordinate attention": (behind([-1, 1, "CoordAtt", [64]]), {9: f"{MINE}.CoordAtt"}),
     "C3 variant in both lists": (behind([-1, 3, "C3SE", [64]]), {9: f"{MINE}.C3SE"}),
     "weighted add with a branch": (
@@ -222,7 +244,8 @@ for name, content in json.load(open(sys.argv[1])).items():
         for layer in model.model:
             inner = layer[0] if type(layer) is torch.nn.Sequential else layer
             classes.append(f"{type(inner).__module__}.{type(inner).__qualname__}")
-        raw = model(torch.rand(2, 3, 64, 96))
+        model.to(memory_format=torch.channels_last)  # as training and inference do
+        raw = model(torch.rand(2, 3, 64, 96).to(memory_format=torch.channels_last))
         sum(level.square().mean() for level in raw).backward()
         without = [key for key, p in model.named_parameters() if p.grad is None]
         boxes = model.eval().fuse()(torch.rand(1, 3, 64, 96))[0]
@@ -259,6 +282,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the networks of all recipes are in a patched copy, and the log."""
     folder = copy_repository(tmp_path_factory.mktemp("recipes"))
     shutil.copy(TEXTS / "mine.py", folder / "models" / "mine.py")
+    (folder / "models" / "attention.py").write_text(ATTENTION)
     common, yolo = folder / "models" / "common.py", folder / "models" / "yolo.py"
     unlisted = "\n\nclass C3B(C3):\n    pass\n"
     common.write_text(common.read_text() + (TEXTS / "pasted.txt").read_text() + unlisted)

@@ -137,7 +137,8 @@ def test_label_above_the_box_where_there_is_room_else_below():
 
 
 def test_labels_lie_above_boxes_drawn_later():
-    first, second = (Annotator(WHITE.copy(), line_width=1, labels_last=True) for _ in range(2))
+    first, second = (Annotator(WHITE.copy(), line_width=1) for _ in range(2))
+    first.labels_last = second.labels_last = True
     first.box_label((20, 60, 90, 100), "cat", RED)
     second.box_label((20, 60, 90, 100), "cat", RED)
     second.box_label((30, 5, 190, 110), color=(255, 0, 0))  # its left edge crosses the label

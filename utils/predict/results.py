@@ -154,7 +154,8 @@ class Detections:
         return [plain if image is drawn else image for image, (drawn, plain) in both]
 
     def _drawn(self, i: int, image: np.ndarray, labels: bool) -> np.ndarray:
-        annotator = Annotator(image[..., ::-1].copy(), labels_last=True)
+        annotator = Annotator(image[..., ::-1].copy())
+        annotator.labels_last = True
         for *box_xyxy, confidence, index in self.pred[i].flip(0).tolist():  # the surest on top
             label = self._label(index, confidence) if labels else ""
             annotator.box_label(box_xyxy, label, colors(int(index), bgr=True))

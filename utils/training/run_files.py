@@ -25,6 +25,7 @@ from utils.torch_utils import EarlyStopping
 from utils.training.engine import Trainer
 from utils.training.resume import KEPT, LAST
 
+STOPPER = ("best_epoch", "best_fitness", "stopped")  # what a checkpoint keeps of EarlyStopping, also of a pasted one
 MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
 
 
@@ -161,7 +162,7 @@ class RunFiles:
         """All that the run has come to; epoch: the last one that is complete, -1 in the first one."""
         training = {
             **trainer.state_dict(),
-            "stopper": stopper.state_dict(),
+            "stopper": {name: getattr(stopper, name) for name in STOPPER if hasattr(stopper, name)},
             "opt": self.options,
             "hyp": self.hyp,
             "data": self.data,

@@ -337,7 +337,7 @@ def test_the_spatial_part_says_that_it_stays_and_is_exact(caplog, tiny_with) -> 
     settings = tiny_with([-1, 1, "NAMAttention", [32, {"no_spatial": False, "grid": 4}]])
     model = settle(Model(settings, verbose=False))
     x = torch.rand(1, 3, 64, 96)
-    with torch.no_grad(), caplog.at_level(logging.INFO, "yolov5"):
+    with torch.no_grad(), caplog.at_level(logging.DEBUG, "yolov5"):
         before = model(x)[0]
         model.fuse()
         torch.testing.assert_close(model(x)[0], before, rtol=1e-4, atol=1e-4)

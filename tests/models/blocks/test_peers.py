@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.blocks.nam import Gated
 from models.blocks import peers as attention_peers
+from models.blocks.nam import Gated
 from models.blocks.peers import CBAM, ECA, EMA, GAM, SE, CoordAttention, SimAM
 from models.yolo import Model
 
