@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import log_options, normalized, read_options
 from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
@@ -42,7 +42,7 @@ from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script, set_logging
+from utils.general import LOGGER, ROOT, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder
 from utils.predict.inference import (
@@ -88,7 +88,8 @@ def main(opt: DetectOptions) -> Path:
     """
     opt.check()
     with process_group() as ranks:
-        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+        if opt.verbose:
+            log_options("detect", shown(asdict(opt)))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
         is_at_once = opt.batch_size == 1 or opt.source == "-"
         window = opt.batch_size if is_at_once else WINDOW * opt.batch_size
@@ -440,6 +441,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
     parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     return read_options(DetectOptions, parser, arguments, several=SEVERAL)
 
 

@@ -30,7 +30,7 @@ from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
-from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.arguments import given_names, log_options, normalized, read_options
 from utils.cli.resume import resumed_options
 from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 from utils.data.config import DataConfig, Hyp
@@ -139,7 +139,8 @@ def main(opt: TrainOptions) -> Path:
         opt.check_shares(ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.data, opt.artifact_alias))
-        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
+        if opt.verbose:
+            log_options("train", opt.values())
         if opt.evolve is not None:
             return evolve(opt.for_search(ranks.size))
         return train(opt, checkpoint, ranks, lock)
@@ -717,6 +718,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
         "--name says which study in it; empty takes a file in the search's folder",
     )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     services.add_argument(

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.runtimes.load import Weights, load_backend
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import log_options, normalized, read_options
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 from utils.data.config import SPLITS, DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
@@ -67,7 +67,8 @@ SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not th
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
-    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("val", shown(asdict(opt)))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks, Lock() as lock:
@@ -318,7 +319,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     parser.add_argument(
         "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
     )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument("--verbose", action="store_true", help="log all options, and each class of any data set")
     parser.add_argument(
         "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
     )

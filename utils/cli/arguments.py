@@ -2,10 +2,12 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
+
+from utils.general import LOGGER, colorstr
 
 Options = TypeVar("Options")
 
@@ -104,10 +106,29 @@ def given_names(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     return frozenset(vars(parser.parse_args(arguments)))
 
 
+def log_options(command: str, values: Mapping[str, object]) -> None:
+    """Log all options of a command in one line, as v6.1 does at each start."""
+    LOGGER.info(colorstr(f"{command}: ") + ", ".join(f"{name}={value}" for name, value in values.items()))
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append each option's default to its help, unless the help states it itself or the empty default says nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "") or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Create the parser of `python -m tools.<name>`, whose --help ends with an example of its arguments."""
+    """Create the parser of `python -m tools.<name>`, whose --help has the defaults and ends with an example."""
     command = f"python -m tools.{name}"
-    return argparse.ArgumentParser(prog=command, description=description, epilog=f"Example: {command} {example}")
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"Example: {command} {example}",
+        formatter_class=DefaultsFormatter,
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser, what: str) -> None:

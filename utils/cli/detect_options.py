@@ -70,6 +70,7 @@ class DetectOptions:
     save_csv: bool
     save_json: bool
     trust: bool
+    verbose: bool = False
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
