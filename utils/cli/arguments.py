@@ -7,8 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from utils.general import LOGGER, colorstr
-
 Options = TypeVar("Options")
 
 OTHER_NAMES = {  # what other programs and flags of ours call an option
@@ -106,13 +104,29 @@ def given_names(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     return frozenset(vars(parser.parse_args(arguments)))
 
 
-def log_options(command: str, values: Mapping[str, object]) -> None:
-    """Log all options of a command in one line, as v6.1 does at each start."""
-    LOGGER.info(colorstr(f"{command}: ") + ", ".join(f"{name}={value}" for name, value in values.items()))
+def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
+    """ValueError where a threshold is no share, or one of the counts, by their flags, is below 1."""
+    for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{flag} {value}: a share between 0 and 1")
+    for flag, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{flag} {value}: 1 or more")
+
+
+def check_size(imgsz: int | Sequence[int] | None) -> None:
+    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
+    if imgsz is None:
+        return
+    if isinstance(imgsz, int):
+        if imgsz < 1:
+            raise ValueError(f"--imgsz {imgsz}: 1 or more")
+    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
+        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Append each option's default to its help, unless the help states it itself or the empty default says nothing."""
+    """Append each option's default to its help, unless the help states it itself or the default is empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "") or "(default: " in (action.help or ""):

@@ -8,7 +8,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
-from utils.data.shapes import SPLITS, generate
+from utils.base.constants import SPLITS
+from utils.data.shapes import generate
 from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import LOGGER, ROOT, find_file
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.base.constants import QUAD
 from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, DistEnv
-from utils.ops.quads import QUAD
 
 # Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
 DRAW_WEIGHTED, DRAW_QUAD, DRAW_SCALE = 1, 2, 3

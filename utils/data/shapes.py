@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.base.constants import SPLITS
 from utils.data.shape_scenes import NAMES, VERSION, Scene, draw_scene
 from utils.general import LOGGER, progress, remove_stale, scratch_folder
 
 MAKER = "utils/shapes.py"  # what sets say that they were made by, wherever this file lies
 STAMP = "shapes.json"  # says what made the folder and with which settings; written last
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
