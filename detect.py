@@ -61,10 +61,12 @@ from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
+from utils.predict.tracking import DEFAULT_TRACKER, FAINT, NO_ID, TRACKERS, TrackerSet, mot_rows, tracking_package
 from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
+NONE_FOUND = torch.zeros(0, 6)
 WINDOW = 2  # batches of files are looked at together, so that those of one shape find each other
 
 
@@ -72,13 +74,16 @@ class Found(NamedTuple):
     """What was found in a frame.
 
     det: (n, 6) xyxy in pixels of the frame, confidence, class, surest first. net_hw: height and width of the network's
-    image. maps: of its layers, by name.
+    image. maps: of its layers, by name. faint: (m, 6), less sure than --conf-thres, which may continue a track. ids: (n,)
+    of the tracks.
     """
 
     det: Tensor
     net_hw: tuple[int, int]
     seconds: float
     maps: Mapping[str, np.ndarray]
+    faint: Tensor = NONE_FOUND
+    ids: np.ndarray | None = None
 
 
 def main(opt: DetectOptions) -> Path:
@@ -87,6 +92,8 @@ def main(opt: DetectOptions) -> Path:
     ValueError at the end, when all else is written, where a file of a list could not be read.
     """
     opt.check()
+    if opt.track is not None:
+        tracking_package("trackers")  # before the network is loaded
     with process_group() as ranks:
         LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
@@ -101,7 +108,8 @@ def main(opt: DetectOptions) -> Path:
                     tables.append("csv")
                 if opt.save_json:
                     tables.append("json")
-                with ResultWriter(folder, model.names, tables, ranks.rank) as writer:
+                further = [] if opt.track is None else ["track_id"]
+                with ResultWriter(folder, model.names, tables, ranks.rank, further) as writer:
                     stats = detect(opt, model, source, writer)
                     total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
@@ -158,6 +166,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
+    trackers = None if opt.track is None else TrackerSet(opt.track, opt.conf_thres, source.is_live)
     stats = DetectStats()
     # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
     with stop_signals(is_deferred=True) as signals, Background() as background:
@@ -173,13 +182,16 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     # im0 is (h, w, 3) BGR; frame.name is its path. Count, filter, draw or return boxes here, as with
                     # v6.1's `for *xyxy, conf, cls in reversed(det):`. What det and im0 are below is what is saved.
 
+                    if trackers is not None:
+                        det, ids = track(trackers, frame, det, item.faint)
+                        item = item._replace(ids=ids)
                     counts = Counter(names[int(index)] for index in det[:, 5].sort().values)
                     stats.objects += counts
                     LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
                     frame, item = frame._replace(image=im0), item._replace(det=det)
                     if opt.view_img:
                         frame = frame._replace(image=im0.copy())  # crops are cut from what has no boxes
-                        draw(opt, annotator, det, names)
+                        draw(opt, annotator, item, names)
                     background.submit(partial(save, opt, frame, item, writer, source, annotator))
                     if opt.view_img and not show(frame.name, annotator.im):
                         return stats
@@ -191,6 +203,14 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
             if recorder is not None:
                 recorder.close()
     return stats
+
+
+def track(trackers: TrackerSet, frame: Frame, det: Tensor, faint: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Return the detections (n, 6) of a frame and their ids (n,): all of det, and of the faint ones those with a track."""
+    rows = torch.cat((det, faint))
+    ids = trackers.update(frame, rows.numpy())
+    kept = (np.arange(len(rows)) < len(det)) | (ids != NO_ID)
+    return rows[torch.from_numpy(kept)], ids[kept]
 
 
 def interruptible(source: FileSource | LiveSource, signals: StopSignals) -> Iterator[Sequence[Frame]]:
@@ -230,7 +250,7 @@ def find(
         times.append(time_sync(device))
         boxes = non_max_suppression(
             prediction.float(),
-            opt.conf_thres,
+            opt.conf_thres if opt.track is None else min(opt.conf_thres, FAINT),
             opt.iou_thres,
             opt.classes,
             opt.agnostic_nms,
@@ -242,7 +262,8 @@ def find(
         net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
         for i, rows, layers in zip(indices, boxes, maps, strict=True):
             det = to_native(rows, net_hw, frames[i].image.shape[:2])  # (n, 6)
-            found[i] = Found(det, net_hw, seconds, layers)
+            sure = int((det[:, 4] > opt.conf_thres).sum())
+            found[i] = Found(det[:sure], net_hw, seconds, layers, det[sure:])
     return [found[i] for i in range(len(frames))]
 
 
@@ -311,23 +332,29 @@ def save(
     Files have the detections as v6.1's have, the surest last.
     """
     rows = found.det.flip(0)
+    ids = None if found.ids is None else found.ids[::-1]
     if opt.save_txt:
-        writer.save_labels(frame, rows, opt.save_conf)
+        writer.save_labels(frame, rows, opt.save_conf, ids)
+    if opt.save_mot and ids is not None:
+        writer.save_mot(frame, mot_rows(frame, rows.numpy(), ids))
     if opt.save_crop:
         writer.save_crops(frame, rows)
-    writer.save_rows(frame, rows)
+    writer.save_rows(frame, rows, {} if ids is None else {"track_id": ids.tolist()})
     if found.maps:
         save_features(writer.folder / output_stem(frame), found.maps)
     if not opt.nosave and source.saves_pictures:
         if not opt.view_img:
-            draw(opt, annotator, found.det, writer.names)
+            draw(opt, annotator, found, writer.names)
         writer.save_picture(frame, annotator.im, source.is_live)
 
 
-def draw(opt: DetectOptions, annotator: Annotator, det: Tensor, names: Sequence[str]) -> None:
-    """Draw the boxes of detections (n, 6) and their labels, the surest on top."""
-    for *xyxy, conf, cls in reversed(det.tolist()):
+def draw(opt: DetectOptions, annotator: Annotator, found: Found, names: Sequence[str]) -> None:
+    """Draw the boxes of a frame's detections and their labels, the surest on top."""
+    ids = [NO_ID] * len(found.det) if found.ids is None else found.ids.tolist()
+    for (*xyxy, conf, cls), track_id in zip(reversed(found.det.tolist()), reversed(ids), strict=True):
         label = names[int(cls)] if opt.hide_conf else f"{names[int(cls)]} {conf:.2f}"
+        if track_id != NO_ID:
+            label = f"#{track_id} {label}"
         annotator.box_label(xyxy, "" if opt.hide_labels else label, colors(cls, True))
     annotator.result()
 
@@ -440,6 +467,16 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
     parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    parser.add_argument(
+        "--track",
+        nargs="?",
+        const=DEFAULT_TRACKER,
+        choices=tuple(TRACKERS),
+        help=f"give objects in videos and streams ids that last; alone: {DEFAULT_TRACKER}",
+    )
+    parser.add_argument(
+        "--save-mot", action="store_true", help="with --track, write mot/*.txt in MOT Challenge's format"
+    )
     return read_options(DetectOptions, parser, arguments, several=SEVERAL)
 
 

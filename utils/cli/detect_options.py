@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from utils.general import ROOT
 from utils.predict.inference import check_limits, check_size
 from utils.predict.opencv import check_display
+from utils.predict.tracking import TRACKERS
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 SEVERAL = {"weights", "imgsz", "classes"}  # options that take several values
@@ -70,6 +71,8 @@ class DetectOptions:
     save_csv: bool
     save_json: bool
     trust: bool
+    track: str | None
+    save_mot: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -85,6 +88,10 @@ class DetectOptions:
             raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:
             check_display()
+        if self.track is not None and self.track not in TRACKERS:
+            raise ValueError(f"--track {self.track}: must be one of {', '.join(TRACKERS)}")
+        if self.save_mot and self.track is None:
+            raise ValueError("--save-mot writes the tracks of objects: add --track")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
