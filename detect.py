@@ -74,8 +74,8 @@ class Found(NamedTuple):
     """What was found in a frame.
 
     det: (n, 6) xyxy in pixels of the frame, confidence, class, surest first. net_hw: height and width of the network's
-    image. maps: of its layers, by name. faint: (m, 6), less sure than --conf-thres, which may continue a track. ids: (n,)
-    of the tracks.
+    image. maps: of its layers, by name. faint: (m, 6), less sure than --conf-thres, which may continue a track.
+    ids: (n,) of the tracks.
     """
 
     det: Tensor
@@ -206,7 +206,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
 
 
 def track(trackers: TrackerSet, frame: Frame, det: Tensor, faint: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Return the detections (n, 6) of a frame and their ids (n,): all of det, and of the faint ones those with a track."""
+    """Return a frame's detections (n, 6) and ids (n,): all of det, and of the faint ones those with a track."""
     rows = torch.cat((det, faint))
     ids = trackers.update(frame, rows.numpy())
     kept = (np.arange(len(rows)) < len(det)) | (ids != NO_ID)
@@ -262,7 +262,7 @@ def find(
         net_hw, seconds = (images.shape[2], images.shape[3]), (times[2] - times[1]) / len(indices)
         for i, rows, layers in zip(indices, boxes, maps, strict=True):
             det = to_native(rows, net_hw, frames[i].image.shape[:2])  # (n, 6)
-            sure = int((det[:, 4] > opt.conf_thres).sum())
+            sure = len(det) if opt.track is None else int((det[:, 4] > opt.conf_thres).sum())
             found[i] = Found(det[:sure], net_hw, seconds, layers, det[sure:])
     return [found[i] for i in range(len(frames))]
 

@@ -1,4 +1,4 @@
-"""Track objects over the frames of videos and streams by Roboflow's `trackers`, an optional package imported here only."""
+"""Track objects in videos and streams by Roboflow's `trackers`, an optional package that is imported here only."""
 
 from types import ModuleType
 from typing import NamedTuple
