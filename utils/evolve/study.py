@@ -101,6 +101,7 @@ def open_storage(url: str, flag: str = EVOLVE_FLAG) -> "RDBStorage":
                 return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
             except ImportError as error:  # the database's driver
                 missing = getattr(error.__cause__, "name", None) or "its driver"
+                missing = "psycopg2-binary" if missing == "psycopg2" else missing  # the other one needs a compiler
                 raise ImportError(f"{flag} {shown(url)} needs another package: pip install {missing}") from None
             except sqlalchemy.exc.DBAPIError:
                 if wait_s is None:

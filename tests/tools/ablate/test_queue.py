@@ -200,7 +200,7 @@ def test_two_processes_do_no_run_twice_and_the_killed_ones_run_is_resumed(tmp_pa
 @pytest.fixture
 def postgresql():
     """The address of a PostgreSQL server of its own, which does not run as root."""
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg2")
     if not shutil.which("initdb") or not shutil.which("pg_ctl"):
         pytest.skip("no PostgreSQL server")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a short path, as sockets need it
@@ -214,7 +214,7 @@ def postgresql():
         options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
         run([*control, "-w", "-l", f"{folder}/log", "-o", options, "start"])
         try:
-            yield f"postgresql+psycopg://me@/postgres?host={folder}"
+            yield f"postgresql://me@/postgres?host={folder}"
         finally:
             run([*control, "-m", "immediate", "stop"])
 
