@@ -26,6 +26,123 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, TRACKERS
+from utils.cli.arguments import normalized, read_options
+from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Find objects in images, videos, cameras and streams.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "coco128.yaml"),
+        help="class names for formats that carry none; a checkpoint carries its own",
+    )
+    parser.add_argument(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"inference size in pixels: one, or h w; None = {SIZE_DEFAULT}",
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument(
+        "--source",
+        default=str(ROOT / "data" / "images"),
+        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
+        "images, or - for names on standard input",
+        nargs="+",
+        action=JoinedWords,
+    )
+    parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
+    parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument("--save-crop", action="store_true", help="write what is in the boxes as crops/<class>/*.jpg")
+    parser.add_argument("--nosave", action="store_true", help="write no annotated images and videos")
+    parser.add_argument("--classes", nargs="+", type=int, help="only these class numbers, as --classes 0 2 3")
+    parser.add_argument(
+        "--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other"
+    )
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument(
+        "--visualize", action="store_true", help="write feature maps of all layers and NAM gates as .png and .npy"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
+    )
+    parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
+    parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images and video frames that go through the network at a time"
+    )
+    parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
+    parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
+    parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    parser.add_argument(
+        "--track",
+        nargs="?",
+        const=TRACKERS[0],
+        choices=TRACKERS,
+        help=f"give objects in videos and streams ids that last; alone: {TRACKERS[0]}",
+    )
+    parser.add_argument(
+        "--save-mot", action="store_true", help="with --track, write mot/*.txt in MOT Challenge's format"
+    )
+    return read_options(DetectOptions, parser, arguments, several=SEVERAL)
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
+
 import cv2
 import numpy as np
 import torch
@@ -33,8 +150,6 @@ from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
-from utils.cli.arguments import normalized, read_options
-from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
 from utils.files.addresses import shown
@@ -42,13 +157,10 @@ from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, non_max_suppression, plural, run_script, set_logging
+from utils.general import LOGGER, colorstr, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
 from utils.predict.features import FeatureRecorder
 from utils.predict.inference import (
-    HINTS,
-    PRECISIONS,
-    SIZE_DEFAULT,
     choose_size,
     fixed_size,
     input_size,
@@ -61,7 +173,7 @@ from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
-from utils.predict.tracking import DEFAULT_TRACKER, FAINT, NO_ID, TRACKERS, TrackerSet, mot_rows, tracking_package
+from utils.predict.tracking import FAINT, NO_ID, TrackerSet, mot_rows, tracking_package
 from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import largest_stride, select_device, time_sync
 
@@ -371,115 +483,6 @@ def show(title: str, image: np.ndarray) -> bool:
         ) from None
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Find objects in images, videos, cameras and streams.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(ROOT / "yolov5s.pt")],
-        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
-        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--data",
-        default=str(ROOT / "data" / "coco128.yaml"),
-        help="class names for formats that carry none; a checkpoint carries its own",
-    )
-    parser.add_argument(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        nargs="+",
-        type=int,
-        help=f"inference size in pixels: one, or h w; None = {SIZE_DEFAULT}",
-    )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
-    )
-    parser.add_argument(
-        "--hint",
-        choices=HINTS,
-        default="latency",
-        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
-    )
-    parser.add_argument(
-        "--source",
-        default=str(ROOT / "data" / "images"),
-        help="file, folder, glob, camera number, URL, screen [N] [left top width height], .txt of streams or of "
-        "images, or - for names on standard input",
-        nargs="+",
-        action=JoinedWords,
-    )
-    parser.add_argument("--conf-thres", type=float, default=0.25, help="least confidence of a detection")
-    parser.add_argument(
-        "--iou-thres", type=float, default=0.45, help="overlap (IoU) above which the less sure of two boxes is dropped"
-    )
-    parser.add_argument("--max-det", type=int, default=1000, help="most detections per image")
-    parser.add_argument("--view-img", action="store_true", help="show results in a window; key q ends")
-    parser.add_argument(
-        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
-    )
-    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
-    parser.add_argument("--save-crop", action="store_true", help="write what is in the boxes as crops/<class>/*.jpg")
-    parser.add_argument("--nosave", action="store_true", help="write no annotated images and videos")
-    parser.add_argument("--classes", nargs="+", type=int, help="only these class numbers, as --classes 0 2 3")
-    parser.add_argument(
-        "--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other"
-    )
-    parser.add_argument(
-        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
-    )
-    parser.add_argument(
-        "--visualize", action="store_true", help="write feature maps of all layers and NAM gates as .png and .npy"
-    )
-    parser.add_argument(
-        "--update", action="store_true", help="afterwards strip optimizer and training state from the checkpoint(s)"
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument(
-        "--line-thickness", type=int, default=3, help="of the boxes, in pixels; the text's size goes along"
-    )
-    parser.add_argument("--hide-labels", action="store_true", help="draw boxes only")
-    parser.add_argument("--hide-conf", action="store_true", help="draw class names without confidences")
-    parser.add_argument(
-        "--batch-size", type=int, default=1, help="images and video frames that go through the network at a time"
-    )
-    parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
-    parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
-    parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
-    parser.add_argument(
-        "--track",
-        nargs="?",
-        const=DEFAULT_TRACKER,
-        choices=tuple(TRACKERS),
-        help=f"give objects in videos and streams ids that last; alone: {DEFAULT_TRACKER}",
-    )
-    parser.add_argument(
-        "--save-mot", action="store_true", help="with --track, write mot/*.txt in MOT Challenge's format"
-    )
-    return read_options(DetectOptions, parser, arguments, several=SEVERAL)
-
-
 def run(
     weights: str | Path | Sequence[str | Path] | None = None,
     source: str | Path | int | Sequence[str | Path | int] | None = None,
@@ -501,4 +504,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

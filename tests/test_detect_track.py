@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import detect
+from utils.base.constants import TRACKERS
 from utils.files.images import write_image
-from utils.predict.tracking import NO_ID, TRACKERS
+from utils.predict.tracking import NO_ID
 from utils.predict.video import VideoWriter
 
 HW = (96, 128)

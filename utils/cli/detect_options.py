@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.general import ROOT
-from utils.predict.inference import check_limits, check_size
-from utils.predict.opencv import check_display
-from utils.predict.tracking import TRACKERS
+from utils.base.constants import ROOT, TRACKERS
+from utils.cli.arguments import check_limits, check_size
+from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 SEVERAL = {"weights", "imgsz", "classes"}  # options that take several values

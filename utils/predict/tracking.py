@@ -22,27 +22,26 @@ class TrackerKind(NamedTuple):
     needs_image: bool = False  # for the camera's motion
 
 
-TRACKERS = {  # McByte is left out: it needs the weights of two segmentation networks
+KINDS = {  # McByte is left out: it needs the weights of two segmentation networks
     "bytetrack": TrackerKind("ByteTrackTracker"),
     "botsort": TrackerKind("BoTSORTTracker", needs_image=True),
     "ocsort": TrackerKind("OCSORTTracker", ("high_conf_det_threshold",)),
     "cbiou": TrackerKind("CBIoUTracker"),
     "sort": TrackerKind("SORTTracker", ("track_activation_threshold",)),
 }
-DEFAULT_TRACKER = "bytetrack"
 
 
 class ObjectTracker:
     """Give the objects of one video or stream ids that last from frame to frame.
 
     Args:
-        name: a key of TRACKERS.
+        name: a key of KINDS.
         fps: frames per second as they are given here, None if unknown.
         start_conf: confidence from which a detection starts a track.
     """
 
     def __init__(self, name: str, fps: float | None, start_conf: float) -> None:
-        self.kind = TRACKERS[name]
+        self.kind = KINDS[name]
         self.seconds_per_frame = float(1 / frame_rate(fps))
         self.seconds = 0.0
         thresholds = dict.fromkeys(self.kind.thresholds, start_conf)

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from utils.base.constants import AMP_CHOICES
 from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
@@ -27,7 +28,6 @@ from utils.general import LOGGER, make_divisible, one_line
 from utils.torch_utils import ModelEMA, to_device
 from utils.training.optim import Schedule
 
-AMP_CHOICES = ("auto", "bf16", "fp16", "off")
 TYPE_NAMES = ("BFloat16", "bfloat16", "BF16", "Half", "float16")  # in torch's errors on types
 MAX_GRADIENT_NORM = 10.0
 SYNC_EVERY = 32  # batches between two looks at the device's numbers, each of which makes the host wait
