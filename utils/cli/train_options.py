@@ -110,7 +110,7 @@ class TrainOptions:
     bbox_interval: int
     artifact_alias: str
     local_rank: int
-    verbose: bool = False
+    verbose: bool
     given: frozenset[str] = frozenset()
 
     def values(self) -> dict[str, object]:
