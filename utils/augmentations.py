@@ -1,12 +1,12 @@
 """Training augmentations: letterbox, mosaic (arXiv 2004.10934), copy-paste, random perspective, mixup, HSV and flips.
 
-No canvas is painted. `mosaic` and `letterbox_scene` only say where each picture lies on a canvas; `random_perspective`
-draws one matrix and renders every picture through it straight into the output, so a pixel is sampled once and nothing
-is made to be thrown away. Every function that draws takes its generator: the same generator gives the same sample.
+No canvas is drawn. `mosaic` and `letterbox_scene` return the position of each image on a canvas; `random_perspective`
+draws one matrix and warps every image directly into the output, so each pixel is sampled once. Random functions take
+their generator: equal generators give equal samples.
 
-Legend: n labels, k polygon points, h and w in pixels. Labels are (n, 5) float32 rows class, x1, y1, x2, y2 in pixels of
-the frame at hand; polygons are one (k, 2) array or None per label, or () where no label has one. Coordinates are
-continuous: pixel i covers [i, i + 1), so a width of w ends at w and a mirrored x is w - x. Images are BGR uint8.
+Shapes: n labels, k polygon points, h and w in pixels. Labels are (n, 5) float32 class, x1, y1, x2, y2 in pixels of the
+current frame; polygons are one (k, 2) array or None per label, or () if no label has one. Coordinates are continuous:
+pixel i covers [i, i + 1), so an image of width w ends at w and mirrored x is w - x. Images are BGR uint8.
 """
 
 import math
@@ -30,7 +30,7 @@ Polygons = Sequence[np.ndarray | None]
 
 
 class Source(NamedTuple):
-    """A picture (h, w, 3) with its labels (n, 5) class, cx, cy, w, h and its polygons, both in 0..1."""
+    """An image (h, w, 3) with labels (n, 5) class, cx, cy, w, h and polygons, both in 0..1."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -38,14 +38,14 @@ class Source(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A picture lying on a canvas: image (h, w, 3), to_canvas the (3, 3) matrix from its pixels to the canvas."""
+    """An image (h, w, 3) on a canvas; to_canvas is the (3, 3) matrix from its pixels to the canvas."""
 
     image: np.ndarray
     to_canvas: np.ndarray
 
 
 class Scene(NamedTuple):
-    """Tiles on a gray canvas, later ones above, with labels in its pixels; inside `pasted` its mirror image shows."""
+    """Tiles on a gray canvas, later ones on top, with labels in its pixels; the canvas is mirrored inside `pasted`."""
 
     hw: tuple[int, int]
     tiles: tuple[Tile, ...]
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where letterbox puts an image: its new size, (w, h) ratio and the unrounded padding (w, h) of one side."""
+    """Position of an image after letterbox: its new size, (w, h) ratio and the unrounded padding (w, h) per side."""
 
     hw: tuple[int, int]
     ratio: tuple[float, float]
@@ -63,7 +63,7 @@ class Placement(NamedTuple):
 
     @property
     def origin(self) -> tuple[int, int]:
-        """The (x, y) pixel where the image begins: an odd padding has its extra pixel at the right and the bottom."""
+        """The (x, y) pixel of the image's corner; an odd padding has its extra pixel at the right and the bottom."""
         return round(self.pad[0] - 0.1), round(self.pad[1] - 0.1)
 
 
@@ -75,7 +75,7 @@ def letterbox_placement(
     scaleup: bool = True,
     stride: int = 32,
 ) -> Placement:
-    """The numbers of `letterbox`, which says what the options mean."""
+    """Compute the numbers of `letterbox`; see there for the arguments."""
     (h, w), (new_h, new_w) = image_hw, (new_shape, new_shape) if isinstance(new_shape, int) else new_shape
     if scaleFill and not auto:
         return Placement((new_h, new_w), (new_w / w, new_h / h), (0.0, 0.0))
@@ -98,10 +98,19 @@ def letterbox(
     scaleup: bool = True,
     stride: int = 32,
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """The image fitted into new_shape (h, w) and padded in `color`, its (w, h) ratio, and half the padding (w, h).
+    """Resize an image to fit new_shape (h, w) and pad it with `color`.
 
-    `auto` pads to the next multiple of `stride` only, `scaleFill` without `auto` stretches instead of padding, and
-    without `scaleup` small images keep their size.
+    Args:
+        image: (h, w, 3).
+        new_shape: (h, w), or one number for both.
+        color: Of the padding.
+        auto: Pad only to the next multiple of `stride`.
+        scaleFill: Stretch instead of padding, if not `auto`.
+        scaleup: Enlarge small images too.
+        stride: For `auto`.
+
+    Returns:
+        The image, its (w, h) ratio and half the padding (w, h).
     """
     placement = letterbox_placement(image.shape[:2], new_shape, auto, scaleFill, scaleup, stride)
     if image.shape[:2] != placement.hw:
@@ -113,7 +122,7 @@ def letterbox(
 
 
 def letterbox_scene(source: Source, out_hw: tuple[int, int]) -> Scene:
-    """A canvas of out_hw with the source letterboxed in its middle."""
+    """Letterbox a source into a canvas of out_hw."""
     h, w = source.image.shape[:2]
     placement = letterbox_placement((h, w), out_hw, auto=False)
     (new_h, new_w), origin = placement.hw, placement.origin
@@ -122,7 +131,7 @@ def letterbox_scene(source: Source, out_hw: tuple[int, int]) -> Scene:
 
 
 def mosaic(sources: Sequence[Source], size: int, rng: np.random.Generator) -> Scene:
-    """Four sources at their own scale around a random centre of a canvas of twice the size, cut at the canvas' edge."""
+    """Place four sources at their own scale around a random centre of a canvas of twice the size, cut at its edge."""
     assert len(sources) == 4, "a mosaic has four tiles"
     side = 2 * size
     x, y = (int(v) for v in rng.uniform(size / 2, side - size / 2, 2))
@@ -144,7 +153,7 @@ def mosaic(sources: Sequence[Source], size: int, rng: np.random.Generator) -> Sc
 
 
 def join_polygons(labels: Sequence[np.ndarray], polygons: Sequence[Polygons], limit: float) -> Polygons:
-    """One sequence for the concatenated labels, cut to the square of side `limit`; () where no part has a polygon."""
+    """Concatenate polygons to match concatenated labels, clipped to a square of side `limit`; () if there are none."""
     if not any(polygons):
         return ()
     parts = (part or (None,) * len(rows) for rows, part in zip(labels, polygons, strict=True))
@@ -152,7 +161,7 @@ def join_polygons(labels: Sequence[np.ndarray], polygons: Sequence[Polygons], li
 
 
 def copy_paste(scene: Scene, probability: float, rng: np.random.Generator) -> Scene:
-    """The scene with a share of its polygons pasted again, mirrored, where they hide little (arXiv 2012.07177)."""
+    """Paste a share of the polygons mirrored, where they cover little (arXiv 2012.07177)."""
     rows = [row for row, points in enumerate(scene.polygons) if points is not None]
     count = round(probability * len(rows))
     if not count:
@@ -169,7 +178,7 @@ def copy_paste(scene: Scene, probability: float, rng: np.random.Generator) -> Sc
 
 
 def covered_share(boxes_xyxy: np.ndarray, cover_xyxy: np.ndarray) -> np.ndarray:
-    """The share of each box's area that lies under `cover_xyxy`, (n,)."""
+    """Compute the share of each box's area covered by `cover_xyxy`, (n,)."""
     wh = np.minimum(boxes_xyxy[:, 2:], cover_xyxy[2:]) - np.maximum(boxes_xyxy[:, :2], cover_xyxy[:2])
     areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)
     return wh.clip(0).prod(1) / (areas + 1e-9)
@@ -186,7 +195,7 @@ def random_perspective(
     perspective: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scene seen through a random matrix, (h, w, 3), and the labels that are still well in sight, (m, 5)."""
+    """Warp a scene by a random matrix: the image (h, w, 3) and the labels that stay visible, (m, 5)."""
     matrix, zoom = random_matrix(scene.hw, out_hw, degrees, translate, scale, shear, perspective, rng)
     labels = transform_labels(scene, matrix, zoom, out_hw)
     image = render(scene.tiles, matrix, out_hw)
@@ -208,7 +217,7 @@ def random_matrix(
     perspective: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-    """The (3, 3) matrix from canvas to output, shift @ shear @ rotation @ perspective @ centring, and its zoom."""
+    """Draw the (3, 3) matrix from canvas to output, and its zoom: shift @ shear @ rotation @ perspective @ centring."""
     (canvas_h, canvas_w), (out_h, out_w) = canvas_hw, out_hw
     tilt_x, tilt_y = rng.uniform(-perspective, perspective, 2)
     # Beyond 1 the canvas would reach behind the viewer, where pixels and labels come back mirrored.
@@ -225,7 +234,7 @@ def random_matrix(
 
 
 def render(tiles: Sequence[Tile], matrix: np.ndarray, out_hw: tuple[int, int]) -> np.ndarray:
-    """The tiles of a canvas seen through `matrix`, (h, w, 3): equal to warping the canvas, were it painted."""
+    """Warp the tiles of a canvas by `matrix` into (h, w, 3); equal to drawing the canvas and warping it."""
     image = np.full((*out_hw, 3), PAD_VALUE, np.uint8)
     for tile in tiles:
         h, w = tile.image.shape[:2]
@@ -247,7 +256,7 @@ def render(tiles: Sequence[Tile], matrix: np.ndarray, out_hw: tuple[int, int]) -
 
 
 def transform_labels(scene: Scene, matrix: np.ndarray, zoom: float, out_hw: tuple[int, int]) -> np.ndarray:
-    """The scene's labels in output pixels, clipped to it, without those too small, too thin or too much cut, (m, 5)."""
+    """Map a scene's labels to output pixels, clip them and drop those too small, too thin or cut too much, (m, 5)."""
     labels = scene.labels
     if not len(labels):
         return labels
@@ -271,13 +280,13 @@ def transform_labels(scene: Scene, matrix: np.ndarray, zoom: float, out_hw: tupl
 
 
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (n, 2) through a (3, 3) matrix, (n, 2) float64."""
+    """Map points (n, 2) by a (3, 3) matrix, (n, 2) float64."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return moved[:, :2] / moved[:, 2:]
 
 
 def polygon_bounds(polygons: Sequence[np.ndarray], hw: tuple[int, int]) -> np.ndarray:
-    """The xyxy bounds of what each polygon (k, 2) covers of a frame (h, w), (n, 4); zeros where it covers nothing.
+    """Compute the xyxy bounds (n, 4) of each polygon (k, 2) inside a frame (h, w); zeros if it is outside.
 
     They are those of its edges clipped to the frame (Liang and Barsky, 1984) and of the frame's corners inside it.
     """
@@ -306,7 +315,7 @@ def polygon_bounds(polygons: Sequence[np.ndarray], hw: tuple[int, int]) -> np.nd
 
 
 def cut_polygon(points: np.ndarray, limit: float) -> np.ndarray:
-    """What of a polygon (k, 2) lies in the square of side `limit`, (m, 2) (Sutherland and Hodgman, 1974)."""
+    """Clip a polygon (k, 2) to the square of side `limit`, (m, 2) (Sutherland and Hodgman, 1974)."""
     for axis, edge in ((0, 0), (0, limit), (1, 0), (1, limit)):
         inside = points[:, axis] >= 0 if edge == 0 else points[:, axis] <= limit
         if inside.all():
@@ -324,7 +333,7 @@ def cut_polygon(points: np.ndarray, limit: float) -> np.ndarray:
 
 
 def polygon_mask(polygons: Sequence[np.ndarray], hw: tuple[int, int]) -> np.ndarray:
-    """A (h, w) uint8 mask, 255 inside any of the polygons (k, 2)."""
+    """Draw a (h, w) uint8 mask, 255 inside any of the polygons (k, 2)."""
     mask = np.zeros(hw, np.uint8)
     bits = 4
     for points in polygons:  # one by one: a single call would cut overlaps out
@@ -340,9 +349,9 @@ def mixup(
     other_labels: np.ndarray,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two images of one size mixed at a ratio near a half, Beta(32, 32), with the labels of both (arXiv 1710.09412).
+    """Blend two images of one size at a ratio from Beta(32, 32), with the labels of both (arXiv 1710.09412).
 
-    Without a generator, as v6.1's callers have none, numpy's global random numbers are drawn.
+    Without a generator, as v6.1's callers, numpy's global one is used.
     """
     ratio = np.random.beta(32, 32) if rng is None else rng.beta(32, 32)
     return cv2.addWeighted(image, ratio, other, 1 - ratio, 0), np.concatenate((labels, other_labels))
@@ -355,10 +364,9 @@ def augment_hsv(
     vgain: float = 0.5,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """The image with hue, saturation and value each multiplied by a random 1 +- gain. (h, w, 3) -> same.
+    """Multiply hue, saturation and value of an image (h, w, 3) each by a random 1 +- gain.
 
-    Without a generator, as v6.1's callers have none, numpy's global random numbers are drawn, and the image that was
-    given is changed as well.
+    Without a generator, as v6.1's callers, numpy's global one is used and the given image is changed as well.
     """
     if not (hgain or sgain or vgain):
         return image
@@ -377,7 +385,7 @@ def augment_hsv(
 
 
 def flip(image: np.ndarray, labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and labels mirrored upside down (axis 0) or left to right (axis 1)."""
+    """Flip image and labels upside down (axis 0) or left to right (axis 1)."""
     low, high = (2, 4) if axis == 0 else (1, 3)
     mirrored = labels.copy()
     mirrored[:, [low, high]] = image.shape[axis] - labels[:, [high, low]]
@@ -385,7 +393,7 @@ def flip(image: np.ndarray, labels: np.ndarray, axis: int) -> tuple[np.ndarray, 
 
 
 def to_pixels(source: Source, hw: tuple[int, int], origin: tuple[int, int]) -> tuple[np.ndarray, Polygons]:
-    """The source's labels and polygons in pixels of a frame that holds it at size hw from `origin` (x, y)."""
+    """Convert a source's labels and polygons to pixels of a frame that holds it at size hw from `origin` (x, y)."""
     size, labels = np.array(hw[::-1], np.float32), source.labels
     centre, half = labels[:, 1:3] * size + np.array(origin, np.float32), labels[:, 3:5] * size / 2
     polygons = tuple(
@@ -395,7 +403,7 @@ def to_pixels(source: Source, hw: tuple[int, int], origin: tuple[int, int]) -> t
 
 
 def scaling(scale_x: float, scale_y: float, shift_x: float, shift_y: float) -> np.ndarray:
-    """The (3, 3) matrix that scales, then shifts."""
+    """Build the (3, 3) matrix that scales, then shifts."""
     return np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y], [0, 0, 1]], np.float64)
 
 
@@ -403,7 +411,7 @@ def scaling(scale_x: float, scale_y: float, shift_x: float, shift_y: float) -> n
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -1,11 +1,11 @@
-"""Anchors that fit a data set's labels: how well those of a model do, and better ones where they do not.
+"""Anchors for a data set's labels: measure how well a model's anchors fit, and search better ones.
 
 python -m tools.anchors --data custom.yaml --n 9 --img 640   # prints anchors for a model yaml
 
-An anchor can answer for a label whose sides are within a factor of `anchor_t` of its own (utils/loss.py). BPR, the best
-possible recall, is the share of labels that some anchor can answer for; AAT is how many can, on average.
+An anchor matches a label whose sides are within a factor of `anchor_t` of its own (utils/loss.py). BPR, the best
+possible recall, is the share of labels with a matching anchor; AAT is the average number of matching anchors.
 
-Legend: N labels, A anchors of all levels, I images, L levels, K centroids.
+Shapes: N labels, A anchors of all levels, I images, L levels, K centroids.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ PREFIX = "AutoAnchor: "
 
 
 class Head(Protocol):
-    """What is read of a detection head."""
+    """The attributes of a detection head that are used."""
 
     nl: int
     na: int
@@ -42,14 +42,14 @@ class Anchored(Protocol):
 
     @property
     def head(self) -> Head:
-        """Its detection head."""
+        """The detection head."""
 
     @property
     def has_placeholder_anchors(self) -> bool:
-        """Whether the yaml gave a number of anchors only."""
+        """True if the yaml gives only the number of anchors."""
 
     def set_anchors(self, anchors: list[list[float]]) -> None:
-        """Takes w, h, w, h, ... in pixels for each level."""
+        """Set anchors, w, h, w, h, ... in pixels for each level."""
 
 
 class Fit(NamedTuple):
@@ -59,7 +59,7 @@ class Fit(NamedTuple):
     aat: float  # anchors that can answer for a label, on average
 
     def __str__(self) -> str:
-        """v6.1's two numbers."""
+        """Format v6.1's two numbers."""
         return f"{self.aat:.2f} anchors/target, {self.bpr:.3f} Best Possible Recall (BPR)"
 
 
@@ -67,9 +67,9 @@ class Fit(NamedTuple):
 
 
 def label_sizes(records: Sequence[LabelRecord], imgsz: int, rng: np.random.Generator) -> np.ndarray:
-    """Widths and heights (N, 2) float32 of all labels, in pixels of images whose longer side is imgsz.
+    """Return widths and heights (N, 2) float32 of all labels, in pixels of images whose longer side is imgsz.
 
-    Each image is scaled by a random factor of 0.9 to 1.1, somewhat as augmentation does.
+    Each image is scaled by a random factor in 0.9..1.1, to approximate augmentation.
     """
     if not records:
         return np.zeros((0, 2), np.float32)
@@ -82,16 +82,16 @@ def label_sizes(records: Sequence[LabelRecord], imgsz: int, rng: np.random.Gener
 
 
 def likeness(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """How alike each anchor (A, 2) and label (N, 2) are, (A, N): the ratio of their widths or heights, the worse one.
+    """Compute the similarity (A, N) of anchors (A, 2) and labels (N, 2): the smaller ratio of widths or heights.
 
-    Always the smaller side over the larger one: 1 for the same size, and above 1 / anchor_t for a possible match.
+    Ratios are smaller side over larger: 1 for equal sizes, above 1 / anchor_t for a match.
     """
     w, h = (np.minimum(a, b) / np.maximum(a, b) for a, b in ((anchors[:, i, None], sizes[:, i]) for i in (0, 1)))
     return np.minimum(w, h)
 
 
 def measure(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> Fit:
-    """The fit of anchors (A, 2) to labels (N, 2), both in pixels; no labels are fitted by any."""
+    """Measure the fit of anchors (A, 2) to labels (N, 2), both in pixels; without labels it is 0."""
     if not len(sizes):
         return Fit(1.0, 0.0)
     matches = likeness(sizes, anchors.astype(np.float32)) > 1 / anchor_t  # (A, N)
@@ -99,7 +99,7 @@ def measure(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> Fit:
 
 
 def fitness(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
-    """The mean over labels of the best likeness, which counts as 0 where it is no match; 0..1."""
+    """Average over labels the similarity of the best anchor, 0 if it does not match; 0..1."""
     best = likeness(sizes, anchors.astype(np.float32)).max(0)  # (N,)
     return float(np.where(best > 1 / anchor_t, best, 0).mean(dtype=np.float64))
 
@@ -110,9 +110,10 @@ def fitness(sizes: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
 def search_anchors(
     sizes: np.ndarray, n: int, anchor_t: float = 4.0, generations: int = GENERATIONS, seed: int = 0
 ) -> np.ndarray:
-    """The n anchors (n, 2) in pixels, by area, that fit labels (N, 2) best: k-means, then random changes that help.
+    """Search the n anchors (n, 2) in pixels, sorted by area, that fit labels (N, 2): k-means, then random mutation.
 
-    ValueError without any label.
+    Raises:
+        ValueError: if there are no labels.
     """
     assert n > 0
     if not len(sizes):
@@ -127,9 +128,9 @@ def search_anchors(
 
 
 def initial_anchors(sizes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """The centroids (n, 2) that k-means finds among labels (N, 2), no side below 2 pixels.
+    """Find centroids (n, 2) of labels (N, 2) by k-means, no side below 2 pixels.
 
-    Where there are fewer, as with fewer different labels than n, the rest are variants of those at random.
+    If there are fewer distinct labels than n, the rest are random variants of them.
     """
     from scipy.cluster.vq import kmeans
 
@@ -148,7 +149,7 @@ def initial_anchors(sizes: np.ndarray, n: int, rng: np.random.Generator) -> np.n
 def refine(
     sizes: np.ndarray, anchors: np.ndarray, anchor_t: float, generations: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The anchors (A, 2) after so many random changes of their sides, of which those are kept that raise `fitness`."""
+    """Mutate the sides of anchors (A, 2) and keep mutations that raise `fitness`."""
     best = fitness(sizes, anchors, anchor_t)
     for _ in range(generations):
         is_changed = rng.random(anchors.shape) < MUTATED
@@ -164,9 +165,9 @@ def refine(
 
 
 def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, anchor_t: float, seed: int = 0) -> Fit:
-    """Says how well the model's anchors fit the labels and replaces them where they do not; their fit in the end.
+    """Log how well the model's anchors fit the labels and replace them if they do not; return the final fit.
 
-    New ones are taken only if they reach more labels, and always where the yaml gives but a number of anchors.
+    New ones are used only if they match more labels, and always if the yaml gives only the number of anchors.
     """
     head, prefix = model.head, colorstr(PREFIX)
     sizes = label_sizes(records, imgsz, np.random.default_rng(seed))
@@ -193,7 +194,7 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
 
 
 def yaml_text(levels: Sequence[Sequence[float]]) -> str:
-    """Anchors, w, h, w, h, ... in pixels for each level, as a model yaml has them."""
+    """Format anchors, w, h, w, h, ... in pixels for each level, as in a model yaml."""
     rows = (", ".join(f"{w:g},{h:g}" for w, h in zip(row[::2], row[1::2], strict=True)) for row in levels)
     return "\n".join(["anchors:", *(f"  - [{row}]" for row in rows)])
 
@@ -202,7 +203,7 @@ def yaml_text(levels: Sequence[Sequence[float]]) -> str:
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

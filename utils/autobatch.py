@@ -1,9 +1,9 @@
-"""The largest batch that fits a GPU's memory, found by training on it.
+"""Find the largest batch size that fits a GPU's memory by training on it.
 
-A trial is what training does: forward, backward, optimizer and moving average, with the gradients of one batch there
-while the next one's are computed. Memory is counted in bytes, as the allocator has reserved it.
+A trial runs forward, backward, optimizer and moving average, with the gradients of one batch present during the next.
+Memory is what the allocator has reserved, in bytes.
 
-Legend: B images of a batch, T targets of a batch.
+Shapes: B images of a batch, T targets of a batch.
 """
 
 import gc
@@ -29,11 +29,13 @@ TrainerFactory = Callable[[int], Trainer]
 
 
 def auto_batch(make_trainer: TrainerFactory, device: torch.device, imgsz: int, records: Sequence[LabelRecord]) -> int:
-    """The largest batch of imgsz pixels, 1 to 1024 and no more than there are images, that trains on the device.
+    """Return the largest batch size at imgsz pixels, 1 to 1024 and at most the number of images, that fits the device.
 
-    make_trainer(batch_size) gives a fresh trainer on the device, which is thrown away; random numbers go on as if
-    nothing had been tried. A CPU has no memory of its own to fill, so that 16 is taken. ValueError where not even one
-    image fits.
+    make_trainer(batch_size) returns a new trainer on the device, which is discarded. The RNG is not affected. On a CPU
+    the result is 16.
+
+    Raises:
+        ValueError: if not even one image fits.
     """
     prefix = colorstr(PREFIX)
     if device.type != "cuda":
@@ -63,10 +65,10 @@ def auto_batch(make_trainer: TrainerFactory, device: torch.device, imgsz: int, r
 
 
 def largest_batch(peak_of: Callable[[int], float | None], budget: float, most: int = LARGEST_BATCH) -> int:
-    """The largest batch, 1 to `most`, whose memory peak_of(batch) is within the budget; 0 where not even 1 is.
+    """Return the largest batch size, 1 to `most`, with peak_of(batch) <= budget; 0 if there is none.
 
-    None for a peak means that the memory did not suffice. Batches are doubled until one does not fit; between it and
-    the one before, the line through the last two tells where to look, and halving the range where the line misleads.
+    peak_of returns None if the memory did not suffice. The size is doubled until one fails; then the line through the
+    last two, or bisection if the line misleads, chooses the next trial.
     """
     peaks: list[tuple[int, float]] = []  # of batches that fit, growing
     fitting, failing, guesses = 0, most + 1, 0
@@ -88,7 +90,7 @@ def largest_batch(peak_of: Callable[[int], float | None], budget: float, most: i
 
 
 def on_line(first: tuple[int, float], second: tuple[int, float], budget: float) -> int:
-    """The batch that would use the budget up, by the line through two of (batch, bytes); 0 where it does not rise."""
+    """Extrapolate the batch size that uses up the budget from two (batch, bytes); 0 if memory does not rise."""
     slope = (second[1] - first[1]) / (second[0] - first[0])
     return int(second[0] + (budget - second[1]) / slope) if slope > 0 else 0
 
@@ -97,7 +99,7 @@ def on_line(first: tuple[int, float], second: tuple[int, float], budget: float) 
 
 
 def peak_memory(make_trainer: TrainerFactory, batch: Batch, device: torch.device) -> int | None:
-    """The bytes that training on the batch reserves at most, or None where there are not so many."""
+    """Return the peak memory in bytes reserved by training on the batch; None if it does not fit."""
     free_memory()
     torch.cuda.reset_peak_memory_stats(device)
     peak: int | None = None
@@ -113,7 +115,7 @@ def peak_memory(make_trainer: TrainerFactory, batch: Batch, device: torch.device
 
 
 def run_steps(trainer: Trainer, batch: Batch) -> None:
-    """Two optimizer steps of two batches each: from the second batch on all that a run keeps is there."""
+    """Run two optimizer steps of two batches each, after which all persistent memory is allocated."""
     trainer.train_mode()
     trainer.optimizer.zero_grad()
     for number in range(2):
@@ -123,7 +125,7 @@ def run_steps(trainer: Trainer, batch: Batch) -> None:
 
 
 def random_batch(batch_size: int, imgsz: int, objects: int) -> Batch:
-    """The same image of noise B times (B, 3, imgsz, imgsz), with so many objects of class 0 in all; always the same."""
+    """Return B copies of one noise image (B, 3, imgsz, imgsz) with `objects` objects of class 0; deterministic."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
     images = image.repeat(batch_size, 1, 1, 1)
@@ -134,7 +136,7 @@ def random_batch(batch_size: int, imgsz: int, objects: int) -> Batch:
 
 
 def free_memory() -> None:
-    """Gives memory that is no longer used back to the GPU, where others and other sizes can have it."""
+    """Return unused cached memory to the GPU."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -143,7 +145,7 @@ def free_memory() -> None:
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

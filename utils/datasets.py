@@ -1,10 +1,10 @@
-"""Batches for training and validation: records to samples, endless workers, rectangular shapes.
+"""Batches for training and validation: datasets of samples, persistent workers, rectangular shapes.
 
-A training sample is a function of (seed, epoch, index) alone: neither the number of workers nor what was loaded before,
-cached or resumed changes it. Pictures come from utils/data/image_store.py, what is done to them from
-utils/augmentations.py, the order from utils/data/sampling.py.
+A training sample depends on (seed, epoch, index) alone, not on the number of workers or on what was loaded, cached or
+resumed before. Images come from utils/data/image_store.py, augmentations from utils/augmentations.py, the order from
+utils/data/sampling.py.
 
-Legend: N images, B batch, T targets of a batch, n labels of an image, H and W of the network's image.
+Shapes: N images, B batch size, T targets of a batch, n labels of an image, H and W of the network's input.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from utils.augmentations import (
     random_perspective,
     to_pixels,
 )
+from utils.base.constants import QUAD
 from utils.data.config import Hyp
 from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.data.labels import LabelRecord
@@ -40,19 +41,19 @@ from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleK
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, DistEnv
 from utils.ops.boxes import PAD_VALUE, xyxy2xywhn
-from utils.ops.quads import QUAD, join_quad
+from utils.ops.quads import join_quad
 from utils.processes.signals import leave_stopping_to_parent
 
 
 class ImageShape(NamedTuple):
-    """How to get back to native pixels: (h, w) of the file, ((ratio_h, ratio_w), (pad_w, pad_h)), None if augmented."""
+    """How to map back to the file's pixels: (h, w), ((ratio_h, ratio_w), (pad_w, pad_h)); None if augmented."""
 
     image_hw: tuple[int, int]
     ratio_pad: tuple[tuple[float, float], tuple[float, float]] | None
 
 
 class Sample(NamedTuple):
-    """One image for the network: image (3, H, W) RGB uint8, targets (n, 6) float32 as Batch's, image index 0."""
+    """One image for the network: image (3, H, W) RGB uint8, targets (n, 6) float32 as in Batch, image index 0."""
 
     image: Tensor
     targets: Tensor
@@ -70,7 +71,7 @@ class Batch(NamedTuple):
 
 
 class RecordTable:
-    """Keep label records as a few arrays: workers share those, while every Python object they touch is copied."""
+    """Label records as a few arrays. Workers share arrays; Python objects would be copied on access."""
 
     def __init__(self, records: Sequence[LabelRecord]) -> None:
         polygons = [points for record in records for points in record.polygons or (None,) * len(record.boxes)]
@@ -90,7 +91,7 @@ class RecordTable:
         return self._boxes[self._starts[index] : self._starts[index + 1]]
 
     def polygons(self, index: int) -> tuple[np.ndarray | None, ...]:
-        """Return a polygon (k, 2) in 0..1 or None for each label of image `index`; () where it has none."""
+        """Return a polygon (k, 2) in 0..1 or None for each label of image `index`; () if it has no polygon."""
         ends = self._ends[self._starts[index] : self._starts[index + 1] + 1].tolist()
         if ends[0] == ends[-1]:
             return ()
@@ -98,14 +99,21 @@ class RecordTable:
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Make samples at imgsz: plain ones by their index, with `hyp` augmented ones by a SampleKey.
+    """Samples of size imgsz: plain ones by index, with `hyp` augmented ones by SampleKey.
 
-    A key with four indices makes one sample of twice the size, see utils/ops/quads.py. An augmented sample of an index
-    beyond the images is another one of image index % N.
-    shapes: (N, 2) height and width of each sample; without it they are square, and only then are mosaics made.
-    mosaic_epochs: from this epoch on there is neither mosaic nor mixup. buffer_bytes: what each process may keep the
-    pictures of augmented samples in. Where `partners`, indices (N,), is set, mosaics and mixup take theirs from it.
-    A file that cannot be read is a ValueError in a plain data set, a gray picture without labels in an augmented one.
+    A key with four indices makes one sample of twice the size, see utils/ops/quads.py. An index i >= N makes a further
+    augmented sample of image i % N.
+
+    Args:
+        shapes: (N, 2) height and width of each sample; by default square. Only square samples are mosaics.
+        mosaic_epochs: From this epoch on neither mosaic nor mixup is used.
+        buffer_bytes: Memory per process for the images of augmented samples.
+
+    Attributes:
+        partners: Indices (N,) from which mosaics and mixup draw; None for all images.
+
+    Raises:
+        ValueError: on access to a plain sample whose file cannot be read; augmented ones are gray and without labels.
     """
 
     def __init__(
@@ -134,7 +142,7 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.table)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
-        """Make the sample of a key; a plain index is one of epoch 0."""
+        """Build the sample of a key; a plain index means epoch 0."""
         if not isinstance(key, SampleKey):
             key = SampleKey(0, (key,))
         if len(key.indices) > 1:
@@ -142,7 +150,7 @@ class DetectionDataset(Dataset[Sample]):
         return self._single(key.epoch, key.indices[0])
 
     def _single(self, epoch: int, number: int) -> Sample:
-        """Make the sample of one image: augmented with `hyp`, else plain."""
+        """Build the sample of one image, augmented if there is `hyp`."""
         index = number % len(self)
         image, labels, shape = self._augmented(epoch, number, self.hyp) if self.hyp else self._plain(index)
         h, w = image.shape[:2]
@@ -155,7 +163,7 @@ class DetectionDataset(Dataset[Sample]):
         return Sample(pixels, targets, self.store.path(index), shape)
 
     def _quad(self, key: SampleKey) -> Sample:
-        """Make the first sample twice as large, or all four side by side, the one as likely as the other."""
+        """Build a sample of twice the size: the first one enlarged or all four in a square, with equal probability."""
         rng = np.random.default_rng((self.seed, key.epoch, key.indices[0], DRAW_QUAD))
         chosen = key.indices if rng.random() < 0.5 else key.indices[:1]
         samples = [self._single(key.epoch, index) for index in chosen]
@@ -168,7 +176,7 @@ class DetectionDataset(Dataset[Sample]):
         return h, w
 
     def _source(self, index: int) -> Source:
-        """Return image `index` with its labels; gray and without labels where the file cannot be read."""
+        """Return image `index` with its labels; gray and without labels if the file cannot be read."""
         image = self.store.get(index)
         if image is None:
             gray = np.full((*self.store.hw[index], 3), PAD_VALUE, np.uint8)
@@ -176,7 +184,7 @@ class DetectionDataset(Dataset[Sample]):
         return Source(image, self.table.labels(index), self.table.polygons(index))
 
     def _plain(self, index: int) -> tuple[np.ndarray, np.ndarray, ImageShape]:
-        """Return the image letterboxed into its shape, labels (n, 5) class, xyxy in its pixels, and the way back."""
+        """Return the letterboxed image, labels (n, 5) class, xyxy in its pixels, and how to map back."""
         source, out_hw = self._source(index), self._out_hw(index)
         placement = letterbox_placement(source.image.shape[:2], out_hw, auto=False, scaleup=False)
         image, _, _ = letterbox(source.image, out_hw, auto=False, scaleup=False)
@@ -186,7 +194,7 @@ class DetectionDataset(Dataset[Sample]):
         return image, labels, ImageShape((native_h, native_w), (ratio, placement.origin))
 
     def _augmented(self, epoch: int, number: int, hyp: Hyp) -> tuple[np.ndarray, np.ndarray, ImageShape]:
-        """Return the augmented image and labels (n, 5) class, xyxy in its pixels; nothing leads back."""
+        """Return the augmented image and labels (n, 5) class, xyxy in its pixels."""
         rng, index = np.random.default_rng((self.seed, epoch, number)), number % len(self)
         is_closed = self.shapes is not None or (self.mosaic_epochs is not None and epoch >= self.mosaic_epochs)
         if rng.random() < (0.0 if is_closed else hyp.mosaic):
@@ -212,13 +220,13 @@ class DetectionDataset(Dataset[Sample]):
         return random_perspective(scene, (self.imgsz, self.imgsz), **warp_ranges(hyp), rng=rng)
 
     def _drawn(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Draw the indices of so many images by chance; where an epoch's images are weighted, so are these."""
+        """Draw `count` indices of images; weighted if the epoch's images are."""
         drawn = rng.integers(len(self), size=count)
         return (drawn if self.partners is None else self.partners[drawn]).tolist()
 
 
 def warp_ranges(hyp: Hyp) -> dict[str, float]:
-    """Return the hyper-parameters that random_perspective takes, by name."""
+    """Return the hyper-parameters of random_perspective by name."""
     return {
         "degrees": hyp.degrees,
         "translate": hyp.translate,
@@ -229,7 +237,7 @@ def warp_ranges(hyp: Hyp) -> dict[str, float]:
 
 
 def collate_fn(samples: Sequence[Sample]) -> Batch:
-    """Join the samples into one batch; column 0 of the targets tells which image each belongs to."""
+    """Collate samples into a batch; column 0 of the targets is the image index."""
     images, targets, paths, shapes = zip(*samples, strict=True)
     for i, rows in enumerate(targets):
         rows[:, 0] = i
@@ -237,14 +245,13 @@ def collate_fn(samples: Sequence[Sample]) -> Batch:
 
 
 class TrainLoader:
-    """Make batches of one epoch after another; workers live on and prepare the next epoch while one validates.
+    """Batches of successive epochs. Workers persist and prepare the next epoch during validation.
 
-    `epoch(n)` iterates over the batches of epoch n, which may be any; only if it is not the one that follows the last,
-    or if that was broken off, are the workers started anew. The first ones begin with the first epoch at once. An
-    epoch may begin with any of its batches.
+    `epoch(n)` iterates over the batches of any epoch n, from any batch on. Workers are restarted only if n does not
+    follow the previous epoch or that one was not finished. The first workers start on construction.
 
-    With image weights every epoch has workers of its own: which images the next one takes is known only after the
-    validation of this one, which `set_weights` tells.
+    With image weights each epoch starts its own workers, as its images are drawn after the validation of the previous
+    one, by `set_weights`.
     """
 
     def __init__(
@@ -256,11 +263,11 @@ class TrainLoader:
         self._start(batches.start_epoch, batches.start_batch)
 
     def __len__(self) -> int:
-        """Return the batches per epoch."""
+        """Return the number of batches per epoch."""
         return len(self.batches)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, one below `epochs`, from this one on."""
+        """Yield the batches of an epoch, one below `epochs`, from start_batch on."""
         assert self.batches.epochs is None or epoch < self.batches.epochs
         if (epoch, start_batch) != self._next:
             self._start(epoch, start_batch)
@@ -271,16 +278,16 @@ class TrainLoader:
         self._next = (epoch + 1, 0) if self.batches.weights is None else None
 
     def set_weights(self, weights: np.ndarray) -> None:
-        """Draw the images of the epochs to come, and their partners in mosaics, by these weights (N,), sum 1."""
+        """Draw the images of the following epochs, and their partners in mosaics, by weights (N,) with sum 1."""
         self.close()
         self.batches = replace(self.batches, weights=weights)
 
     def close(self) -> None:
-        """End the workers; a later `epoch` starts new ones."""
+        """Stop the workers; a later `epoch` starts new ones."""
         self._next = self._iterator = None
 
     def _start(self, epoch: int, start_batch: int) -> None:
-        """Start workers that begin with a batch of an epoch."""
+        """Start workers at a batch of an epoch."""
         self.close()
         batches = replace(self.batches, start_epoch=epoch, start_batch=start_batch)
         if batches.weights is not None:
@@ -318,14 +325,26 @@ def train_loader(
     weights: np.ndarray | None = None,
     close_mosaic: int = 0,
 ) -> TrainLoader:
-    """Make training batches of `batch_size` samples over all ranks, prepared from start_epoch on until `epochs`.
+    """Build the loader of training batches of `batch_size` samples over all ranks.
 
-    start_batch: of the first epoch, the batch to begin with.
-
-    rect: batches of images of like aspect in a fixed order, without mosaics. cache: see utils/data/image_store.py;
-    "val" keeps none of these. quad: a quarter as many samples of twice the size, see utils/ops/quads.py. weights (N,):
-    how often each image is drawn in the first epoch; `set_weights` is for those to come. close_mosaic: so many of the
-    last epochs are without mosaic and mixup.
+    Args:
+        records: Label records of the training split.
+        imgsz: Side of the square samples.
+        batch_size: Of all ranks together.
+        hyp: Hyper-parameters of the augmentations.
+        seed: Of sampling and augmentations.
+        workers: Worker processes per rank, at most.
+        start_epoch: The first epoch.
+        start_batch: The first batch of the first epoch.
+        epochs: End of the preparation; None for no end.
+        rect: Batches of images with similar aspect ratios in a fixed order, without mosaics.
+        cache: See utils/data/image_store.py; "val" caches none of these.
+        stride: Multiple of the sides of rectangular samples.
+        ranks: This process and their number.
+        pin_memory: For transfers to a GPU.
+        quad: A quarter of the samples at twice the size, see utils/ops/quads.py.
+        weights: (N,) sampling weights of the first epoch; `set_weights` sets those of later ones.
+        close_mosaic: Number of last epochs without mosaic and mixup.
     """
     assert batch_size % (ranks.size * (QUAD if quad else 1)) == 0
     assert not rect or weights is None, "rectangular batches have a fixed order"
@@ -375,11 +394,20 @@ def val_loader(
     pin_memory: bool = False,
     ranks: DistEnv = SINGLE,
 ) -> DataLoader:
-    """Make plain batches in a fixed order: rectangular ones by aspect, or square ones as the records lie.
+    """Build the loader of plain batches in a fixed order: rectangular by aspect ratio, or square in the records' order.
 
-    hw: height and width that every image is letterboxed into, in place of both; imgsz is then the longer one.
-    cache: see utils/data/image_store.py; "val", which is for these alone, is "ram". Of several ranks each gets a part
-    of the batches, which are those of one process.
+    Args:
+        records: Label records of the split.
+        imgsz: Longer side of the samples.
+        batch_size: Of all ranks together.
+        workers: Worker processes per rank, at most.
+        stride: Multiple of the sides of rectangular samples.
+        pad: Strides added to rectangular shapes.
+        rect: Rectangular batches.
+        hw: Height and width of every sample, instead of `rect` and `imgsz`.
+        cache: See utils/data/image_store.py; "val" means "ram" here.
+        pin_memory: For transfers to a GPU.
+        ranks: This process and their number; each rank gets a part of the batches that one process would have.
     """
     order, shapes = np.arange(len(records)), None
     if hw is not None:
@@ -399,12 +427,12 @@ def val_loader(
 
 
 def worker_count(wanted: int, batch_size: int, world_size: int = 1) -> int:
-    """Count the worker processes: at most as wanted, samples in a batch, cores of this rank; 0 for a batch of one."""
+    """Return the number of workers: at most `wanted`, the batch size and this rank's cores; 0 for a batch of 1."""
     return min(cpu_count() // world_size, batch_size if batch_size > 1 else 0, wanted)
 
 
 def init_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker process, which ends with its parent; torch does so by itself."""
+    """Limit OpenCV to one thread in a worker and end it with its parent; torch limits itself."""
     del worker
     cv2.setNumThreads(0)
     leave_stopping_to_parent()
@@ -414,7 +442,7 @@ def init_worker(worker: int) -> None:
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

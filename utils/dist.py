@@ -1,7 +1,7 @@
-"""Several processes that work as one: who is which, and what they tell each other.
+"""Distributed processes: rank and size, and communication between ranks.
 
-torchrun starts them and says so in environment variables. Numbers on a GPU go by NCCL; all else, and what is on CPUs,
-by gloo, as plain arrays and JSON. Without torchrun there is one process, and all of this does nothing.
+torchrun starts the processes and sets environment variables. GPU tensors use NCCL; CPU tensors, arrays and JSON use
+gloo. Without torchrun there is one process, and all of this does nothing.
 """
 
 import io
@@ -30,7 +30,7 @@ LOST = ("Connection closed", "Connection reset", "connection was closed", "Broke
 
 @dataclass(frozen=True)
 class DistEnv:
-    """One of `size` processes. Its methods, but for `share`, must be called by all of them in the same order."""
+    """One of `size` processes. All methods except `share` are collective: every rank calls them in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -38,21 +38,21 @@ class DistEnv:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """True for the process that writes files and logs for all."""
         return self.rank == 0
 
     def share(self, n: int) -> range:
-        """The part of n things that is this process's: parts follow each other and differ by one at most."""
+        """Return this process's part of range(n): contiguous parts whose sizes differ by at most one."""
         return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def wait(self) -> None:
-        """Goes on when all have come here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             self.sum_(torch.zeros(1))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Runs the block in rank 0, then in all others at once: what the first one writes the others find."""
+        """Run the block in rank 0, then in all others, which find what the first one wrote."""
         if not self.is_main:
             self.wait()
         yield
@@ -61,7 +61,7 @@ class DistEnv:
 
     @contextmanager
     def broadcast_file(self, path: Path | None) -> Iterator[Path]:
-        """A file of rank 0, of the path that it gives, for all: on other machines too, while the block runs."""
+        """Yield a file of rank 0 to all ranks, on other machines too, while the block runs."""
         if self.size == 1:
             assert path is not None
             yield path
@@ -79,24 +79,24 @@ class DistEnv:
             yield copy
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The tensor, in place the sum over all processes."""
+        """Sum a tensor over all processes, in place; return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def mean_(self, tensor: Tensor) -> Tensor:
-        """The tensor, in place the mean over all processes."""
+        """Average a tensor over all processes, in place; return it."""
         return self.sum_(tensor).div_(self.size)
 
     def broadcast(self, value: object) -> object:
-        """The value that rank 0 has, which JSON must be able to hold."""
+        """Return rank 0's value, which must be JSON-serializable."""
         if self.size == 1:
             return value
         content = np.frombuffer(json.dumps(value if self.is_main else None).encode(), np.uint8)
         return json.loads(self._gather_bytes(content if self.is_main else content[:0])[0].tobytes())
 
     def gather(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """The arrays, by name, that each of the processes has, in the order of ranks; numbers and texts only."""
+        """Return each rank's arrays by name, in the order of ranks; numbers and strings only."""
         if self.size == 1:
             return [dict(arrays)]
         buffer = io.BytesIO()
@@ -105,7 +105,7 @@ class DistEnv:
         return [dict(np.load(io.BytesIO(content.tobytes()), allow_pickle=False)) for content in found]
 
     def _gather_bytes(self, content: np.ndarray) -> list[np.ndarray]:
-        """The bytes (n,) of each process, whose numbers may differ."""
+        """Return each rank's bytes (n,), whose sizes may differ."""
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(content)
         sizes = self.sum_(lengths).tolist()
@@ -120,7 +120,7 @@ SINGLE = DistEnv()
 
 
 def find_ranks() -> DistEnv:
-    """Which of how many processes this is, as torchrun says; ValueError where its variables are incomplete."""
+    """Read rank and size from torchrun's variables; ValueError if they are incomplete."""
     if "WORLD_SIZE" not in os.environ:
         return SINGLE
     missing = [name for name in VARIABLES if name not in os.environ]
@@ -137,9 +137,10 @@ def find_ranks() -> DistEnv:
 
 @contextmanager
 def process_group() -> Iterator[DistEnv]:
-    """The processes as a group, while the block runs. Only rank 0 tells what it does, the others what goes wrong.
+    """Initialize the process group for the block. Rank 0 logs everything, the others only errors.
 
-    ConnectionError where another process has gone.
+    Raises:
+        ConnectionError: if another process has died.
     """
     ranks = find_ranks()
     if ranks.size == 1:

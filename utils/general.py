@@ -1,23 +1,21 @@
-"""What every script needs: the log, folders and files, sizes, seeds, and one way to start and to fail.
+"""Functions that every script needs: logging, files and folders, image sizes, seeds, start and failure of a script.
 
-The names that v6.1's users import from here and that live elsewhere are passed on: boxes and figures at the foot of the
-imports, all others by `__getattr__` when they are asked for. `from utils.general import *` brings them all, and np,
-torch, cv2, os and Path with them.
+Names that v6.1's users import from here and that are defined elsewhere are passed on: boxes and figures by the last
+imports, all others by `__getattr__` on access. `from utils.general import *` imports them all, and np, torch, cv2, os
+and Path.
 """
 
 import difflib
 import errno
 import glob
-import logging
 import math
 import os
 import random
 import re
 import secrets
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,21 +24,17 @@ from typing import TypeVar, overload
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from utils.base.constants import ROOT
+from utils.base.log import LOGGER, ConsoleHandler, ProjectLogger, colorstr, progress, set_logging  # noqa: F401
 from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
 from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
 from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
 from utils.processes.locks import is_abandoned, sign_of_life
 from utils.processes.signals import StopSignals, exit_status
 
-ROOT = Path(__file__).resolve().parents[1]  # the repository
-COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
-STYLES = {"bold": 1, "underline": 4}
-STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SAME_SUFFIXES = {".yaml", ".yml"}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
-CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
@@ -49,94 +43,15 @@ UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # names that
 FRESH_S = 1.0  # within which a temporary file may not be locked yet by the process that has made it
 STALE_S = 3600.0  # after which one is taken for abandoned if the system has no locks
 Options = TypeVar("Options")
-Item = TypeVar("Item")
-
-
-# Log ------------------------------------------------------------------------------------------------------------------
-
-
-class ConsoleHandler(logging.Handler):
-    """Writes to standard error without tearing a progress bar that is on the screen."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line; warnings and errors say that they are. Characters that command a terminal are shown."""
-        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], self.format(record))
-        tqdm.write(f"{prefix}{text}", file=sys.stderr)
-
-
-class ProjectLogger(logging.Logger):
-    """Prints from INFO on as long as nobody has set logging up, as v6.1's does: `LOGGER.info` of a bare import is seen.
-
-    Importing it sets neither a handler nor a level; once a program has its own, those alone count.
-    """
-
-    def isEnabledFor(self, level: int) -> bool:
-        """Whether records of this level go anywhere."""
-        if self.level or self.hasHandlers():
-            return super().isEnabledFor(level)
-        return level >= logging.INFO and level > self.manager.disable and not self.disabled
-
-    def callHandlers(self, record: logging.LogRecord) -> None:
-        """Give a record to the handlers that there are, or to the console."""
-        if self.hasHandlers():
-            super().callHandlers(record)
-        else:
-            ConsoleHandler().handle(record)
-
-
-def _project_logger(name: str) -> logging.Logger:
-    """The logger of this name, made as a ProjectLogger; loggers of others are of the class that they were."""
-    former = logging.getLoggerClass()
-    logging.setLoggerClass(ProjectLogger)
-    try:
-        return logging.getLogger(name)
-    finally:
-        logging.setLoggerClass(former)
-
-
-LOGGER = _project_logger("yolov5")
-
-
-def set_logging(verbose: bool = True) -> logging.Logger:
-    """Let LOGGER write to the console, from INFO or from WARNING on, and return it; no import calls this."""
-    LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
-        LOGGER.addHandler(ConsoleHandler())
-    return LOGGER
-
-
-def colorstr(*parts: str) -> str:
-    """The last part in the styles named before it, blue and bold without any; plain where no terminal would show it."""
-    *styles, text = parts if len(parts) > 1 else ("blue", "bold", parts[0])
-    if not sys.stderr.isatty():
-        return text
-    return "".join(f"\033[{STYLES[style]}m" for style in styles) + text + "\033[0m"
-
-
-def progress(
-    items: Iterable[Item], total: int | None = None, desc: str = "", delay: float = 0.0, disable: bool = False
-) -> "tqdm[Item]":
-    """The items, with a bar on standard error; in a file or pipe it is renewed twice a minute, not all the time."""
-    return tqdm(
-        items,
-        total=total,
-        desc=desc,
-        delay=delay,
-        disable=disable,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        bar_format="{l_bar}{bar:10}{r_bar}",
-        file=sys.stderr,
-    )
 
 
 # Scripts --------------------------------------------------------------------------------------------------------------
 
 
 def run_script(main: Callable[[Options], object], options: Options) -> None:
-    """Run `main(options)`; log an error that the user can mend as one line, with exit status 1 and no traceback.
+    """Run `main(options)`. Log an error that the user can fix as one line and exit with status 1, without traceback.
 
-    Ctrl-C, SIGTERM and SIGHUP end it with 128 and the signal's number as its status.
+    Ctrl-C, SIGTERM and SIGHUP exit with 128 plus the number of the signal.
     """
     set_logging()
     signals = StopSignals()
@@ -167,7 +82,7 @@ def _run_logged(main: Callable[[Options], object], options: Options) -> None:
 
 
 def resource_advice(error: BaseException) -> str | None:
-    """What to do where the machine had not enough for what was asked of it; None for any other error."""
+    """Return advice if the machine lacked memory, disk or another resource; None for other errors."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return "the memory does not suffice: choose a smaller --batch-size or --imgsz"
@@ -179,7 +94,7 @@ def resource_advice(error: BaseException) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without the traceback that a worker process puts in front; the system's own path first."""
+    """Format an error in one line, without a worker's traceback; the system's own path first."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         files = [
             os.fsdecode(file) for file in (error.filename, error.filename2) if isinstance(file, str | bytes | Path)
@@ -197,7 +112,7 @@ def one_line(error: BaseException) -> str:
 
 
 def in_columns(cells: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """The lines of a table for a console: the first `words` columns aligned at the left, numbers at the right."""
+    """Format a table for the console: the first `words` columns left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
@@ -209,7 +124,7 @@ def in_columns(cells: Sequence[Sequence[str]], words: int = 1) -> list[str]:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 bus`, `2 buses`, `4 persons`; a noun that ends in s as plurals do (scissors) stays as it is."""
+    """Format a count: `1 bus`, `2 buses`, `4 persons`. Plural nouns in s, as scissors, are unchanged."""
     if count == 1:
         return f"1 {noun}"
     if noun.endswith(("us", "ss", "x", "z", "ch", "sh")) and not noun.endswith("och"):  # epochs
@@ -218,7 +133,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def init_seeds(seed: int, deterministic: bool = False) -> None:
-    """Seeds Python, numpy and torch; `deterministic` also refuses operations whose results vary from run to run."""
+    """Seed Python, numpy and torch. `deterministic` also makes torch refuse nondeterministic operations."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -228,7 +143,7 @@ def init_seeds(seed: int, deterministic: bool = False) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether this machine has a process of this number; always where asking would end it, as on Windows."""
+    """Return True if a process of this number runs here; always True on Windows, where the query would end it."""
     if os.name != "posix":
         return True
     try:
@@ -244,14 +159,16 @@ def is_running(process: int) -> bool:
 
 
 def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
-    """Find a file as `find_file` does, with v6.1's signature: return the path as text, and '' for ''."""
+    """Find a file as `find_file` does, with v6.1's signature: return its path as str, and '' for ''."""
     return str(find_file(file, [suffix] if isinstance(suffix, str) and suffix else suffix)) if str(file) else ""
 
 
 def find_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
-    """The file of this path, or the one of this name below data/, models/ or utils/.
+    """Return the file of this path, or the one of this name below data/, models/ or utils/.
 
-    FileNotFoundError where there is none, ValueError where there are several or the suffix is none of those allowed.
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several, or the suffix is not one of `suffixes`.
     """
     path = Path(os.path.expanduser(file))
     if suffixes and path.suffix.lower() not in suffixes:
@@ -270,7 +187,7 @@ def find_file(file: str | Path, suffixes: Sequence[str] = ()) -> Path:
 
 
 def _nearest(path: Path) -> str:
-    """The names of files in this place that are most like it, for an error; empty where none is."""
+    """Return the most similar file names in the folder, for an error; empty if there are none."""
     places = [ROOT / folder for folder in SEARCHED] if path.parent == Path() else []
     suffixes = SAME_SUFFIXES if path.suffix.lower() in SAME_SUFFIXES else {path.suffix}
     places = [file for place in places for file in place.rglob("*")]
@@ -282,10 +199,9 @@ def _nearest(path: Path) -> str:
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
-    """The path, or where it exists `path2`, `path3`, ..., one above the largest number; `mkdir` makes the folder.
+    """Return the path, or if it exists `path2`, `path3`, ..., one above the highest number; `mkdir` creates the folder.
 
-    Of a file the number stands before the suffix: `image2.jpg`. With `mkdir` no two processes get the same one. Only
-    the name's own digits count, and it may hold any character.
+    A file's number precedes its suffix: `image2.jpg`. With `mkdir` no two processes get the same folder.
     """
     path = Path(path)
     while True:
@@ -316,10 +232,10 @@ def _next_number(folder: Path, start: str, suffix: str) -> int:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` when the block ends well; else nothing is left and `path` is as it was.
+    """Yield a temporary name that is renamed to `path` if the block succeeds; otherwise `path` is unchanged.
 
-    What is written reaches the disk before the name does, so a crash at any moment leaves the old file or the new one.
-    Permissions are the old file's, or those of any new one.
+    The content is flushed to disk before the rename, so a crash leaves the old file or the new one. Permissions are
+    those of the old file, or the default.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -342,7 +258,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder for temporary files beside `path`, and remove it with all that is in it when the block ends."""
+    """Create a folder for temporary files beside `path`; remove it when the block ends."""
     folder = temporary_name(Path(path))
     folder.mkdir()
     try:
@@ -353,14 +269,14 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new name beside `path`, by which `remove_stale` knows what a killed process has left."""
+    """Return a new name beside `path`, by which `remove_stale` recognizes files of killed processes."""
     return path.with_name(f".{path.name[:32]}-{secrets.token_hex(6)}.tmp")
 
 
 def remove_stale(folder: str | Path, name: str = "", is_ours: bool = False) -> None:
-    """Remove temporary files and folders that killed processes have left in this folder; those of others stay.
+    """Remove temporary files and folders that killed processes left in a folder.
 
-    name: only those beside the file of this name. is_ours: no other process may write here, so that all are stale.
+    name: only those of the file of this name. is_ours: no other process writes here, so all are stale.
     """
     for path in Path(folder).glob(f".{glob.escape(name[:32]) or '*'}-*.tmp"):
         with suppress(OSError):  # it is gone by now, or not ours to remove
@@ -385,7 +301,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def make_divisible(x: float, divisor: int | torch.Tensor) -> int:
-    """x rounded up to a multiple of divisor; of a tensor, as of a model's strides, the largest value counts."""
+    """Round x up to a multiple of divisor; of a tensor, such as a model's strides, the largest value is used."""
     if isinstance(divisor, torch.Tensor):
         divisor = int(divisor.max())
     return math.ceil(x / divisor) * divisor
@@ -393,18 +309,19 @@ def make_divisible(x: float, divisor: int | torch.Tensor) -> int:
 
 @overload
 def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int:
-    """A size for a size."""
+    """Round one size."""
 
 
 @overload
 def check_img_size(imgsz: Sequence[int], s: int = 32, floor: int = 0) -> list[int]:
-    """A list for height and width."""
+    """Round height and width."""
 
 
 def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> int | list[int]:
-    """imgsz rounded up to a multiple of the stride s, at least `floor`, and said in the log where it changes.
+    """Round imgsz up to a multiple of the stride s, at least `floor`; warn if it changes.
 
-    Of several sizes a list. ValueError where one is not a positive number.
+    Raises:
+        ValueError: if a size is not a positive number.
     """
     if isinstance(imgsz, Sequence):
         return [check_img_size(side, s, floor) for side in imgsz]
@@ -429,27 +346,27 @@ def non_max_suppression(
     labels: Sequence[torch.Tensor] = (),
     max_det: int = 300,
 ) -> list[torch.Tensor]:
-    """Choose the detections of a network's predictions. All commands call this function.
+    """Select the final detections from a network's predictions. All commands call this function.
 
-    A device without float64 (MPS) leaves it to the CPU, where the result then is.
+    On a device without float64 (MPS) it runs on the CPU, where the result then is.
 
     Args:
-        prediction: (B, N, 5 + nc) of any float type: xywh in pixels, objectness, class scores; or what a network gives
-            in evaluation, of which it is the first. What is not finite is no object.
-        conf_thres: detections are above this confidence, the product of objectness and class score.
-        iou_thres: a box is dropped if its IoU with a surer one of its class is above this.
-        classes: the class numbers to keep.
-        agnostic: let boxes of different classes suppress each other.
-        multi_label: a box may be an object of several classes, else only of its best.
-        labels: for each image known objects (t, 5), class, xywh in the network's pixels, that join the predictions with
-            confidence 1, for automatic labelling.
-        max_det: most detections of an image.
+        prediction: (B, N, 5 + nc) of any float dtype: xywh in pixels, objectness, class scores; or a network's output
+            in evaluation mode, whose first item it is. Rows that are not finite are dropped.
+        conf_thres: Confidence threshold for the product of objectness and class score.
+        iou_thres: A box is dropped if its IoU with a more confident one of its class is above this.
+        classes: Class indices to keep.
+        agnostic: Suppress across classes.
+        multi_label: Allow several classes per box; otherwise only the best.
+        labels: For each image known objects (t, 5), class, xywh in the network's pixels, which join the predictions
+            with confidence 1, for automatic labelling.
+        max_det: Maximum number of detections per image.
 
     Returns:
-        B tensors (n, 6) float32 of xyxy, confidence, class, surest first.
+        B tensors (n, 6) float32 of xyxy, confidence, class, by confidence.
 
     Raises:
-        ValueError: a threshold or max_det is out of its range.
+        ValueError: if a threshold or max_det is out of range.
     """
     if isinstance(prediction, list | tuple):
         prediction = prediction[0]
@@ -483,7 +400,7 @@ def non_max_suppression(
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -1,11 +1,11 @@
-"""How good detections are: which are right, precision, recall, average precision, and one number of it all.
+"""Detection metrics: true positives, precision, recall, average precision, fitness.
 
-A detection is right at a level of IoU if it overlaps a label of its class by that much which no surer one takes. Each
-level has its own pairs, as COCO has it; v6.1 took those made at IoU 0.5 for all of them, which costs a few thousandths
-of mAP. `bbox_iou`, by which the loss is computed, is defined here. The IoU of all pairs is in utils/ops/iou.py, the
-confusion matrix in utils/ops/confusion.py; both can be imported from here.
+A detection is a true positive at an IoU threshold if its IoU with a label of its class reaches it and no more confident
+detection takes that label. Each threshold has its own matches, as in COCO; v6.1 used those of IoU 0.5 for all, which
+costs a few thousandths of mAP. `bbox_iou`, which the loss uses, is defined here. The IoU of all pairs is in
+utils/ops/iou.py, the confusion matrix in utils/ops/confusion.py; both can be imported from here.
 
-Legend: n detections, t labels, L levels of IoU, C classes that have labels, P points of a curve.
+Shapes: n detections, t labels, L IoU thresholds, C classes with labels, P points of a curve.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ EPS_F1 = 1e-9  # smoothing leaves errors of rounding in what is level
 
 
 def fitness(results: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The number (...) to choose the best epoch by, of results (..., 4 or more): P, R, mAP at 0.5, at 0.5 to 0.95."""
+    """Compute the score that selects the best epoch from results (..., 4 or more): P, R, mAP@.5, mAP@.5:.95."""
     return np.asarray(results, np.float64)[..., :4] @ np.array(FITNESS_WEIGHTS)
 
 
@@ -58,19 +58,19 @@ def bbox_iou(
 ) -> Tensor:
     """Compute the IoU of box1 and box2 pair by pair, or GIoU, DIoU or CIoU. The loss calls this function.
 
-    Value and gradient are finite for boxes without area, too.
+    Value and gradient are finite for boxes without area too.
 
     Args:
-        box1: (4, n), as v6.1's callers give `boxes.T`; or (n, 4); or one box (4,) for all of box2. (4, 4) is (4, n).
+        box1: (4, n), as v6.1's callers pass `boxes.T`; or (n, 4); or one box (4,) for all of box2. (4, 4) is (4, n).
         box2: (n, 4).
-        x1y1x2y2: boxes are corners; False: centre, width and height.
+        x1y1x2y2: Boxes are xyxy; False: xywh.
         GIoU: arXiv 1902.09630.
         DIoU: arXiv 1911.08287.
         CIoU: arXiv 1911.08287.
-        eps: added to heights and denominators.
+        eps: Added to heights and denominators.
 
     Returns:
-        (n,) of the boxes' type.
+        (n,) in the dtype of the boxes.
     """
     if box1.ndim == 2 and box1.shape[0] != 4:
         box1 = box1.T
@@ -112,10 +112,10 @@ def _corners(box: Sequence[Tensor], x1y1x2y2: bool) -> tuple[Tensor, Tensor, Ten
 def match_predictions(
     pred_classes: np.ndarray, true_classes: np.ndarray, iou: np.ndarray, levels: np.ndarray = IOU_LEVELS
 ) -> np.ndarray:
-    """Whether each detection is right in each level: (n, L) bool. Detections come surest first; iou is (t, n).
+    """Match detections with labels: (n, L) bool, True for a true positive. Detections are by confidence; iou is (t, n).
 
-    A detection takes the free label of its class that it overlaps most. Where a surer one has taken the best it may
-    have the next, as in pycocotools; with v6.1 it has none then.
+    A detection takes the free label of its class with the highest IoU. If a more confident one has taken its best label
+    it may take the next, as in pycocotools; in v6.1 it gets none.
     """
     return match_greedily(np.where(true_classes[:, None] == pred_classes, iou, -1.0), levels) >= 0
 
@@ -125,11 +125,11 @@ def match_predictions(
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """What `average_precision` finds, for the C classes that have labels.
+    """Results of `average_precision`, for the C classes with labels.
 
-    Curves over the confidence have one threshold for all classes; so do precision, recall and f1, which are taken at
-    `threshold`, where the mean F1 is highest. `class_thresholds` are where the F1 of each class is. Both are looked for
-    in the same way, see `peak_of`, so that of one class they are the same.
+    Curves over confidence share one threshold axis; precision, recall and f1 are taken at `threshold`, where the mean
+    F1 peaks. `class_thresholds` are the peaks of each class. `peak_of` finds both, so for a single class they are
+    equal.
     """
 
     classes: np.ndarray  # (C,) int64
@@ -155,12 +155,18 @@ def average_precision(
     smooth: bool = True,
     conf_thres: float = 0.0,
 ) -> AveragePrecision:
-    """Average precision and curves of detections: tp (n, L) bool, confidence (n,), class (n,); target_cls (t,).
+    """Compute average precision and curves from tp (n, L) bool, conf (n,), pred_cls (n,) and target_cls (t,).
 
-    AP is COCO's: the mean, over 101 recalls, of the best precision at that recall or a higher one, 0 for recalls that
-    are never reached. v6.1 continued the curve along a line to (1, 0) instead, which gives more to a detector that
-    finds little. `smooth` looks for the peak of an F1 curve that is smoothed over a tenth of its range, as the v7 line
-    does; v6.1 took the peak as it was. conf_thres: what the detections were cut off at; the peak is not below it.
+    AP is COCO's: the mean over 101 recalls of the highest precision at that recall or above, 0 for recalls that are not
+    reached. v6.1 continued the curve along a line to (1, 0), which favours a detector that finds little.
+
+    Args:
+        tp: True positives per threshold.
+        conf: Confidences.
+        pred_cls: Predicted classes.
+        target_cls: Classes of the labels.
+        smooth: Smooth F1 over a tenth of its range before the peak is taken, as YOLOv5 v7.0 does; v6.1 did not.
+        conf_thres: Confidence threshold of the detections; the peak is not below it.
     """
     classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
     order = (-conf).argsort(kind="stable")
@@ -203,10 +209,10 @@ def average_precision(
 
 
 def peak_of(f1: np.ndarray, lowest: int = 0, smooth: bool = True) -> int:
-    """The place in an F1 curve (P,), smoothed unless it is asked not to be, where it is highest.
+    """Return the index of the peak of an F1 curve (P,), smoothed by default.
 
-    That is the middle one of several in a row. Places before `lowest` do not count: what is found there is not known.
-    Where nothing is right it is the first place.
+    Of several equal neighbours it is the middle one. Indices below `lowest` are ignored, as the curve is unknown there.
+    If all values are 0 it is the first index.
     """
     if not f1.any():
         return 0
@@ -218,7 +224,7 @@ def peak_of(f1: np.ndarray, lowest: int = 0, smooth: bool = True) -> int:
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:
-    """The mean around each point; beyond its ends the curve is taken to go on level."""
+    """Compute the moving average of a curve, extended by its end values."""
     padded = np.pad(curve, SMOOTHED_POINTS // 2, mode="edge")
     return np.convolve(padded, np.full(SMOOTHED_POINTS, 1 / SMOOTHED_POINTS), mode="valid")
 
@@ -228,7 +234,7 @@ def _smoothed(curve: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EvalResult:
-    """What an evaluation says. Means are over the classes that have labels; without labels all are 0."""
+    """Results of an evaluation. Means are over the classes with labels; without labels all are 0."""
 
     names: tuple[str, ...]
     images: int
@@ -240,7 +246,7 @@ class EvalResult:
     sizes: SizeAP | None = None  # AP by object size, where it was asked for
 
     def __iter__(self) -> Iterator[tuple[float, ...] | np.ndarray]:
-        """Unpack as v6.1's val.run: (P, R, mAP@.5, mAP@.5:.95, box, obj, cls), maps (nc,), times of an image in ms."""
+        """Unpack as v6.1's val.run: (P, R, mAP@.5, mAP@.5:.95, box, obj, cls), maps (nc,), times per image in ms."""
         losses = self.losses or (0.0, 0.0, 0.0)
         yield self.mp, self.mr, self.map50, self.map, *losses
         yield self.maps
@@ -255,7 +261,7 @@ class EvalResult:
         return 3
 
     def __repr__(self) -> str:
-        """Return one line for notebooks; the arrays are attributes."""
+        """Format one line for notebooks; the arrays are attributes."""
         return (
             f"EvalResult(mAP@.5 {self.map50:.3f}, mAP@.5:.95 {self.map:.3f}, P {self.mp:.3f}, R {self.mr:.3f}, "
             f"images {self.images}, classes {len(self.names)})"
@@ -283,14 +289,14 @@ class EvalResult:
 
     @property
     def threshold(self) -> float:
-        """The confidence that precision and recall are given for."""
+        """The confidence at which precision and recall are reported."""
         return self.stats.threshold
 
     @property
     def class_thresholds(self) -> dict[str, float | None]:
-        """The confidence at which each class has its highest F1; None for a class that has no label or none found.
+        """The confidence at which each class has its highest F1; None for a class without labels or without detections.
 
-        They are in the order of the classes; of classes with one name each has its own, see `distinct_names`.
+        In the order of the classes; classes with equal names are kept apart, see `distinct_names`.
         """
         known = zip(self.stats.classes.tolist(), self.stats.class_thresholds.tolist(), strict=True)
         best = {index: value for index, value in known if not np.isnan(value)}
@@ -298,19 +304,19 @@ class EvalResult:
 
     @property
     def fitness(self) -> float:
-        """The number to choose the best epoch by."""
+        """The score that selects the best epoch."""
         return float(fitness(np.array([[self.mp, self.mr, self.map50, self.map]]))[0])
 
     @property
     def maps(self) -> np.ndarray:
-        """(nc,) the AP over all levels of each class; classes without labels have the mean of the others."""
+        """(nc,) the mean AP of each class; classes without labels have the mean of the others."""
         maps = np.full(len(self.names), self.map)
         maps[self.stats.classes] = self.stats.ap.mean(1)
         return maps
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names as keys: those that several classes have get the class's number, `cell (0)` and `cell (2)`."""
+    """Make names unique for use as keys: equal ones get the class index, `cell (0)` and `cell (2)`."""
     counts = Counter(names)
     distinct = []
     for index, name in enumerate(names):

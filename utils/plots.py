@@ -1,7 +1,6 @@
-"""Draw boxes, labels and batches on images, with OpenCV and Pillow only; utils/draw/curves.py draws figures with axes.
+"""Draw boxes, labels and batches on images with OpenCV and Pillow; utils/draw/curves.py draws figures with axes.
 
-Images are (H, W, 3) uint8 BGR arrays. An Annotator draws on the array that it is given, as v6.1's does; all
-others draw on a copy.
+Images are (H, W, 3) uint8 BGR arrays. An Annotator draws on the given array, as v6.1's does; all others draw on a copy.
 """
 
 import math
@@ -26,7 +25,7 @@ PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's
 
 
 class Colors:
-    """Twenty colours to tell classes apart, told from each other and from most pictures; classes beyond cycle."""
+    """Palette of twenty colours for classes; class indices beyond cycle."""
 
     HEX = (
         "FF3B47",
@@ -57,12 +56,12 @@ class Colors:
 
     @staticmethod
     def hex2rgb(h: str) -> Color:
-        """The colour of `#RRGGBB` as (red, green, blue)."""
+        """Convert `#RRGGBB` to (red, green, blue)."""
         red, green, blue = bytes.fromhex(h.removeprefix("#"))
         return red, green, blue
 
     def __call__(self, index: int, bgr: bool = False) -> Color:
-        """The colour of class `index` as (red, green, blue), or (blue, green, red)."""
+        """Return the colour of class `index` as (red, green, blue), or (blue, green, red)."""
         r, g, b = self.palette[int(index) % self.n]
         return (b, g, r) if bgr else (r, g, b)
 
@@ -71,17 +70,17 @@ colors = Colors()
 
 
 def text_color(background: Color) -> Color:
-    """Black or white, whichever is easier to read on the (BGR) background."""
+    """Return black or white, whichever has more contrast with the (BGR) background."""
     b, g, r = background
     return (0, 0, 0) if 0.299 * r + 0.587 * g + 0.114 * b > 150 else (255, 255, 255)
 
 
 class Annotator:
-    """Draws boxes and labels on a BGR image, `im`, in place: ASCII with OpenCV, all other text with Pillow.
+    """Draws boxes and labels on a BGR image, `im`, in place: ASCII with OpenCV, other text with Pillow.
 
-    An image that cannot be drawn upon as it lies in memory, such as `image[..., ::-1]`, is copied; so is a PIL image,
-    as an array. font, pil and example are what v6.1's callers give to choose a font with; here each text finds its
-    own. labels_last: labels are drawn by `result`, above all boxes.
+    An array that OpenCV cannot draw on, such as `image[..., ::-1]`, is copied; a PIL image is converted to an array.
+    font, pil and example are v6.1's and ignored: each text selects its own font. labels_last: `result` draws the labels
+    on top of all boxes.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Annotator:
     ) -> None:
         """Draw a box (xyxy in pixels, corners in any order) and its label, if any.
 
-        txt_color: of the letters; without it black or white, whichever is easier to read on the box's colour.
+        txt_color: of the text; by default black or white, whichever has more contrast.
         """
         x1, y1, x2, y2 = (int(v) for v in finite_corners(box, self.im.shape[:2]))
         cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.lw)
@@ -124,7 +123,7 @@ class Annotator:
             self.label((x1, y1), label, color, txt_color)
 
     def label(self, corner_xy: tuple[int, int], text: str, background: Color, ink: Color | None = None) -> None:
-        """Writes above the corner if there is room, else below it, moved and shrunk so that it stays in the image."""
+        """Write a label above the corner if there is room, else below; moved and shrunk to stay inside the image."""
         mask = text_mask(text, self.font_scale, self.font_size)
         mask = fit(mask, max_hw=self.im.shape[:2])
         height, width = mask.shape
@@ -141,7 +140,7 @@ class Annotator:
     def rectangle(
         self, xy: Sequence[float], fill: Color | None = None, outline: Color | None = None, width: int = 1
     ) -> None:
-        """Draw a rectangle xyxy in pixels: filled, outlined, or both; outlined in white if neither colour is given."""
+        """Draw a rectangle xyxy in pixels: filled, outlined or both; a white outline if neither colour is given."""
         x1, y1, x2, y2 = (int(v) for v in finite_corners(xy, self.im.shape[:2]))
         if fill is not None:
             cv2.rectangle(self.im, (x1, y1), (x2, y2), fill, cv2.FILLED)
@@ -149,7 +148,7 @@ class Annotator:
             cv2.rectangle(self.im, (x1, y1), (x2, y2), (255, 255, 255) if outline is None else outline, width)
 
     def text(self, xy: Sequence[float], text: str, txt_color: Color = (255, 255, 255)) -> None:
-        """Write text without a background, its lower left corner at xy; what lies beyond the image is cut off."""
+        """Write text without a background, its lower left corner at xy, clipped to the image."""
         mask = text_mask(text, self.font_scale, self.font_size)
         h, w = self.im.shape[:2]
         left, top = int(xy[0]), int(xy[1]) - mask.shape[0] + 1
@@ -161,7 +160,7 @@ class Annotator:
         self.im[y1:y2, x1:x2] = patch.round().astype(np.uint8)
 
     def result(self) -> np.ndarray:
-        """Return the image with all that was drawn, the array that was given where it could be drawn upon."""
+        """Return the image; it is the given array if that could be drawn on."""
         for corner_xy, label, color, txt_color in self.pending:
             self.label(corner_xy, label, color, txt_color)
         self.pending.clear()
@@ -169,7 +168,7 @@ class Annotator:
 
 
 def finite_corners(box_xyxy: Sequence[float] | np.ndarray | Tensor, hw: tuple[int, int]) -> np.ndarray:
-    """The box in whole pixels, x1 <= x2 and y1 <= y2, at most one image size outside: what drawing can take."""
+    """Round a box to pixels with x1 <= x2 and y1 <= y2, clipped to one image size around the image, for OpenCV."""
     x1, y1, x2, y2 = np.nan_to_num(np.asarray(box_xyxy, np.float64))
     h, w = hw
     corners = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
@@ -177,13 +176,13 @@ def finite_corners(box_xyxy: Sequence[float] | np.ndarray | Tensor, hw: tuple[in
 
 
 def text_mask(text: str, font_scale: float, font_size: int) -> np.ndarray:
-    """(h, w) uint8, the text in 255 on 0 with a small margin; OpenCV's font takes font_scale, Pillow's font_size."""
+    """Render text as (h, w) uint8, 255 on 0, with a small margin; font_scale is OpenCV's, font_size Pillow's."""
     text = " ".join(text.split()) or " "
     return ascii_mask(text, font_scale) if text.isascii() else unicode_mask(text, font_size)
 
 
 def ascii_mask(text: str, font_scale: float) -> np.ndarray:
-    """`text_mask` with OpenCV's font: text of one size has one height, whatever its letters."""
+    """Render text with OpenCV's font; the height depends on the size only."""
     thickness = max(round(font_scale * 2), 1)
     (width, height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
     margin = max(round(font_scale * 4), 2)
@@ -193,7 +192,7 @@ def ascii_mask(text: str, font_scale: float) -> np.ndarray:
 
 
 def unicode_mask(text: str, font_size: int) -> np.ndarray:
-    """`text_mask` with a font of this machine that has the glyphs."""
+    """Render text with an installed font that has the glyphs."""
     font = load_font(text, font_size)
     margin = max(font_size // 8, 2)
     left, top, right, bottom = (round(v) for v in font.getbbox(text))
@@ -205,7 +204,7 @@ def unicode_mask(text: str, font_size: int) -> np.ndarray:
 
 
 def fit(mask: np.ndarray, max_hw: tuple[int, int]) -> np.ndarray:
-    """The mask, made smaller where it is larger than max_hw."""
+    """Shrink a mask to max_hw if it is larger."""
     h, w = mask.shape
     scale = min(max_hw[0] / h, max_hw[1] / w, 1.0)
     if scale == 1.0:
@@ -214,7 +213,7 @@ def fit(mask: np.ndarray, max_hw: tuple[int, int]) -> np.ndarray:
 
 
 def crop_box(image: np.ndarray, box_xyxy: Tensor, gain: float = 1.02, pad: float = 10) -> np.ndarray:
-    """The part of the image in the box, made larger by `gain` and `pad` pixels (width and height); may be empty."""
+    """Crop a box, enlarged by `gain` and `pad` pixels in width and height; may be empty."""
     box_xywh = xyxy2xywh(box_xyxy.detach().cpu().float().view(1, 4))
     size = box_xywh[:, 2:] * gain + pad
     corners = xywh2xyxy(torch.cat((box_xywh[:, :2], size), 1))
@@ -231,7 +230,7 @@ def plot_batch(
     max_side: int = 1920,
     max_images: int = 16,
 ) -> None:
-    """Writes `draw_batch` to `path`; done when it returns."""
+    """Write `draw_batch` to `path`."""
     write_image(path, draw_batch(images, targets, names, paths, max_side, max_images))
 
 
@@ -243,11 +242,18 @@ def draw_batch(
     max_side: int = 1920,
     max_images: int = 16,
 ) -> np.ndarray:
-    """A square grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
+    """Draw a square grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
 
-    Images smaller than SMALL_TILE are enlarged as far as that leaves room.
-    images (B, 3, H, W) RGB, uint8 or float in 0..1; targets (T, 6): image index, class, cx, cy, w, h in 0..1; a seventh
-    column is the confidence, which is then shown. `targets_of` makes targets of predictions.
+    Images smaller than SMALL_TILE are enlarged if there is room.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or float in 0..1.
+        targets: (T, 6) image index, class, cx, cy, w, h in 0..1; a seventh column is the confidence, which is shown.
+            `targets_of` converts predictions.
+        names: Class names.
+        paths: Files of the images, for captions.
+        max_side: Limit of the grid in pixels.
+        max_images: Limit of the number of images.
     """
     images = images[:max_images].detach().cpu()
     rows = targets.detach().cpu().float().numpy()
@@ -270,7 +276,7 @@ def draw_batch(
 
 
 def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption: str) -> np.ndarray:
-    """One image of the grid with its rows of targets and its file's name."""
+    """Draw one image of the grid with its targets and its file name."""
     h, w = tile.shape[:2]
     annotator = Annotator(
         tile,
@@ -290,7 +296,7 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
 
 
 def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: float = 0.25) -> Tensor:
-    """(T, 7) targets for `draw_batch` of each image's predictions (n, 6), xyxy in network pixels, conf, class."""
+    """Convert each image's predictions (n, 6), xyxy in network pixels, conf, class, to (T, 7) for `draw_batch`."""
     h, w = hw
     parts = [torch.zeros(0, 7)]
     for i, prediction in enumerate(predictions):
@@ -304,7 +310,7 @@ def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: f
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

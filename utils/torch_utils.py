@@ -1,4 +1,4 @@
-"""What is done to a network as a whole: its device, initialisation, fusion, summary, moving average and early stop."""
+"""Functions of a whole network: device, initialization, fusion, summary, moving average, early stopping."""
 
 import copy
 import math
@@ -30,11 +30,10 @@ def select_device(
     local_rank: int = 0,
     processes: int = 1,
 ) -> torch.device:
-    """The device that `--device` means; ValueError where it is none, or not in this machine.
+    """Return the device of `--device`; ValueError if it is malformed or not in this machine.
 
-    A process computes on one GPU: of several it is the one at local_rank, the process's number on this machine. It
-    becomes the current GPU, which events, streams and pinned memory use. The environment stays as it is.
-    batch_size and newline are for v6.1's callers and change nothing: no batch is divided here, and nothing printed.
+    A process computes on one GPU. Of several it is the one at local_rank, the process's index on this machine, which
+    becomes the current GPU. The environment is not changed. batch_size and newline are v6.1's and ignored.
     """
     del batch_size, newline
     found = _find_device(str(device), local_rank, processes)
@@ -78,9 +77,9 @@ def _find_device(device: str, local_rank: int, processes: int) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device without waiting for it; the copy's `on_host` is the original.
+    """Copy a tensor from host to device without waiting; the attribute `on_host` of the copy is the original.
 
-    `ComputeLoss` matches targets on the host, by `on_host`, so that it need not ask the device what it has been given.
+    `ComputeLoss` matches targets on the host by `on_host`, which avoids a synchronization with the device.
     """
     moved = tensor.to(device, non_blocking=True)
     if moved is not tensor:
@@ -89,7 +88,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def time_sync(device: torch.device | None = None) -> float:
-    """Seconds of a clock that only runs forward, when all work queued on the device (None: the GPU) is done."""
+    """Return a monotonic time in seconds after all work queued on the device (None: the GPU) is done."""
     kind = device.type if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda":
         torch.cuda.synchronize(device)
@@ -102,9 +101,9 @@ def time_sync(device: torch.device | None = None) -> float:
 
 
 def initialize_weights(model: nn.Module) -> None:
-    """Gives batch norms v6.1's eps 1e-3 and momentum 0.03 and lets activations work in place; weights stay.
+    """Set v6.1's eps 1e-3 and momentum 0.03 of batch norms and make activations work in place; weights are unchanged.
 
-    An activation that is itself a layer of `model.model` stays as it is: others may read what it reads.
+    An activation that is itself a layer of `model.model` is left alone: other layers may read its input.
     """
     rows: set[nn.Module] = set()
     if isinstance(getattr(model, "model", None), nn.Sequential):
@@ -120,7 +119,7 @@ def initialize_weights(model: nn.Module) -> None:
 
 
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution that gives what conv and then bn give in evaluation; a new one, without gradients."""
+    """Fold a batch norm into a convolution for inference; return a new convolution without gradients."""
     fused = copy.deepcopy(conv).requires_grad_(False)
     fused.weight, fused.bias = fuse_conv_bn_weights(
         fused.weight, fused.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
@@ -129,16 +128,16 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def largest_stride(model: nn.Module) -> int:
-    """Pixels that the sides of a detector's images are multiples of, 32 at least."""
+    """Return the number that a detector's image sides must be multiples of, at least 32."""
     stride = model.stride
     return max(int(stride.max() if isinstance(stride, Tensor) else stride), 32)
 
 
 def model_info(model: nn.Module, imgsz: int = 640) -> str:
-    """`213 layers, 1867405 parameters, 0 gradients, 4.5 GFLOPs`, the last for one image of imgsz x imgsz.
+    """Format `213 layers, 1867405 parameters, 0 gradients, 4.5 GFLOPs`, the last for one image of imgsz x imgsz.
 
-    Layers are modules, as v6.1 counts them, and a multiplication and an addition are two operations. The model is
-    neither run nor changed: a copy is.
+    Layers are modules, as v6.1 counts them; a multiplication and an addition are two operations. A copy of the model is
+    run, so the model itself is unchanged.
     """
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
@@ -152,7 +151,7 @@ def model_info(model: nn.Module, imgsz: int = 640) -> str:
 
 
 def _count_flops(model: nn.Module, imgsz: int) -> float:
-    """Operations for one image: those of a small one, in proportion to the pixels, as v6.1 has them."""
+    """Count operations on a small image and scale by the number of pixels, as v6.1 does."""
     stride, settings = getattr(model, "stride", None), getattr(model, "yaml", None)
     size = 2 * largest_stride(model) if isinstance(stride, Tensor) else 64
     first = next(model.parameters(), torch.zeros(()))
@@ -164,9 +163,9 @@ def _count_flops(model: nn.Module, imgsz: int) -> float:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Count the operations of all that is computed while it is entered, by torch's formulas.
+    """Context that counts operations by torch's formulas.
 
-    torch's own FlopCounterMode imports torch's compiler first, which takes two seconds.
+    torch's own FlopCounterMode first imports torch's compiler, which takes two seconds.
     """
 
     flops = 0
@@ -176,7 +175,7 @@ class FlopCounter(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:  # noqa: ANN401
-        """Do an operation and add its count."""
+        """Run an operation and add its count."""
         result = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
@@ -188,10 +187,10 @@ class FlopCounter(TorchDispatchMode):
 
 
 class ModelEMA:
-    """Moving average of a model's weights and statistics: `ema`, a copy in evaluation mode and FP32.
+    """Exponential moving average of a model's weights and buffers: `ema`, a copy in evaluation mode and FP32.
 
-    Its decay grows with the number u of updates to the given one: decay * (1 - exp(-u / tau)). Neither network may get
-    other modules after the first update; tensors may be replaced.
+    After u updates the decay is decay * (1 - exp(-u / tau)). After the first update neither network may get other
+    modules; tensors may be replaced.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0) -> None:
@@ -202,7 +201,7 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the average towards the model as it is now; integers, such as batch counts, are taken over."""
+        """Update the average; integers, such as batch counts, are copied."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.tau))
         if self._paired is not model:  # the state dicts of two networks cost more than the rest
@@ -225,7 +224,7 @@ class ModelEMA:
         include: Sequence[str] = (),
         exclude: Sequence[str] = ("process_group", "reducer", "training"),
     ) -> None:
-        """Give the average the model's attributes: those named, or all that are neither private nor in `exclude`."""
+        """Copy the model's attributes to the average: those in `include`, or all public ones not in `exclude`."""
         for name, value in vars(model).items():
             if not name.startswith("_") and name not in exclude and (name in include or not include):
                 setattr(self.ema, name, value)
@@ -235,7 +234,7 @@ Holder = tuple[dict[str, Tensor], str]  # a module's parameters or buffers, and 
 
 
 def holders(model: nn.Module) -> Iterator[tuple[str, Holder]]:
-    """Where each tensor of the model's state dict is kept, with its name there; one that is shared comes once."""
+    """Yield the module and name of each tensor of the model's state dict; shared tensors once."""
     for prefix, module in model.named_modules():
         for kept in (module._parameters, module._buffers):
             for key, value in kept.items():
@@ -244,9 +243,9 @@ def holders(model: nn.Module) -> Iterator[tuple[str, Holder]]:
 
 
 class EarlyStopping:
-    """Says when a training has had no better epoch for `patience` epochs; 0 never does.
+    """Stops a training after `patience` epochs without improvement; 0 never stops.
 
-    An epoch as good as the best is no better one, so a plateau ends too (v6.1 let it go on for ever).
+    An epoch equal to the best is no improvement, so a plateau ends too; in v6.1 it never did.
     """
 
     def __init__(self, patience: int = 100) -> None:
@@ -257,7 +256,7 @@ class EarlyStopping:
         self.possible_stop = False  # whether the next epoch may end the training
 
     def __call__(self, epoch: int, fitness: float) -> bool:
-        """Whether to stop after this epoch of this fitness."""
+        """Return True if training should stop after this epoch of this fitness."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
         waited = epoch - (self.best_epoch or 0)
@@ -266,11 +265,11 @@ class EarlyStopping:
         return self.stopped
 
     def state_dict(self) -> dict[str, object]:
-        """The best epoch so far, its fitness, and whether that ended the run; `patience` is a setting of the run."""
+        """Return the best epoch, its fitness, and whether it ended the run; `patience` is not part of it."""
         return {"best_epoch": self.best_epoch, "best_fitness": self.best_fitness, "stopped": self.stopped}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Restore the state from `state_dict`."""
         self.best_epoch, self.best_fitness = state["best_epoch"], state["best_fitness"]
 
 
@@ -281,9 +280,9 @@ PROFILE_RUNS = 10
 
 @torch.no_grad()
 def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]]:
-    """Log and return milliseconds and GFLOPs of each of `model.model`'s layers: the mean of PROFILE_RUNS runs.
+    """Log and return milliseconds and GFLOPs of each of `model.model`'s layers, the mean of PROFILE_RUNS runs.
 
-    A multiplication and an addition are two operations. The layers need `type` and `np`, as `parse_model` gives them.
+    A multiplication and an addition are two operations. Layers need `type` and `np`, which `parse_model` sets.
     """
     results: list[tuple[float, float]] = []
     LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
@@ -313,7 +312,7 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
 
 
 def __getattr__(name: str) -> object:
-    """Import a further name of v6.1 when it is asked for; utils/v61 says where each is."""
+    """Import a v6.1 name on first access; utils/v61 lists where each is."""
     if name == "__path__":  # each import of the module asks for it
         raise AttributeError(name)
     return import_module("utils.v61").find(__name__, name)

@@ -1,7 +1,7 @@
-"""Box formats and their way between the network's and the image's pixels: pure functions of tensors or arrays.
+"""Box formats, and conversion between pixels of the network's input and of the original image.
 
-Boxes are (..., 4), as a torch Tensor or a numpy array, and come back as the same kind. xyxy is two corners, xywh is
-centre, width and height, both in pixels; a trailing n says normalised: in shares of the image's width and height.
+Boxes are (..., 4), a torch Tensor or a numpy array; the result is of the same kind. xyxy is two corners, xywh is
+centre, width and height, both in pixels. A trailing n means normalized: divided by the image's width and height.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ def _join(columns: Sequence[Boxes]) -> Boxes:
 
 
 def xyxy2xywh(boxes_xyxy: Boxes) -> Boxes:
-    """Corners to centre, width and height."""
+    """Convert xyxy to xywh."""
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
     return _join(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
 
 
 def xywh2xyxy(boxes_xywh: Boxes) -> Boxes:
-    """Centre, width and height to corners."""
+    """Convert xywh to xyxy."""
     x, y, w, h = (boxes_xywh[..., i] for i in range(4))
     return _join((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
 
 
 def xyxy2xywhn(boxes_xyxy: Boxes, w: float = 640, h: float = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
-    """Corners in pixels of a w x h image to normalised xywh; `clip` first cuts them to the image less eps pixels."""
+    """Convert xyxy in pixels of a w x h image to xywhn. `clip` first clips to the image minus eps pixels."""
     if clip:
         boxes_xyxy = clipped_coords(boxes_xyxy, (h - eps, w - eps))
     x, y, width, height = (xyxy2xywh(boxes_xyxy)[..., i] for i in range(4))
@@ -43,13 +43,13 @@ def xyxy2xywhn(boxes_xyxy: Boxes, w: float = 640, h: float = 640, clip: bool = F
 
 
 def xywhn2xyxy(boxes_xywhn: Boxes, w: float = 640, h: float = 640, padw: float = 0.0, padh: float = 0.0) -> Boxes:
-    """Normalised xywh to corners in pixels of a w x h image that begins at (padw, padh)."""
+    """Convert xywhn to xyxy in pixels of a w x h image whose origin is at (padw, padh)."""
     x1, y1, x2, y2 = (xywh2xyxy(boxes_xywhn)[..., i] for i in range(4))
     return _join((x1 * w + padw, y1 * h + padh, x2 * w + padw, y2 * h + padh))
 
 
 def clipped_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
-    """Cut boxes to an image of shape (h, w); return new ones."""
+    """Return boxes clipped to an image of shape (h, w)."""
     h, w = shape[:2]
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
     return _join((x1.clip(0, w), y1.clip(0, h), x2.clip(0, w), y2.clip(0, h)))
@@ -58,9 +58,9 @@ def clipped_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
 def scaled_coords(
     img1_shape: Sequence[int], coords: Boxes, img0_shape: Sequence[int], ratio_pad: RatioPad | None = None
 ) -> Boxes:
-    """Bring boxes xyxy from the network's image (h, w) into the original of shape (h, w), cut to it; return new ones.
+    """Map boxes xyxy from a network input (h, w) to an original image (h, w), clipped; return new ones.
 
-    Without ratio_pad the image is taken to be letterboxed in the middle, at one ratio for both sides.
+    Without ratio_pad the image is assumed to be letterboxed: centred, with one ratio for both sides.
     """
     if ratio_pad is None:
         ratio_h = ratio_w = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
@@ -77,7 +77,7 @@ def scaled_coords(
 
 
 def clip_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
-    """Cut boxes in place, as v6.1 does, to an image of shape (h, w), and return them."""
+    """Clip boxes in place to an image of shape (h, w), as v6.1 does, and return them."""
     boxes_xyxy[..., :4] = clipped_coords(boxes_xyxy, shape)
     return boxes_xyxy
 
@@ -85,9 +85,9 @@ def clip_coords(boxes_xyxy: Boxes, shape: Sequence[float]) -> Boxes:
 def scale_coords(
     img1_shape: Sequence[int], coords: Boxes, img0_shape: Sequence[int], ratio_pad: RatioPad | None = None
 ) -> Boxes:
-    """Change boxes in place, as v6.1 does, to what `scaled_coords` makes of them, and return them.
+    """Apply `scaled_coords` in place, as v6.1 does, and return the boxes.
 
-    ratio_pad: as `letterbox` or the data loader gives it; the first of the two ratios counts for both sides.
+    ratio_pad: as `letterbox` or the data loader returns it; its first ratio is used for both sides.
     """
     if ratio_pad is not None:
         (ratio, *_), (pad_w, pad_h) = ratio_pad

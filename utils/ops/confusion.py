@@ -1,6 +1,6 @@
-"""Which class is taken for which, what is missed, and what is found where nothing is.
+"""Confusion matrix of a detector.
 
-Legend: n detections of an image, t labels, nc classes.
+Shapes: n detections and t labels of an image, nc classes.
 """
 
 import numpy as np
@@ -10,10 +10,11 @@ from utils.ops.iou import box_iou, first_claims
 
 
 class ConfusionMatrix:
-    """Counts, in `matrix` (nc + 1, nc + 1), of predicted class x true class; the last of each is the background.
+    """Counts `matrix` (nc + 1, nc + 1), predicted class x true class; the last row and column are the background.
 
-    A detection surer than `conf` belongs to the label of any class that it overlaps most, by an IoU above iou_thres; of
-    several to the one with the highest IoU. The others found background, and labels without one were taken for it.
+    A detection with confidence above `conf` is matched with the label of any class that it overlaps most, by an IoU
+    above iou_thres; a label keeps the detection of the highest IoU. Unmatched detections are false positives
+    (background column), unmatched labels are false negatives (background row).
     """
 
     def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
@@ -21,7 +22,7 @@ class ConfusionMatrix:
         self.matrix = np.zeros((nc + 1, nc + 1), np.int64)
 
     def process_batch(self, detections: Tensor, labels: Tensor) -> None:
-        """Counts an image: detections (n, 6) xyxy, confidence, class; labels (t, 5) class, xyxy; none or more."""
+        """Add an image: detections (n, 6) xyxy, confidence, class; labels (t, 5) class, xyxy. Both may be empty."""
         detections = detections[detections[:, 4] > self.conf].cpu()
         labels = labels.cpu()
         predicted, true = detections[:, 5].long().numpy(), labels[:, 0].long().numpy()

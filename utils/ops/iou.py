@@ -1,8 +1,8 @@
-"""How much boxes overlap, and which detection may claim which label.
+"""IoU of all pairs of boxes, and matching of detections with labels.
 
-The IoU of matched pairs and its relatives, which the loss uses, are `bbox_iou` in utils/metrics.py.
+`bbox_iou` in utils/metrics.py computes the IoU of matched pairs, with GIoU, DIoU and CIoU, for the loss.
 
-Legend: N and M boxes, n detections, L levels of IoU.
+Shapes: N and M boxes, n detections, t labels, L IoU thresholds.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor, eps: float = 1e-7) -> Tensor:
-    """The IoU of each box of the first (N, 4) with each of the second (M, 4): (N, M)."""
+    """Compute the IoU of each of N boxes with each of M boxes: (N, M)."""
     left1, top1, right1, bottom1 = boxes1_xyxy[:, :, None].unbind(1)  # (N, 1) each
     left2, top2, right2, bottom2 = boxes2_xyxy.unbind(1)  # (M,) each
     both_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
@@ -27,14 +27,18 @@ def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor, eps: float = 1e-7) -> Tens
 
 
 def match_greedily(iou: np.ndarray, levels: np.ndarray, preferred: np.ndarray | None = None) -> np.ndarray:
-    """The label that each detection takes at each level, -1 for none: (n, L), as pycocotools pairs them.
+    """Match detections with labels as pycocotools does: (n, L), the label of each detection per threshold, or -1.
 
-    iou is (t, n), detections surest first. One after the other takes, of the labels that are still free and that it
-    overlaps by the level or more, the one that it overlaps most; of equal ones the last. `preferred` (t,) bool: labels
-    that come before all others.
+    In order of confidence each detection takes, of the free labels with IoU >= the threshold, the one of the highest
+    IoU; of equal ones the last.
 
-    All detections ask for their best label at once. The surest keeps it, the others ask for their next one, until none
-    is refused: since all labels prefer the surer detection, that ends in the same pairs.
+    All detections request their best label at once. The most confident one gets it, the others request their next,
+    until none is refused. All labels prefer the more confident detection, so the result is the same.
+
+    Args:
+        iou: (t, n), detections in order of confidence.
+        levels: (L,) IoU thresholds.
+        preferred: (t,) bool, labels that are taken before all others.
     """
     count = len(levels)
     matched = np.full((iou.shape[1], count), -1)
@@ -64,9 +68,9 @@ def match_greedily(iou: np.ndarray, levels: np.ndarray, preferred: np.ndarray | 
 
 
 def first_claims(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Which detections get their label: (n, L) bool, in each level the first of those that claim the same one.
+    """Return for each threshold the first detection that requests each label: (n, L) bool.
 
-    labels (n,): the label that each detection claims; valid (n, L): whether it does so in this level.
+    labels (n,): the label that each detection requests; valid (n, L): True if it requests one at this threshold.
     """
     order = labels.argsort(kind="stable")  # claims of one label lie together, in the order given
     counts = np.cumsum(valid[order], 0, dtype=np.int64)  # (n, L) valid claims so far, of any label

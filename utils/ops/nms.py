@@ -1,11 +1,9 @@
-"""The parts of non-maximum suppression, by which the surest of boxes that overlap stays.
+"""The steps of non-maximum suppression. `non_max_suppression` itself is in utils/general.py.
 
-`non_max_suppression` itself is in utils/general.py.
+There is no time limit, so results do not depend on the machine's speed. torchvision's operator is used if it works,
+which is tried on first use; otherwise OpenCV's on the CPU, with the same result.
 
-There is no time limit: what is found never depends on the machine's speed. torchvision suppresses where it works, which
-is tried on first use; else OpenCV does, on the CPU, with the same result.
-
-Legend: B images, N candidate boxes of an image, M of them that could be objects, P pairs of a box and a class.
+Shapes: B images, N candidate boxes of an image, M of them above the confidence threshold, P pairs of a box and a class.
 """
 
 import logging
@@ -37,9 +35,9 @@ def candidates(
     multi_label: bool = False,
     labels: Sequence[Tensor] = (),
 ) -> Iterator[Tensor]:
-    """Yield for each of B images its detections before suppression, (n, 6) xyxy, confidence, class, surest first.
+    """Yield for each of B images its detections before suppression, (n, 6) xyxy, confidence, class, by confidence.
 
-    The arguments are those of `non_max_suppression`; at most MAX_BOXES of an image come.
+    The arguments are those of `non_max_suppression`; at most MAX_BOXES per image are yielded.
     """
     batch, count, nc = *prediction.shape[:2], prediction.shape[2] - 5
     wanted = None
@@ -59,7 +57,7 @@ def candidates(
 
 
 def _candidates(prediction: Tensor, labels: Sequence[Tensor], conf_thres: float) -> tuple[Tensor, Tensor]:
-    """The rows (M, 5 + nc) that could be objects, and the image (M,) of each, in order; labels come first."""
+    """Return the rows (M, 5 + nc) above the threshold and the image (M,) of each, in order, labels first."""
     xy, wh, objectness = prediction[..., :5].float().split((2, 2, 1), 2)
     possible = (objectness > conf_thres) & (objectness < torch.inf)  # NaN is neither
     possible = possible & (wh >= MIN_SIDE) & (wh <= MAX_SIDE) & (xy.abs() <= 2 * MAX_SIDE)  # (B, N, 2)
@@ -81,7 +79,7 @@ def _candidates(prediction: Tensor, labels: Sequence[Tensor], conf_thres: float)
 def _classify(
     rows: Tensor, image: Tensor, conf_thres: float, multi_label: bool, wanted: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Detections (P, 6), xyxy, confidence, class, and the image (P,) of each."""
+    """Return detections (P, 6), xyxy, confidence, class, and the image (P,) of each."""
     scores = rows[:, 5:] * rows[:, 4:5]  # (M, nc)
     if multi_label:
         sure = (scores > conf_thres) & (scores < torch.inf)
@@ -97,9 +95,9 @@ def _classify(
 
 
 def boxes_by_class(detections: Tensor, agnostic: bool) -> tuple[Tensor, Tensor]:
-    """Return boxes (n, 4) xyxy and scores (n,) of detections (n, 6); unless `agnostic` each class has its own place.
+    """Split detections (n, 6) into boxes (n, 4) xyxy and scores (n,). Unless `agnostic`, offset each class.
 
-    Then both are float64, or far places would cost the boxes digits.
+    With offsets both are float64, so that large offsets cost no precision.
     """
     boxes, scores = detections[:, :4], detections[:, 4]
     if agnostic:
@@ -108,12 +106,12 @@ def boxes_by_class(detections: Tensor, agnostic: bool) -> tuple[Tensor, Tensor]:
 
 
 def nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
-    """Return the indices of the boxes (n, 4) that stay, surest first: those that no surer one overlaps by iou_thres."""
+    """Return the indices of the boxes (n, 4) that remain after suppression, by score."""
     return _backend(boxes_xyxy.device.type)(boxes_xyxy, scores, iou_thres)
 
 
 class LazyTorchvision:
-    """Stand for the module torchvision until one of its names is asked for, since its import takes two seconds."""
+    """Stand-in for torchvision that imports it on first access, as the import takes two seconds."""
 
     def __getattr__(self, name: str) -> object:
         """Import torchvision."""
@@ -126,13 +124,13 @@ torchvision = LazyTorchvision()  # for a non_max_suppression that was written fo
 
 
 def load_nms(device_type: str) -> None:
-    """Load what suppresses on such a device, so that the first image does not wait for it."""
+    """Load the NMS of a device type, so that the first image does not wait for it."""
     _backend("cpu" if device_type in WITHOUT_FLOAT64 else device_type)
 
 
 @cache
 def _backend(device_type: str) -> Suppress:
-    """Return torchvision's NMS if it works on such a device, else OpenCV's."""
+    """Return torchvision's NMS if it works on a device type, otherwise OpenCV's."""
     try:
         suppress = _torchvision_nms()
         suppress(torch.zeros(1, 4, device=device_type), torch.zeros(1, device=device_type), 0.5)
@@ -144,9 +142,9 @@ def _backend(device_type: str) -> Suppress:
 
 
 def _torchvision_nms() -> Suppress:
-    """Return torchvision's operator, by its compiled library alone if that can be loaded by itself.
+    """Return torchvision's operator, from its compiled library alone if that can be loaded.
 
-    `import torchvision` takes two seconds, most of them for torch._dynamo, which nothing here needs.
+    `import torchvision` takes two seconds, mostly for torch._dynamo, which is not needed here.
     """
     package = find_spec("torchvision")
     if package is None:
@@ -163,7 +161,7 @@ def _torchvision_nms() -> Suppress:
 
 
 def nms_opencv(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
-    """Indices of the boxes (n, 4), of scores above 0, that stay, surest first: what torchvision.ops.nms gives."""
+    """Return the indices of the boxes (n, 4) that remain, by score (> 0), equal to torchvision.ops.nms."""
     if not len(boxes_xyxy):
         return torch.zeros(0, dtype=torch.int64, device=boxes_xyxy.device)
     corners = boxes_xyxy.detach().cpu().double().numpy()

@@ -1,4 +1,4 @@
-"""One sample of twice the size made of one or of four: v6.1's quad batches, which show large objects at small cost."""
+"""v6.1's quad batches: one sample of twice the size from one or four, for large objects at low cost."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUAD = 4  # images of a sample
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))  # column, row of each of four: the first two are on the left
 
 
 def join_quad(images: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """A picture (3, 2H, 2W) uint8 and its targets (n, 6): one picture (3, H, W) enlarged, or four of them as a square.
+    """Join images (3, H, W) into one (3, 2H, 2W) uint8: one image enlarged, or four as a square; with targets (n, 6).
 
-    Targets are rows of image index, class, cx, cy, w, h in 0..1 of the picture; the image index stays as it is.
+    Targets are rows of image index, class, cx, cy, w, h in 0..1; the image index is unchanged.
     """
     if len(images) == 1:
         larger = F.interpolate(images[0][None].float(), scale_factor=2, mode="bilinear", align_corners=False)

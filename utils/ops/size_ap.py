@@ -1,12 +1,12 @@
-"""Average precision of small, medium and large objects, by COCO's rules and with pycocotools' numbers.
+"""Average precision for small, medium and large objects by COCO's rules, equal to pycocotools.
 
-A size is a range of areas in pixels of the image file. Within a size, labels of other sizes are ignored: to find one is
-neither right nor wrong. So is a detection of another size that finds nothing. A detection takes the free label of its
-class that it overlaps most, of this size if it can, and precision is read off at 101 recalls without interpolation.
+A size is a range of areas in pixels of the image file. Labels of other sizes are ignored: a detection matched with one
+is neither a true nor a false positive. Unmatched detections of another size are ignored too. A detection takes the free
+label of its class with the highest IoU, of this size if possible; precision is read at 101 recalls.
 
-COCO's annotations give the area of an object's outline; here it is that of its box.
+COCO's annotations give the area of an object's mask; here it is the area of its box.
 
-Legend: n detections and t labels of an image, S sizes, L levels of IoU.
+Shapes: n detections and t labels of an image, S sizes, L IoU thresholds.
 """
 
 from dataclasses import dataclass
@@ -22,30 +22,30 @@ RECALL_POINTS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True, eq=False)
 class SizeAP:
-    """What a `SizeTally` finds, in the order of SIZES."""
+    """Results of a `SizeTally`, in the order of SIZES."""
 
     counts: np.ndarray  # (S, nc) labels
     ap: np.ndarray  # (S, nc, L), nan for a class without labels of that size
 
     @property
     def map(self) -> np.ndarray:
-        """(S,) mean AP over all levels and the classes that have labels of the size; nan where none has."""
+        """(S,) mean AP over all thresholds and the classes with labels of the size; nan if there are none."""
         return self.means(self.ap.mean(2))
 
     @property
     def map50(self) -> np.ndarray:
-        """(S,) the same at the first level."""
+        """(S,) mean AP at the first threshold."""
         return self.means(self.ap[..., 0])
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """(S,) the means of values (S, nc) over the classes that have labels."""
+        """Compute (S,) means of values (S, nc) over the classes with labels."""
         known = self.counts > 0
         sums, classes = np.where(known, values, 0).sum(1), known.sum(1)
         return np.where(classes > 0, sums / np.maximum(classes, 1), np.nan)
 
 
 class SizeTally:
-    """Collects an evaluation's detections and labels, image by image."""
+    """Collects the detections and labels of an evaluation, image by image."""
 
     def __init__(self, levels: np.ndarray) -> None:
         self.levels = levels
@@ -56,7 +56,7 @@ class SizeTally:
         self.sized = [np.zeros((0, len(SIZES)), bool)]  # (t, S)
 
     def add(self, detections: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> None:
-        """Counts an image: detections (n, 6) xyxy, confidence, class, surest first; labels (t, 5) class, xyxy; (t, n).
+        """Add an image: detections (n, 6) xyxy, confidence, class, sorted; labels (t, 5) class, xyxy; IoU (t, n).
 
         Boxes are in pixels of the image file.
         """
@@ -69,7 +69,7 @@ class SizeTally:
         self.sized.append(sized)
 
     def parts(self) -> dict[str, list[np.ndarray]]:
-        """The lists of what was counted, by name."""
+        """Return the lists of counts, by name."""
         return {
             "right": self.right,
             "counted": self.counted,
@@ -79,7 +79,7 @@ class SizeTally:
         }
 
     def result(self, nc: int, order: np.ndarray | None = None) -> SizeAP:
-        """AP of each size and class. order (n,): of the detections before they are sorted by confidence."""
+        """Compute the AP of each size and class. order (n,): indices of the detections before sorting by confidence."""
         scores, classes, sized = (np.concatenate(parts) for parts in (self.scores, self.classes, self.sized))
         order = np.arange(len(scores)) if order is None else order
         order = order[(-scores[order, 0]).argsort(kind="stable")]
@@ -96,7 +96,7 @@ class SizeTally:
 
 
 def sizes_of(boxes_xyxy: np.ndarray) -> np.ndarray:
-    """(n, S) bool, whether each of the boxes (n, 4) belongs to each size; on a border it belongs to two."""
+    """Return (n, S) bool: the sizes of boxes (n, 4). A box on a border has two."""
     w, h = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).astype(np.float64).T
     areas = (w * h).round(1)[:, None]  # labels are shares of the image's sides: 32 x 32 pixels come a little off
     return (areas >= AREAS[:, 0]) & (areas <= AREAS[:, 1])
@@ -105,9 +105,9 @@ def sizes_of(boxes_xyxy: np.ndarray) -> np.ndarray:
 def claims(
     pred_classes: np.ndarray, true_classes: np.ndarray, iou: np.ndarray, sized: np.ndarray, levels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each detection takes a label, and whether one of the size: (n, S, L) bool each.
+    """Match detections: (n, S, L) bool for a match with any label, and with a label of the size.
 
-    Detections come surest first; iou is (t, n), sized (t, S) says which labels belong to which size.
+    Detections are in order of confidence; iou is (t, n), sized (t, S) the sizes of the labels.
     """
     iou = np.where(true_classes[:, None] == pred_classes, iou, -1.0)
     taken, right = np.zeros((2, len(pred_classes), len(AREAS), len(levels)), bool)
@@ -119,9 +119,10 @@ def claims(
 
 
 def coco_ap(right: np.ndarray, counted: np.ndarray, count: int) -> np.ndarray:
-    """(L,) COCO's AP of a class: the mean of the precision at 101 recalls.
+    """Compute COCO's AP of a class (L,): the mean precision at 101 recalls.
 
-    right and counted are (n, L) bool of its detections, surest first; count is its number of labels.
+    right and counted are (n, L) bool, true positives and detections not ignored, by confidence; count is the number of
+    labels.
     """
     hits = right.cumsum(0)
     curves = zip((hits / count).T, (hits / np.maximum(counted.cumsum(0), 1)).T, strict=True)
@@ -129,9 +130,9 @@ def coco_ap(right: np.ndarray, counted: np.ndarray, count: int) -> np.ndarray:
 
 
 def precision_at(points: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """The best precision at each of the recalls `points` or a higher one; 0 beyond the last that was reached.
+    """Return the highest precision at each of the recalls `points` or above; 0 beyond the highest recall reached.
 
-    recall and precision are (n,), one number for each detection, surest first.
+    recall and precision are (n,), by confidence.
     """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return np.append(envelope, 0.0)[np.searchsorted(recall, points)]
