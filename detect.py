@@ -127,6 +127,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
     parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     parser.add_argument(
         "--track",
         nargs="?",
@@ -167,12 +168,12 @@ from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, non_max_suppression, plural, run_script, set_logging
+from utils.general import LOGGER, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
 from utils.predict.counting import CounterSet, FrameCounts, Regions, read_zones, report_counts
 from utils.predict.features import FeatureRecorder
@@ -227,7 +228,8 @@ def main(opt: DetectOptions) -> Path:
         tracking_package("trackers")  # before the network is loaded
     zones = {} if opt.zone is None else read_zones(opt.zone)
     with process_group() as ranks:
-        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+        if opt.verbose:
+            log_options("detect", asdict(opt))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
         is_at_once = opt.batch_size == 1 or opt.source == "-"
         window = opt.batch_size if is_at_once else WINDOW * opt.batch_size

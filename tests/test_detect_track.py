@@ -261,6 +261,13 @@ def test_zones(run, clip, tmp_path, track):
     assert {tuple(entry["zones"]) for entry in entries} == {(), ("left",), ("upper right",)}
 
 
+def test_zones_of_images_have_no_different_objects(run, tmp_path):
+    (tmp_path / "zones.json").write_text(json.dumps(ZONES["left"]))
+    write_image(tmp_path / "a.png", picture(0))
+    row = counts(run(source=tmp_path / "a.png", track="sort", zone=str(tmp_path / "zones.json")))["zone 1", "all"]
+    assert (row["max"], row["objects"]) == (2, None)
+
+
 def test_counts_are_logged_and_drawn(run, clip, tmp_path, caplog):
     (tmp_path / "zones.json").write_text(json.dumps(ZONES["left"]))
     plain = run(source=clip, track="bytetrack")

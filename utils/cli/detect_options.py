@@ -71,6 +71,7 @@ class DetectOptions:
     save_csv: bool
     save_json: bool
     trust: bool
+    verbose: bool
     track: str | None
     save_mot: bool
     line: list[float] | None
