@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, TRACKERS
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import normalized, read_options, thread_count
 from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 
 
@@ -65,7 +65,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -185,7 +191,7 @@ from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Readi
 from utils.predict.threads import Background
 from utils.predict.tracking import FAINT, NO_ID, TrackerSet, mot_rows, tracking_package
 from utils.processes.signals import StopSignals, exit_status, stop_signals
-from utils.torch_utils import largest_stride, select_device, time_sync
+from utils.torch_utils import ThreadLimit, largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
 NO_ZONES: Mapping[str, np.ndarray] = {}
@@ -266,7 +272,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
-from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.arguments import given_names, normalized, read_options, thread_count
 from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 
 
@@ -88,6 +88,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     )
     parser.add_argument(
         "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
+    )
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that a CPU computes with; 0: as torch likes; auto: as many as cores are free at each epoch",
     )
     parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
     parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
@@ -232,7 +239,7 @@ from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
 from utils.report.page import PAGE, write_report
-from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
+from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, largest_stride, select_device
 from utils.training.advice import loss_warning, next_commands, setting_warnings
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
@@ -322,6 +329,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     lock: is to hold the run's folder.
     """
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
     run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
@@ -342,6 +351,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
         for epoch in parts.epochs_left(checkpoint):
+            threads.apply()
             losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names, signals)
             with signals.at_once():
                 result = parts.validate(epoch, logger.observer(epoch))
@@ -398,10 +408,13 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
     report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
     """
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, data, hyp)
     best: list[float] = []
     with closing(parts.batches):
         for epoch in range(opt.epochs):
+            threads.apply()
             train_epoch(parts.trainer, parts.batches, epoch, opt.epochs, None, data.names)
             result = parts.validate(epoch)
             if result is None:

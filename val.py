@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, SPLITS, STUDY_SIZES
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import normalized, read_options, thread_count
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 
 
@@ -84,7 +84,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -140,7 +146,7 @@ from utils.predict.inference import (
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
-from utils.torch_utils import largest_stride, select_device
+from utils.torch_utils import ThreadLimit, largest_stride, select_device
 
 WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -298,7 +304,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from utils.base.constants import AUTO_THREADS
+
 Options = TypeVar("Options")
 
 OTHER_NAMES = {  # what other programs and flags of ours call an option
@@ -123,6 +125,17 @@ def check_size(imgsz: int | Sequence[int] | None) -> None:
             raise ValueError(f"--imgsz {imgsz}: 1 or more")
     elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
         raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
+
+
+def thread_count(text: str) -> int | str:
+    """Parse the value of --threads: a number or auto."""
+    return text if text == AUTO_THREADS else int(text)
+
+
+def check_threads(threads: int | str) -> None:
+    """Raise ValueError unless --threads is auto or a number of 0 or more."""
+    if threads != AUTO_THREADS and (not isinstance(threads, int) or threads < 0):
+        raise ValueError(f"--threads {threads}: 0 or more, or {AUTO_THREADS}")
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.base.constants import ROOT, TRACKERS
-from utils.cli.arguments import check_limits, check_size
+from utils.cli.arguments import check_limits, check_size, check_threads
 from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
@@ -63,7 +63,7 @@ class DetectOptions:
     hide_conf: bool
     half: bool
     dnn: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
     batch_size: int
@@ -87,8 +87,7 @@ class DetectOptions:
         }
         check_limits(self.conf_thres, self.iou_thres, counts)
         check_size(self.imgsz)
-        if self.threads < 0:
-            raise ValueError(f"--threads {self.threads}: 0 or more")
+        check_threads(self.threads)
         if self.view_img:
             check_display()
         if self.track is not None and self.track not in TRACKERS:
