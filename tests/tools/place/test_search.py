@@ -35,7 +35,7 @@ def test_too_few_runs():
     assert min_runs() == 15
     with pytest.raises(ValueError, match="15 or more"):
         plan_schedule(8, 10)
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError, match="position"):
         plan_schedule(0, 100)
 
 
