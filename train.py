@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
-from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.arguments import given_names, normalized, read_options, thread_count
 from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 
 
@@ -89,6 +89,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     parser.add_argument(
         "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
     )
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that a CPU computes with; 0: as torch likes; auto: as many as cores are free at each epoch",
+    )
     parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
     parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
     parser.add_argument(
@@ -157,6 +164,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
         "--name says which study in it; empty takes a file in the search's folder",
     )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     services.add_argument(
@@ -206,6 +214,7 @@ from utils.draw.curves import plot_results
 from utils.evaluation.evaluate import EvalSettings, Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
 from utils.evolve.search import SearchSettings, find_hyp, start_values
+from utils.files.addresses import log_options
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import initial_weights
 from utils.files.yamls import YAML_SUFFIXES
@@ -229,7 +238,7 @@ from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
 from utils.report.page import write_report
-from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
+from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, largest_stride, select_device
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
@@ -303,7 +312,8 @@ def main(opt: TrainOptions) -> Path:
         opt.check_shares(ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.data, opt.artifact_alias))
-        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
+        if opt.verbose:
+            log_options("train", opt.values())
         if opt.evolve is not None:
             return evolve(opt.for_search(ranks.size))
         return train(opt, checkpoint, ranks, lock)
@@ -315,6 +325,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     lock: is to hold the run's folder.
     """
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
     run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
@@ -335,6 +347,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
         for epoch in parts.epochs_left(checkpoint):
+            threads.apply()
             losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names, signals)
             with signals.at_once():
                 result = parts.validate(epoch, logger.observer(epoch))
@@ -388,10 +401,13 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
     report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
     """
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, data, hyp)
     best: list[float] = []
     with closing(parts.batches):
         for epoch in range(opt.epochs):
+            threads.apply()
             train_epoch(parts.trainer, parts.batches, epoch, opt.epochs, None, data.names)
             result = parts.validate(epoch)
             if result is None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, SPLITS, STUDY_SIZES
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import normalized, read_options, thread_count
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 
 
@@ -57,7 +57,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     parser.add_argument(
         "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
     )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument("--verbose", action="store_true", help="log all options, and each class of any data set")
     parser.add_argument(
         "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
     )
@@ -84,7 +84,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -126,7 +132,7 @@ from utils.evaluation.evaluate import (
 )
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluation.study import Study
-from utils.files.addresses import shown
+from utils.files.addresses import log_options, shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
@@ -140,7 +146,7 @@ from utils.predict.inference import (
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
-from utils.torch_utils import largest_stride, select_device
+from utils.torch_utils import ThreadLimit, largest_stride, select_device
 
 WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -152,7 +158,8 @@ SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not th
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
-    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("val", asdict(opt))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks, Lock() as lock:
@@ -297,7 +304,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )

@@ -65,6 +65,7 @@ LATE_IMPORTS = {
     "safetensors.torch",
     "openvino",
     "pandas",
+    "trackers",
     "pycocotools",
     "scipy.cluster.vq",
     "scipy.special",
@@ -75,6 +76,7 @@ LATE_IMPORTS = {
     "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
+    "torch.utils.flop_counter",
     "torch.utils.tensorboard",
     "wandb",
     "mlflow",
@@ -379,11 +381,11 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-dev")]
+    files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-track", "-dev")]
     used = (used - {"python_multipart", "starlette"}) | {"python-multipart"}  # FastAPI brings starlette
-    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "tensorrt", "wandb"}
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "tensorrt", "wandb"}
     apps = [required(f"requirements-{name}.txt") for name in ("executorch", "coreml", "tflite")]
-    several = [*files[:3], *apps]
+    several = [*files[:4], *apps]
     assert set().union(*several) == used - extras
     assert len(set().union(*several)) == sum(map(len, several))
     assert required("constraints.txt") == set().union(*files, *apps[:2])  # tflite's want an older pydantic than others

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from utils.base.constants import AUTO_THREADS
+
 Options = TypeVar("Options")
 
 OTHER_NAMES = {  # what other programs and flags of ours call an option
@@ -125,10 +127,35 @@ def check_size(imgsz: int | Sequence[int] | None) -> None:
         raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
+def thread_count(text: str) -> int | str:
+    """Parse the value of --threads: a number or auto."""
+    return text if text == AUTO_THREADS else int(text)
+
+
+def check_threads(threads: int | str) -> None:
+    """Raise ValueError unless --threads is auto or a number of 0 or more."""
+    if threads != AUTO_THREADS and (not isinstance(threads, int) or threads < 0):
+        raise ValueError(f"--threads {threads}: 0 or more, or {AUTO_THREADS}")
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append each option's default to its help, unless the help states it itself or the default is empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "") or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Create the parser of `python -m tools.<name>`, whose --help ends with an example of its arguments."""
+    """Create the parser of `python -m tools.<name>`, whose --help has the defaults and ends with an example."""
     command = f"python -m tools.{name}"
-    return argparse.ArgumentParser(prog=command, description=description, epilog=f"Example: {command} {example}")
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"Example: {command} {example}",
+        formatter_class=DefaultsFormatter,
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser, what: str) -> None:

@@ -7,6 +7,7 @@ Shapes: n objects of an image, k points of a polygon.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,12 +152,17 @@ def class_error(place: str, label: int, nc: int | None) -> str:
     return f"{place}: label class {label} {'is negative' if label < 0 else f'>= nc {nc}'}; allowed is {allowed}"
 
 
-def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:
-    """Format a label file: rows `class cx cy w h [confidence]`, normalized.
+def label_rows(
+    detections: Tensor, image_hw: tuple[int, int], with_confidence: bool, ids: Sequence[int] | None = None
+) -> str:
+    """Format a label file: rows `class cx cy w h [confidence] [id]`, normalized.
 
-    detections are (n, 6): xyxy in pixels of the image, confidence, class.
+    detections are (n, 6): xyxy in pixels of the image, confidence, class. ids: (n,) of their tracks.
     """
     h, w = image_hw
     parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]  # (n, 1), (n, 4), (n, 1)
     rows = torch.cat(parts if with_confidence else parts[:2], 1).tolist()
-    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)
+    lines = [" ".join(f"{value:g}" for value in row) for row in rows]
+    if ids is not None:
+        lines = [f"{line} {track_id}" for line, track_id in zip(lines, ids, strict=True)]
+    return "".join(f"{line}\n" for line in lines)

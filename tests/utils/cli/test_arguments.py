@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.runtimes.coreml import MANIFEST
-from utils.cli.arguments import check_limits, check_size, meant_options, normalized
+from utils.cli.arguments import check_limits, check_size, check_threads, meant_options, normalized, thread_count
 from utils.cli.detect_options import DetectOptions
 from utils.data.label_files import label_rows
 from utils.files.names import UniqueNames, run_folder, safe_name
@@ -224,3 +224,15 @@ def test_no_size(imgsz):
     with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
         check_size(imgsz)
     check_size(None)
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("3", 3), ("0", 0)])
+def test_threads(text, value):
+    assert thread_count(text) == value
+    check_threads(value)
+
+
+@pytest.mark.parametrize("value", [-1, "all", 1.5])
+def test_no_number_of_threads(value):
+    with pytest.raises(ValueError, match=f"--threads {value}"):
+        check_threads(value)
