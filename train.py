@@ -222,6 +222,7 @@ from utils.general import (
     LOGGER,
     check_img_size,
     colorstr,
+    duration,
     find_file,
     init_seeds,
     make_divisible,
@@ -237,8 +238,9 @@ from utils.metrics import EvalResult
 from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
-from utils.report.page import write_report
+from utils.report.page import PAGE, write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, largest_stride, select_device
+from utils.training.advice import loss_warning, next_commands, setting_warnings
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
@@ -294,6 +296,8 @@ class Training:
             ranks=trainer.ranks,
         )
         log_table(result)
+        if warning := loss_warning(result.losses):
+            LOGGER.warning(warning)
         self.maps = result.maps.tolist()
         if self.weigh:
             self.batches.set_weights(self.weigh(self.maps))
@@ -357,15 +361,18 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, parts.maps, is_best)
                 logger.log_checkpoint(epoch, run.epoch_checkpoint(epoch), is_best)
+            epochs_left = opt.epochs - epoch - 1
+            if epochs_left and not stops:
+                mean = (time.time() - began) / (epoch + 1 - parts.start_epoch)
+                LOGGER.info(f"about {duration(mean * epochs_left)} left for {plural(epochs_left, 'epoch')}")
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
             if signals.is_deferred:
                 check_signals(signals, trainer)
-        done = plural(epoch + 1 - parts.start_epoch, "epoch")
-        LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
+        LOGGER.info(f"{plural(epoch + 1 - parts.start_epoch, 'epoch')} in {duration(time.time() - began)}")
         with signals.at_once():
-            result = finish(run, parts.val_batches, names, trainer.device, ranks)
+            result = finish(run, parts.val_batches, names, trainer.device, ranks, parts.imgsz)
             logger.log_end(epoch, run.final, result)
         if ranks.is_main:
             run.strip_last()
@@ -467,6 +474,8 @@ def build_training(
         f"{plural(batches.workers, 'loading process')}, {device}, "
         f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
+    for warning in setting_warnings(hyp, opt.optimizer, len(batches), opt.epochs):
+        LOGGER.warning(warning)
     return Training(
         opt=opt,
         hyp=hyp,
@@ -715,11 +724,11 @@ def stopping(run: RunFiles, parts: Training) -> Iterator[StopSignals]:
 
 
 def finish(
-    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv
+    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv, imgsz: int
 ) -> EvalResult:
-    """Strips the best checkpoint, validates it with plots, and says where everything is; what it found.
+    """Strip the best checkpoint, validate it with plots, and log where the results are; return the result.
 
-    A resume does all of it again if it is cut off.
+    If it is interrupted a resume repeats all of it.
     """
     if ranks.is_main:
         run.strip_best()
@@ -743,7 +752,10 @@ def finish(
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
+        + (f"\nReport: {run.folder / PAGE}" if run.is_plotted else "")
     )
+    for command in next_commands(weights, Path(str(run.options["data"])), imgsz):
+        LOGGER.info(command)
     return result
 
 

@@ -190,7 +190,9 @@ def test_weights_to_start_from(tmp_path, caplog):
     assert initial_weights("", True, "yolov5n.yaml") is None
     with caplog.at_level(logging.INFO, "yolov5"):
         assert initial_weights(str(file), False, "yolov5n.yaml") is None
-    assert caplog.messages == ["no yolov5s.pt here: training yolov5n.yaml from scratch"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "yolov5n.yaml" in caplog.text
+    assert "releases/download/v6.1/yolov5s.pt" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
         initial_weights(str(file), True, "yolov5n.yaml")
     file.touch()
