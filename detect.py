@@ -62,7 +62,7 @@ from utils.predict.report import DetectStats, enumerate_counts, joined_results, 
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
 from utils.processes.signals import StopSignals, exit_status, stop_signals
-from utils.torch_utils import largest_stride, select_device, time_sync
+from utils.torch_utils import compile_network, largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
 WINDOW = 2  # batches of files are looked at together, so that those of one shape find each other
@@ -132,6 +132,8 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         hint=opt.hint,
     )
     model = ready(backend, opt.half)
+    if opt.compile:
+        compile_network(model, is_dynamic=True)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
@@ -156,7 +158,7 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
     imgsz = choose_size(model, opt.imgsz)
     opt = replace(opt, imgsz=list(imgsz))
-    warm_up(model, imgsz)
+    warm_up(model, imgsz, opt.batch_size)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     stats = DetectStats()
     # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
@@ -384,6 +386,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         choices=PRECISIONS,
         default="fp32",
         help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
     )
     parser.add_argument(
         "--hint",

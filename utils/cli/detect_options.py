@@ -65,6 +65,7 @@ class DetectOptions:
     threads: int
     precision: str
     hint: str
+    compile: bool
     batch_size: int
     vid_stride: int
     save_csv: bool
@@ -85,6 +86,8 @@ class DetectOptions:
             raise ValueError(f"--threads {self.threads}: 0 or more")
         if self.view_img:
             check_display()
+        if self.visualize and self.compile:
+            raise ValueError("--visualize looks into the network's layers, which --compile makes one program of")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"

@@ -25,6 +25,7 @@ CHANGEABLE = frozenset(
         "noplots",
         "save_period",
         "save_on_signal",
+        "compile",
         "wandb",
         "mlflow",
         "entity",
@@ -100,6 +101,7 @@ class TrainOptions:
     image_weights: bool
     close_mosaic: int
     deterministic: bool
+    compile: bool
     sync_bn: bool
     evolve: int | None
     evolve_sampler: str

@@ -41,6 +41,7 @@ class ValOptions:
     threads: int
     precision: str
     hint: str
+    compile: bool
     noplots: bool
     trust: bool
 

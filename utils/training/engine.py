@@ -141,6 +141,9 @@ class Trainer:
     mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
     are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
 
+    compiled_for: the images of a batch that a compiled network has a program for. It computes any other number
+    uncompiled, as an epoch's last batch can have: to compile takes longer than such a batch.
+
     `progress` is how far the epoch has come that is being trained, or was last: `observe` may raise to break it off,
     and `state_dict` then holds what it takes to go on with its next batch.
     """
@@ -159,10 +162,12 @@ class Trainer:
         penalty: Callable[[], Tensor] | None = None,
         ranks: DistEnv = SINGLE,
         may_leave_amp: bool = False,
+        compiled_for: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
+        self.compiled_for = compiled_for
         self.device = next(model.parameters()).device
         self.network = model
         self.may_leave_amp = may_leave_amp and ranks.size == 1  # for FP32, at the first batch
@@ -259,7 +264,11 @@ class Trainer:
         is_local = self.ranks.size > 1 and not is_step
         with self.network.no_sync() if is_local else nullcontext(), explained_types(self.amp_dtype):
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-                raw = self.network(images)
+                if self.compiled_for in (None, len(images)):
+                    raw = self.network(images)
+                else:
+                    with torch.compiler.set_stance("force_eager"):
+                        raw = self.network(images)
             loss, items = self.criterion(raw, targets)
             if self.penalty is not None:
                 loss = loss + self.penalty() * len(images)
