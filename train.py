@@ -18,6 +18,176 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
+from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Train a detector.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--weights",
+        default=str(ROOT / "yolov5s.pt"),
+        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
+    )
+    parser.add_argument(
+        "--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture"
+    )
+    parser.add_argument(
+        "--insert",
+        action="append",
+        default=[],
+        metavar="BLOCK@PLACE",
+        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
+        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
+    )
+    parser.add_argument(
+        "--require-transfer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "shapes.yaml"),
+        help="data set yaml; the default one is drawn on first use",
+    )
+    parser.add_argument(
+        "--hyp",
+        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
+    )
+    parser.add_argument("--epochs", type=int, default=300, help="passes over the training images")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit"
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels"
+    )
+    parser.add_argument(
+        "--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt"
+    )
+    parser.add_argument("--nosave", action="store_true", help="write checkpoints after the last epoch only")
+    parser.add_argument("--noval", action="store_true", help="validate after the last epoch only")
+    parser.add_argument(
+        "--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels"
+    )
+    parser.add_argument(
+        "--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument(
+        "--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line"
+    )
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
+    parser.add_argument(
+        "--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never"
+    )
+    parser.add_argument(
+        "--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those"
+    )
+    parser.add_argument(
+        "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
+    )
+    parser.add_argument(
+        "--save-on-signal",
+        action="store_true",
+        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"
+    )
+    parser.add_argument(
+        "--amp",
+        choices=AMP_CHOICES,
+        default="auto",
+        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one, called item")
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half"
+    )
+    parser.add_argument(
+        "--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them"
+    )
+    parser.add_argument(
+        "--image-weights", action="store_true", help="show images with rare and badly found classes more often"
+    )
+    parser.add_argument(
+        "--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network by torch.compile, which takes minutes at first"
+    )
+    parser.add_argument(
+        "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
+    )
+    parser.add_argument(
+        "--evolve",
+        type=int,
+        nargs="?",
+        const=300,
+        help="search hyper-parameters: train so many times, 300 without a number",
+    )
+    parser.add_argument(
+        "--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE"
+    )
+    parser.add_argument(
+        "--evolve-storage",
+        default="",
+        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
+        "--name says which study in it; empty takes a file in the search's folder",
+    )
+    parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
+    services = parser.add_argument_group("experiment services")
+    services.add_argument(
+        "--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)"
+    )
+    services.add_argument(
+        "--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)"
+    )
+    services.add_argument("--entity", help="W&B: the user or team that the run belongs to")
+    services.add_argument(
+        "--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val"
+    )
+    services.add_argument(
+        "--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times"
+    )
+    services.add_argument(
+        "--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on"
+    )
+    parser.add_argument(
+        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
+    )  # of old launchers; torchrun's is in its variables
+    options = read_options(TrainOptions, parser, arguments, several=SEVERAL)
+    return replace(options, given=given_names(parser, arguments))
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,9 +200,6 @@ from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
-from utils.cli.arguments import given_names, normalized, read_options
-from utils.cli.resume import resumed_options
-from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import LabelRecord, load_split
 from utils.data.sampling import ImageWeights
@@ -47,7 +214,6 @@ from utils.files.weights import initial_weights
 from utils.files.yamls import YAML_SUFFIXES
 from utils.general import (
     LOGGER,
-    ROOT,
     check_img_size,
     colorstr,
     find_file,
@@ -57,20 +223,20 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.loggers import EpochBar, open_loggers
-from utils.loggers.wandb import DEFAULT_PROJECT as SERVICE_PROJECT
+from utils.loggers import EpochBar, check_services, open_loggers
+from utils.loggers.wandb import WandbFlags
 from utils.loggers.wandb_data import local_data
 from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
-from utils.ops.quads import QUAD
 from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
 from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, compile_network, largest_stride, select_device
-from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
+from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
+from utils.training.resumed_options import resumed_options
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -135,6 +301,7 @@ def main(opt: TrainOptions) -> Path:
         if opt.resume and opt.evolve is None:
             opt, checkpoint = resumed(opt, lock if ranks.is_main else None)
         opt.check()
+        check_services(wandb_flags(opt), opt.mlflow)
         parse_insertions(opt.insert)  # what is wrong in it is said at once
         opt.check_shares(ranks.size)
         with ranks.main_first():
@@ -163,7 +330,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
         parts.splits,
         epochs=opt.epochs,
         data_file=parts.data.file.resolve(),
-        wandb=opt.wandb_flags,
+        wandb=wandb_flags(opt),
         experiment=opt.mlflow,
         is_main=ranks.is_main,
     )
@@ -326,6 +493,17 @@ def open_run(parts: Training, checkpoint: Checkpoint | None, lock: Lock) -> RunF
         run.plot_labels(parts.splits["train"], parts.data.names)
     LOGGER.info(f"results go to {run.folder}")
     return run
+
+
+def wandb_flags(opt: TrainOptions) -> WandbFlags:
+    """Collect the options that concern W&B."""
+    return WandbFlags(
+        project=opt.wandb,
+        entity=opt.entity,
+        upload_dataset=opt.upload_dataset,
+        bbox_interval=opt.bbox_interval,
+        artifact_alias=opt.artifact_alias,
+    )
 
 
 def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoint | None) -> Model:
@@ -586,168 +764,6 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Train a detector.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--weights",
-        default=str(ROOT / "yolov5s.pt"),
-        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
-    )
-    parser.add_argument(
-        "--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture"
-    )
-    parser.add_argument(
-        "--insert",
-        action="append",
-        default=[],
-        metavar="BLOCK@PLACE",
-        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
-        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
-    )
-    parser.add_argument(
-        "--require-transfer",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
-    )
-    parser.add_argument(
-        "--data",
-        default=str(ROOT / "data" / "shapes.yaml"),
-        help="data set yaml; the default one is drawn on first use",
-    )
-    parser.add_argument(
-        "--hyp",
-        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
-        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
-    )
-    parser.add_argument("--epochs", type=int, default=300, help="passes over the training images")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit"
-    )
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels"
-    )
-    parser.add_argument(
-        "--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics"
-    )
-    parser.add_argument(
-        "--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt"
-    )
-    parser.add_argument("--nosave", action="store_true", help="write checkpoints after the last epoch only")
-    parser.add_argument("--noval", action="store_true", help="validate after the last epoch only")
-    parser.add_argument(
-        "--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels"
-    )
-    parser.add_argument(
-        "--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)"
-    )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument(
-        "--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument(
-        "--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line"
-    )
-    parser.add_argument("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
-    parser.add_argument(
-        "--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never"
-    )
-    parser.add_argument(
-        "--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those"
-    )
-    parser.add_argument(
-        "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
-    )
-    parser.add_argument(
-        "--save-on-signal",
-        action="store_true",
-        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"
-    )
-    parser.add_argument(
-        "--amp",
-        choices=AMP_CHOICES,
-        default="auto",
-        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
-    )
-    parser.add_argument("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
-    parser.add_argument("--single-cls", action="store_true", help="take all classes as one, called item")
-    parser.add_argument(
-        "--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half"
-    )
-    parser.add_argument(
-        "--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them"
-    )
-    parser.add_argument(
-        "--image-weights", action="store_true", help="show images with rare and badly found classes more often"
-    )
-    parser.add_argument(
-        "--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup"
-    )
-    parser.add_argument(
-        "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the network by torch.compile, which takes minutes at first"
-    )
-    parser.add_argument(
-        "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
-    )
-    parser.add_argument(
-        "--evolve",
-        type=int,
-        nargs="?",
-        const=300,
-        help="search hyper-parameters: train so many times, 300 without a number",
-    )
-    parser.add_argument(
-        "--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE"
-    )
-    parser.add_argument(
-        "--evolve-storage",
-        default="",
-        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
-        "--name says which study in it; empty takes a file in the search's folder",
-    )
-    parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
-    services = parser.add_argument_group("experiment services")
-    services.add_argument(
-        "--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)"
-    )
-    services.add_argument(
-        "--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)"
-    )
-    services.add_argument("--entity", help="W&B: the user or team that the run belongs to")
-    services.add_argument(
-        "--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val"
-    )
-    services.add_argument(
-        "--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times"
-    )
-    services.add_argument(
-        "--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on"
-    )
-    parser.add_argument(
-        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
-    )  # of old launchers; torchrun's is in its variables
-    options = read_options(TrainOptions, parser, arguments, several=SEVERAL)
-    return replace(options, given=given_names(parser, arguments))
-
-
 def default_settings() -> dict[str, dict[str, object]]:
     """Return the defaults of the options and of the hyper-parameters, by which a report shows what was changed."""
     opt = parse_opt([])
@@ -763,4 +779,4 @@ def run(**options: object) -> Path:
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

@@ -14,13 +14,106 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
+from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, SPLITS, STUDY_SIZES
+from utils.cli.arguments import normalized, read_options
+from utils.cli.val_options import SEVERAL, TASKS, ValOptions
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a model on a labelled data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
+    )
+    parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="val",
+        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
+        "and speed of each of the weights at each of --sizes, as a table and a figure",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument(
+        "--save-hybrid",
+        action="store_true",
+        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument(
+        "--save-json",
+        action="store_true",
+        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
+    return read_options(ValOptions, parser, arguments, several=SEVERAL)
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
+
 import torch
 from torch import nn
 
 from models.runtimes.load import Weights, load_backend
-from utils.cli.arguments import normalized, read_options
-from utils.cli.val_options import SEVERAL, TASKS, ValOptions
-from utils.data.config import SPLITS, DataConfig, names_of
+from utils.data.config import DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import Batch, ImageShape, val_loader
 from utils.dist import SINGLE, DistEnv, process_group
@@ -37,15 +130,12 @@ from utils.evaluation.evaluate import (
     log_table,
 )
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
-from utils.evaluation.study import STUDY_SIZES, Study
+from utils.evaluation.study import Study
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script, set_logging
+from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
 from utils.predict.inference import (
-    HINTS,
-    PRECISIONS,
-    SIZE_DEFAULT,
     choose_size,
     fixed_size,
     input_size,
@@ -283,93 +373,6 @@ def run_model(
         )
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate a model on a labelled data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(ROOT / "yolov5s.pt")],
-        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
-        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
-    )
-    parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
-    parser.add_argument(
-        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
-    )
-    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
-    parser.add_argument(
-        "--task",
-        choices=TASKS,
-        default="val",
-        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
-        "and speed of each of the weights at each of --sizes, as a table and a figure",
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
-    )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
-    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
-    parser.add_argument(
-        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
-    parser.add_argument(
-        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
-    )
-    parser.add_argument(
-        "--save-hybrid",
-        action="store_true",
-        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
-    )
-    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
-    parser.add_argument(
-        "--save-json",
-        action="store_true",
-        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
-    )
-    parser.add_argument(
-        "--hint",
-        choices=HINTS,
-        default="latency",
-        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
-    )
-    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
-    return read_options(ValOptions, parser, arguments, several=SEVERAL)
-
-
 def run(
     data: str | Path | dict | None = None,
     weights: str | Path | Sequence[str | Path] | None = None,
@@ -403,4 +406,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

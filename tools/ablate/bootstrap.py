@@ -1,6 +1,6 @@
-"""How much an AP depends on which images it was taken from: evaluations kept by image, and drawn again.
+"""Bootstrap of AP over images: evaluations stored by image, and resampled.
 
-Legend: N images, n detections, t labels, L IoU levels.
+Shapes: N images, n detections, t labels, L IoU levels.
 """
 
 import os
@@ -18,7 +18,7 @@ from utils.metrics import IOU_LEVELS, average_precision, match_predictions
 
 @dataclass(frozen=True, eq=False)
 class ImageStats:
-    """An evaluation, image by image, the images in the order of their paths."""
+    """An evaluation by image, sorted by path."""
 
     images: tuple[str, ...]  # N
     owner: np.ndarray  # (n,) int64, the image of each detection
@@ -28,25 +28,25 @@ class ImageStats:
     label_class: np.ndarray  # (t,) int64
 
     def save(self, path: Path) -> None:
-        """Writes an .npz of plain arrays."""
+        """Write an .npz of plain arrays."""
         arrays = {name: getattr(self, name) for name in ("owner", "right", "scores", "label_owner", "label_class")}
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=np.array(self.images, np.str_), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote; ValueError where the file is something else."""
+        """Read what `save` wrote; raise ValueError if the file is something else."""
         try:
             with np.load(path) as arrays:
                 names = ("owner", "right", "scores", "label_owner", "label_class")
                 return cls(tuple(arrays["images"].tolist()), *(arrays[name] for name in names))
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"{path}: no evaluation by image ({error}); remove it and run tools.ablate again"
+                f"{path}: not an evaluation by image ({error}); remove it and run tools.ablate again"
             ) from error
 
     def map(self, counts: np.ndarray | None = None) -> float:
-        """mAP@.5:.95 of all images, or of each so many times as counts (N,) says."""
+        """Return mAP@.5:.95 of all images, or with each image repeated counts (N,) times."""
         chosen, labels = np.arange(len(self.owner)), np.arange(len(self.label_owner))
         if counts is not None:
             chosen = chosen.repeat(counts[self.owner])
@@ -57,14 +57,14 @@ class ImageStats:
 
 
 class ImageRecorder:
-    """An observer of `evaluate` that keeps what `ImageStats` holds, with the images' paths below a root."""
+    """Callback of `evaluate` that collects `ImageStats`; paths are relative to a root."""
 
     def __init__(self, root: Path) -> None:
         self.start = f"{root}{os.sep}"
         self.parts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def __call__(self, evaluated: EvaluatedBatch) -> None:
-        """Takes a batch in."""
+        """Add a batch."""
         for path, rows, known in zip(evaluated.batch.paths, evaluated.native, evaluated.labels, strict=True):
             right = match_predictions(rows[:, 5].numpy(), known[:, 0].numpy(), overlap(rows, known))
             self.parts[path.removeprefix(self.start)] = (
@@ -74,7 +74,7 @@ class ImageRecorder:
             )
 
     def result(self) -> ImageStats:
-        """All that was taken in."""
+        """Return the statistics of all batches."""
         images = sorted(self.parts)
         right, scores, classes = zip(*(self.parts[image] for image in images), strict=True) if images else ((), (), ())
         index = np.arange(len(images))
@@ -89,20 +89,30 @@ class ImageRecorder:
 
 
 def drawn_maps(stats: ImageStats, draws: int, seed: int = 0) -> np.ndarray:
-    """mAP@.5:.95 (draws,) of as many images as there are, drawn with replacement; of the same ones for the same seed.
+    """Return mAP@.5:.95 (draws,) of bootstrap samples of the images; the same samples for the same seed."""
+    import scipy.stats
 
-    Without images all are 0.
-    """
-    generator, count, found = np.random.default_rng(seed), len(stats.images), np.zeros(draws)
-    for i in range(draws if count else 0):
-        found[i] = stats.map(np.bincount(generator.integers(0, count, count), minlength=count))
-    return found
+    count = len(stats.images)
+    if count < 2:  # every sample is the same
+        return np.full(draws, stats.map())
+    found = scipy.stats.bootstrap(
+        (np.arange(count),),
+        lambda images: stats.map(np.bincount(images, minlength=count)),
+        n_resamples=draws,
+        vectorized=False,
+        method="percentile",
+        rng=seed,
+    )
+    return found.bootstrap_distribution
 
 
 def interval(
     variant: Sequence[np.ndarray], baseline: Sequence[np.ndarray], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of the mean difference over the seeds, each of which has its `drawn_maps`; nan without draws."""
+    """Return the percentile interval of the mean difference over seeds, from their `drawn_maps`; nan without draws.
+
+    The draws are kept for each run, so a baseline is resampled once and not again for each variant.
+    """
     assert len(variant) == len(baseline) > 0
     differences = np.mean([own - other for own, other in zip(variant, baseline, strict=True)], 0)
     if not len(differences):

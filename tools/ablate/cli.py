@@ -6,15 +6,16 @@
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --plan     # how many seeds a difference needs
     python -m tools.ablate --runs docs/nam-bccd-runs.csv docs/nam-cards-runs.csv  # tables from committed rows
 
-Several processes, on this machine or on others that share --project, may run the same command at the same time: each
-training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
+Needs Optuna (pip install optuna). Several processes may run the same command at the same time, those of several
+machines with --storage postgresql://user@host/db: each training is done by one of them. Results go to
+<project>/<name>: report.html, report.md, table.tex, CSV and plots.
 """
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tools.ablate.plan import Plan, Run, load_plan
 from tools.ablate.power import Look, describe, stopped_at
 from tools.ablate.queue import RunQueue
 from tools.ablate.report import write_reports
-from tools.ablate.runs import check_same, work
+from tools.ablate.runs import work
 from tools.ablate.stats import smallest_p
 from tools.ablate.table import Findings, summary
 from tools.costs import measure_costs
@@ -41,7 +42,7 @@ from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.draw.curves import read_results
-from utils.evaluation.evaluate import EvalSettings, EvaluatedBatch, evaluate
+from utils.evaluation.evaluate import EvalSettings, evaluate
 from utils.files.checkpoint import load_checkpoint
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, find_file, plural, progress
 from utils.metrics import IOU_LEVELS
@@ -68,6 +69,7 @@ class AblateOptions:
     rounds: int
     plan: bool
     sd: float | None
+    storage: str
     runs: list[str]
     baseline: str
     figure: str
@@ -84,6 +86,12 @@ def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
     parser.add_argument("--dry-run", action="store_true", help="show the plan and how long it may take, train nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, train nothing")
     parser.add_argument("--retry", action="store_true", help="try trainings again that have failed")
+    parser.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="database of the runs' states that several machines share, e.g. postgresql://...; default: a file in name",
+    )
     parser.add_argument("--rounds", type=int, default=50, help="how often the latency is measured")
     parser.add_argument("--plan", action="store_true", help="how many paired seeds a difference needs; train nothing")
     parser.add_argument(
@@ -106,7 +114,7 @@ def main(opt: AblateOptions) -> Path:
         return show_runs(opt.runs, opt.baseline, opt.figure)
     folder = (Path(opt.project) / (opt.name or Path(opt.config).stem)).resolve()
     plan = load_plan(opt.config, folder)
-    queue = RunQueue(folder / "queue")
+    queue = RunQueue(folder / "queue", opt.storage, folder.name)
     adopt_known(plan, queue)
     show_plan(plan, queue)
     if opt.dry_run:
@@ -124,8 +132,8 @@ def main(opt: AblateOptions) -> Path:
         work(
             queue,
             plan.runs,
-            lambda run, beat: measure(run, plan.split, data, beat),
-            is_wanted=lambda run: is_wanted(run, plan, queue),
+            lambda run: measure(run, plan.split, data),
+            is_needed=lambda run: is_needed(run, plan, queue),
         )
     findings = find(plan, queue, opt.rounds)
     write_reports(findings, folder)
@@ -133,8 +141,8 @@ def main(opt: AblateOptions) -> Path:
         LOGGER.info(line)
     LOGGER.info(f"Report in {colorstr('bold', str(folder / 'report.html'))}")
     if findings.failed:
-        logs = folder / "queue" / findings.failed[0] / "log.txt"
-        raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {logs}; --retry tries again")
+        log = queue.log(findings.failed[0])
+        raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {log}; --retry tries again")
     return folder
 
 
@@ -213,7 +221,7 @@ def pilot_sd(plan: Plan, records: Sequence[Mapping[str, object]]) -> float:
     return math.sqrt(float(np.mean([pair.sd**2 for pair in pairs])))
 
 
-def is_wanted(run: Run, plan: Plan, queue: RunQueue) -> bool:
+def is_needed(run: Run, plan: Plan, queue: RunQueue) -> bool:
     """Whether a run is still to be done: not if a planned look has stopped its variant, or all variants."""
     if not plan.looks:
         return True
@@ -261,8 +269,8 @@ def probe(plan: Plan) -> float:
 # A run ----------------------------------------------------------------------------------------------------------------
 
 
-def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
-    """How good a trained run is on a split of the data, and what it was; writes images.npz into its folder."""
+def measure(run: Run, split: str, data: DataConfig) -> dict[str, object]:
+    """Evaluate a trained run on a split, write images.npz into its folder, and return metrics and environment."""
     opt = options_of(run)
     device = select_device(opt.device)
     weights = final_weights(run)
@@ -274,18 +282,13 @@ def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) 
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
     recorder = ImageRecorder(data.root)
-
-    def observe(evaluated: EvaluatedBatch) -> None:
-        beat()
-        recorder(evaluated)
-
     result = evaluate(
         model,
         loader,
         rated.names,
         device=device,
         settings=EvalSettings(by_size=True),
-        on_batch=observe,
+        on_batch=recorder,
         show_progress=False,
     )
     recorder.result().save(run.folder / "images.npz")
@@ -333,10 +336,10 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
     done = [run for run in plan.runs if states[run.key] == "done"]
     if not done:
         failed = [key for key, state in states.items() if state == "failed"]
-        where = f"; {failed[0]} failed, see {queue.place(failed[0]) / 'log.txt'} (--retry)" if failed else ""
+        where = f"; {failed[0]} failed, see {queue.log(failed[0])} (--retry)" if failed else ""
         raise ValueError(f"{queue.folder}: no run is done yet, so there is nothing to report{where}")
     for run in done:
-        check_same(queue, run)
+        queue.check_digest(run.key, run.digest)
     records = [queue.record(run.key) for run in done]
     notes = [
         f"the runs differ in {what}: {', '.join(map(str, values))}"
@@ -356,8 +359,8 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         curves[run.variant].append(read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"])
     if len(here) < len(done):
         notes.append(
-            f"{plural(len(done) - len(here), 'run')} known from {plan.known}; curves, costs and draws of the images "
-            f"are of the {len(here)} whose files are here"
+            f"{plural(len(done) - len(here), 'run')} without files here; curves, costs and draws of the images are of "
+            f"the {len(here)} others"
         )
     return Findings(
         title=f"Ablation {plan.file.stem}",
@@ -371,7 +374,7 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         provenance=provenance(plan, records),
         notes=notes,
         failed=[key for key, state in states.items() if state == "failed"],
-        open=sum(states[run.key] in ("open", "running") and is_wanted(run, plan, queue) for run in plan.runs),
+        open=sum(states[run.key] in ("open", "running") and is_needed(run, plan, queue) for run in plan.runs),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tools.ablate.known import read_runs
 from tools.ablate.stats import Paired, compare_paired, holm, mean_sd
+from tools.ablate.table import markdown_table
 from utils.draw.curves import font_for, hex_color, new_figure, tidy
 from utils.general import atomic_write
 
@@ -97,12 +98,11 @@ def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
 
 def table_of(effects: Sequence[Effect]) -> str:
     """The effects as a Markdown table."""
-    lines = [HEAD, ("---",) * len(HEAD), *(_cells(effect) for effect in effects)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEAD, map(_cells, effects))
 
 
 def _cells(effect: Effect) -> tuple[str, ...]:
-    cells = (effect.variant.replace("|", "\\|"), str(effect.seeds), f"{effect.mean:.4f} ({effect.sd:.4f})")
+    cells = (effect.variant, str(effect.seeds), f"{effect.mean:.4f} ({effect.sd:.4f})")
     pair = effect.paired
     if pair is None:
         return (*cells, "", "", "")
@@ -117,12 +117,12 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 def pooled_table(by_data: Mapping[str, Sequence[Effect]]) -> str:
     """A Markdown table of each variant that two or more data sets have."""
     head = ("variant", "data sets", "difference", "95 % interval", "sd between data sets")
-    lines = [head, ("---",) * len(head)]
+    rows = []
     for name, pairs in common_pairs(by_data).items():
         found = pool(pairs)
         interval = f"{found.low:+.4f} to {found.high:+.4f}"
-        lines.append((name, str(len(pairs)), f"{found.mean:+.4f}", interval, f"{found.tau:.4f}"))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append((name, str(len(pairs)), f"{found.mean:+.4f}", interval, f"{found.tau:.4f}"))
+    return markdown_table(head, rows)
 
 
 def common_pairs(by_data: Mapping[str, Sequence[Effect]]) -> dict[str, list[Paired]]:

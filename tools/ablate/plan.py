@@ -11,9 +11,10 @@ import yaml
 
 from tools.ablate.power import Look, plan_looks
 from train import parse_opt
+from utils.base.constants import SPLITS
 from utils.cli.arguments import normalized
 from utils.cli.train_options import TrainOptions
-from utils.data.config import SPLITS, Hyp
+from utils.data.config import Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
 from utils.general import ROOT, atomic_write, find_file

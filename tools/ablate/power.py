@@ -6,6 +6,7 @@ there. So the number of pairs is fixed beforehand, or the looks are, and each lo
 (Lan and DeMets 1983, with the spending function that gives O'Brien and Fleming's limits).
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -37,14 +38,7 @@ def pairs_needed(difference: float, sd: float, alpha: float = 0.05, power: float
         raise ValueError(f"difference {difference} and sd {sd}: must be above 0")
     if power_of(MOST_PAIRS, difference, sd, alpha) < power:
         raise ValueError(f"a difference of {difference:g} needs more than {MOST_PAIRS} pairs at an sd of {sd:g}")
-    low, high = 1, MOST_PAIRS  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        if power_of(middle, difference, sd, alpha) < power:
-            low = middle
-        else:
-            high = middle
-    return high
+    return bisect.bisect_left(range(MOST_PAIRS), power, key=lambda n: power_of(n, difference, sd, alpha))
 
 
 def half_width(pairs: int, sd: float, alpha: float = 0.05) -> float:

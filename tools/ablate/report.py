@@ -15,7 +15,6 @@ from tools.ablate.table import (
     latex,
     markdown,
     metric_cells,
-    rows_of,
     runs_csv,
     summary,
     summary_csv,
@@ -45,7 +44,7 @@ def write_reports(findings: Findings, folder: Path) -> None:
 
 def write_html(findings: Findings, path: Path) -> None:
     """The page, which needs no other file."""
-    rows = rows_of(findings)
+    rows = findings.rows
     parts = [
         f"<h1>{escaped(findings.title)}</h1>",
         section("Verdict", lines(summary(findings), ""), lines(findings.notes, "problem"), f"<p>{escaped(RULE)}</p>"),
@@ -107,7 +106,7 @@ def plot_convergence(findings: Findings, path: Path) -> None:
 
 def plot_differences(findings: Findings, path: Path) -> None:
     """Each seed's difference to the baseline as a dot, their mean and its confidence interval as a bar."""
-    rows = [row for row in rows_of(findings) if row.paired]
+    rows = [row for row in findings.rows if row.paired]
     base = findings.values(findings.baseline)
     figure = new_figure(8, 1.5 + 0.5 * len(rows))
     axes = figure.add_subplot()

@@ -1,19 +1,23 @@
-"""What an ablation has found: its runs, each variant against the baseline by seed, as CSV, Markdown and LaTeX.
+"""The findings of an ablation: runs, and each variant against the baseline by seed, as CSV, Markdown and LaTeX.
 
 Shapes: E epochs.
 """
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tools.ablate.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
 from utils.files.names import plain_cell
 from utils.general import plural
+
+if TYPE_CHECKING:
+    import pandas
 
 METRICS = {"map": "mAP@.5:.95", "map50": "mAP@.5", "map75": "mAP@.75", "last_map": "last epoch's mAP@.5:.95"}
 METRIC = "map"  # what the verdict is about
@@ -23,11 +27,17 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All that a report is made of.
+    """The content of a report.
 
-    records: of each run that is done `variant`, `seed` and numbers, those of METRICS among them. costs: by variant,
-    those of COSTS. bootstrap: the images' interval by variant. curves: mAP by variant, of each seed (E,). provenance:
-    what was run on what. notes: what a reader must know. failed: keys of runs; open: how many are not done yet.
+    Attributes:
+        records: one for each run that is done, with `variant`, `seed` and numbers, METRICS among them
+        costs: COSTS by variant
+        bootstrap: interval of the difference over resampled images, by variant
+        curves: mAP by epoch, by variant and seed, each (E,)
+        provenance: configuration, data, code and machine
+        notes: warnings for the reader
+        failed: keys of the runs that failed
+        open: number of runs that are still to be done
     """
 
     title: str
@@ -44,14 +54,40 @@ class Findings:
     open: int = 0
 
     def values(self, variant: str, metric: str = METRIC) -> dict[int, float]:
-        """A metric of a variant by seed, where it is known."""
+        """Return a metric of a variant by seed, without runs that lack it."""
         found = {int(r["seed"]): r.get(metric) for r in self.records if r["variant"] == variant}
         return {seed: float(value) for seed, value in sorted(found.items()) if value is not None}
+
+    @cached_property
+    def rows(self) -> "list[Row]":
+        """A row for each variant, in the plan's order; Holm's correction is over the variants with common seeds."""
+        base = self.values(self.baseline)
+        paired: dict[str, Paired] = {}
+        for name in self.variants:
+            own = self.values(name)
+            seeds = [seed for seed in own if seed in base]
+            if name != self.baseline and seeds:
+                paired[name] = compare_paired([own[s] for s in seeds], [base[s] for s in seeds], 1 - self.alpha)
+        tests = ("p_t", "p_wilcoxon", "p_permutation")
+        columns = [holm([getattr(pair, test) for pair in paired.values()]) for test in tests]
+        corrected = dict(zip(paired, zip(*columns, strict=True), strict=True))
+        rows = []
+        for name in self.variants:
+            own, pair = list(self.values(name).values()), paired.get(name)
+            p = corrected.get(name, (math.nan,) * 3)
+            if pair:
+                words = verdict(pair, p[0], p[2], self.alpha)
+            elif name == self.baseline:
+                words = "baseline"
+            else:
+                words = "no verdict: no seed in common with the baseline"
+            rows.append(Row(name, len(own), *mean_sd(own), pair, p, words))
+        return rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: the seeds it has, its mean and sd; against the baseline the paired values, p corrected, a verdict."""
+    """A variant: number of seeds, mean, sd, comparison with the baseline, corrected p values and verdict."""
 
     variant: str
     n: int
@@ -62,33 +98,10 @@ class Row:
     verdict: str
 
 
-def rows_of(findings: Findings, metric: str = METRIC) -> list[Row]:
-    """A row for each variant, in the plan's order; Holm's correction is over those that are compared."""
-    base = findings.values(findings.baseline, metric)
-    paired: dict[str, Paired] = {}
-    for name in findings.variants:
-        own = findings.values(name, metric)
-        seeds = [seed for seed in own if seed in base]
-        if name != findings.baseline and seeds:
-            paired[name] = compare_paired([own[s] for s in seeds], [base[s] for s in seeds], 1 - findings.alpha)
-    pairs = list(paired.values())
-    columns = [holm([getattr(p, f"p_{test}") for p in pairs]) for test in ("t", "wilcoxon", "permutation")]
-    corrected = dict(zip(paired, zip(*columns, strict=True), strict=True))
-    rows = []
-    for name in findings.variants:
-        own, pair = list(findings.values(name, metric).values()), paired.get(name)
-        p = corrected.get(name, (math.nan,) * 3)
-        words = "baseline" if name == findings.baseline else "no verdict: no seed in common with the baseline"
-        if pair:
-            words = verdict(pair, p[0], p[2], findings.alpha)
-        rows.append(Row(name, len(own), *mean_sd(own), pair, p, words))
-    return rows
-
-
 def summary(findings: Findings) -> list[str]:
-    """The answer in words, a line for each variant, and what the number of seeds allows to be said."""
+    """Return a line for each variant, then the smallest p of so many seeds and the number of open runs."""
     lines = []
-    for row in rows_of(findings):
+    for row in findings.rows:
         if row.paired:
             p = row.paired
             interval = f", {1 - findings.alpha:.0%} CI {p.low:+.4f} to {p.high:+.4f}" if p.n > 1 else ""
@@ -97,7 +110,7 @@ def summary(findings: Findings) -> list[str]:
             )
         elif row.variant != findings.baseline:
             lines.append(f"{row.variant}: {row.verdict}")
-    n = max((row.paired.n for row in rows_of(findings) if row.paired), default=0)
+    n = max((row.paired.n for row in findings.rows if row.paired), default=0)
     if n:
         lines.append(
             f"with {plural(n, 'paired seed')} an exact test's p is {smallest_p(n):.3g} at least, before any correction"
@@ -113,7 +126,7 @@ HEAD += ("p t", "p Wilcoxon", "p permutation", "Holm t", "Holm Wilcoxon", "Holm 
 
 
 def cells_of(findings: Findings, row: Row) -> tuple[str, ...]:
-    """The cells of HEAD."""
+    """Return the cells of HEAD."""
     p = row.paired
     differences = (p.mean, p.low, p.high) if p else (math.nan,) * 3
     tests = (p.p_t, p.p_wilcoxon, p.p_permutation) if p else (math.nan,) * 3
@@ -123,7 +136,7 @@ def cells_of(findings: Findings, row: Row) -> tuple[str, ...]:
 
 
 def cost_cells(findings: Findings, name: str) -> tuple[str, ...]:
-    """Variant, the cells of COSTS, and minutes and MB of its trainings, their means."""
+    """Return the cells of COST_HEAD: costs, and means of the minutes and MB of the trainings."""
     costs = findings.costs.get(name, {})
     shown = [_number(costs.get(key), ".0f" if key == "parameters" else ".4g") for key in COSTS]
     trained = []
@@ -137,68 +150,70 @@ COST_HEAD = ("variant", *COSTS.values(), "training (min)", "training (MB)")
 
 
 def metric_cells(findings: Findings, name: str) -> tuple[str, ...]:
-    """Variant, then mean and sd of each of METRICS."""
+    """Return the variant, then mean and sd of each of METRICS."""
     pairs = [mean_sd(list(findings.values(name, metric).values())) for metric in METRICS]
     return name, *(f"{_number(mean, '.4f')} ± {_number(sd, '.4f')}" for mean, sd in pairs)
 
 
 def runs_csv(findings: Findings) -> str:
-    """A row for each run that is done."""
-    heads = list(dict.fromkeys(key for record in findings.records for key in record))
-    return _csv([heads, *([record.get(key, "") for key in heads] for record in findings.records)])
+    """Return a CSV with a row for each run that is done."""
+    return _csv(_pandas().DataFrame(list(findings.records), dtype=object))
 
 
 def summary_csv(findings: Findings) -> str:
-    """A row for each variant."""
-    return _csv([HEAD, *(cells_of(findings, row) for row in rows_of(findings))])
+    """Return a CSV with a row for each variant."""
+    return _csv(_pandas().DataFrame([cells_of(findings, row) for row in findings.rows], columns=HEAD))
+
+
+def latex(findings: Findings) -> str:
+    """Return a LaTeX table for a paper; it needs the package booktabs."""
+    table = []
+    for row in findings.rows:
+        cells = dict(zip(HEAD, cells_of(findings, row), strict=True))
+        interval = f"[{cells['CI low']}, {cells['CI high']}]" if row.paired and row.paired.n > 1 else "--"
+        difference, p = (cells["difference"], cells["Holm t"]) if row.paired else ("--", "--")
+        table.append((row.variant, row.n, f"${cells['mean']} \\pm {cells['sd']}$", difference, interval, p))
+    head = ("Variant", "$n$", "mAP", r"$\Delta$", "CI", "$p$ (Holm)")
+    frame = _pandas().DataFrame(table, columns=head)
+    style = frame.style.hide(axis="index").format(escape="latex", subset=["Variant"])
+    return style.to_latex(column_format="lrrrrr", hrules=True)
 
 
 def markdown(findings: Findings, rule: str) -> str:
-    """The report without pictures."""
-    rows = rows_of(findings)
+    """Return the report without plots."""
+    names = [row.variant for row in findings.rows]
     parts = [
         f"# {_plain(findings.title)}",
         "\n".join(f"- {_plain(line)}" for line in (*summary(findings), *findings.notes)),
         rule,
-        _markdown_table(HEAD, [cells_of(findings, row) for row in rows]),
-        _markdown_table(("variant", *METRICS.values()), [metric_cells(findings, row.variant) for row in rows]),
-        _markdown_table(COST_HEAD, [cost_cells(findings, row.variant) for row in rows]),
+        markdown_table(HEAD, [cells_of(findings, row) for row in findings.rows]),
+        markdown_table(("variant", *METRICS.values()), [metric_cells(findings, name) for name in names]),
+        markdown_table(COST_HEAD, [cost_cells(findings, name) for name in names]),
         "\n".join(f"- {_plain(key)}: {_plain(value)}" for key, value in findings.provenance.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def latex(findings: Findings) -> str:
-    """A table for a paper, of \\hline alone, which needs no package."""
-    lines = [r"\begin{tabular}{lrrrrr}", r"\hline", r"Variant & $n$ & mAP & $\Delta$ & CI & $p$ (Holm) \\", r"\hline"]
-    for row in rows_of(findings):
-        cells = cells_of(findings, row)
-        interval = f"[{cells[5]}, {cells[6]}]" if row.paired and row.paired.n > 1 else "--"
-        difference, p = (cells[4], cells[12]) if row.paired else ("--", "--")
-        values = (_tex(row.variant), str(row.n), f"${cells[2]} \\pm {cells[3]}$", difference, interval, p)
-        lines.append(" & ".join(values) + r" \\")
-    return "\n".join((*lines, r"\hline", r"\end{tabular}", ""))
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; pandas would need tabulate, which leaves `|` in a cell as it is."""
+    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def _number(value: float | None, how: str) -> str:
     return UNKNOWN if value is None or not math.isfinite(value) else format(value, how)
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[plain_cell(cell) for cell in row] for row in rows])
-    return text.getvalue()
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines)
+def _csv(frame: "pandas.DataFrame") -> str:
+    return frame.map(plain_cell).to_csv(index=False, lineterminator="\n")
 
 
 def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+def _pandas() -> ModuleType:
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError("the tables of tools.ablate need pandas: pip install pandas") from None
+    return pandas

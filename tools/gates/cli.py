@@ -41,7 +41,8 @@ from tools.gates.gates import (
     hooked,
 )
 from tools.gates.layer_cam import log_means, write_cams
-from utils.cli.arguments import add_run_folder, add_weights, read_weights, tool_parser
+from utils.base.constants import SIZE_DEFAULT
+from utils.cli.arguments import add_run_folder, add_weights, check_size, read_weights, tool_parser
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
@@ -51,7 +52,7 @@ from utils.files.names import run_folder
 from utils.files.weights import DEFAULT_WEIGHTS, find_weights
 from utils.general import LOGGER, ROOT, atomic_write, colorstr
 from utils.metrics import EvalResult
-from utils.predict.inference import SIZE_DEFAULT, check_size, choose_size, input_size
+from utils.predict.inference import choose_size, input_size
 from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"

@@ -14,9 +14,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -227,6 +227,11 @@ class Trainer:
         """Where networks are rated."""
         return select_device(self.opt.device)
 
+    @cached_property
+    def queues(self) -> dict[str, RunQueue]:
+        """The queue of each split that runs are rated on."""
+        return {split: RunQueue(self.folder / "queue", name=split) for split in ("val", "test")}
+
     def run(self, place: str, seed: int, epochs: int) -> Run:
         """The training of a place, or of the plain network."""
         opt = self.opt
@@ -256,15 +261,11 @@ class Trainer:
 
     def train(self, run: Run, split: str) -> Mapping[str, object]:
         """The record of a training, which is done where it is not done yet; ValueError where it failed."""
-        queue = RunQueue(self.folder / f"queue-{split}")
-
-        def rate(done: Run, beat: Callable[[], object]) -> dict[str, object]:
-            return measure(done, split, self.data, beat)
-
-        work(queue, [run], rate)
+        queue = self.queues[split]
+        work(queue, [run], lambda done: measure(done, split, self.data))
         state = queue.state(run.key)
         if state != "done":
-            raise ValueError(f"{run.key}: the training is {state}, see {queue.place(run.key) / 'log.txt'}")
+            raise ValueError(f"{run.key}: the training is {state}, see {queue.log(run.key)}")
         return queue.record(run.key)
 
 

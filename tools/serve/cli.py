@@ -24,13 +24,14 @@ from tools.serve.limits import Limits, punctual_protocol
 from tools.serve.metrics import Metrics
 from tools.serve.page import export_page
 from tools.serve.predictor import Predictor, Thresholds, model_card
-from utils.cli.arguments import tool_parser
+from utils.base.constants import HINTS, PRECISIONS, SIZE_DEFAULT
+from utils.cli.arguments import check_size, tool_parser
 from utils.data.config import names_of
 from utils.files.addresses import shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT, colorstr
 from utils.ops.boxes import PAD_VALUE
-from utils.predict.inference import HINTS, PRECISIONS, SIZE_DEFAULT, check_size, ready, warm_up
+from utils.predict.inference import ready, warm_up
 from utils.torch_utils import select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes

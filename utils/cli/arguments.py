@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -102,6 +102,27 @@ def given_names(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return frozenset(vars(parser.parse_args(arguments)))
+
+
+def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
+    """ValueError where a threshold is no share, or one of the counts, by their flags, is below 1."""
+    for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{flag} {value}: a share between 0 and 1")
+    for flag, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{flag} {value}: 1 or more")
+
+
+def check_size(imgsz: int | Sequence[int] | None) -> None:
+    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
+    if imgsz is None:
+        return
+    if isinstance(imgsz, int):
+        if imgsz < 1:
+            raise ValueError(f"--imgsz {imgsz}: 1 or more")
+    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
+        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:

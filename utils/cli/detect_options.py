@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.general import ROOT
-from utils.predict.inference import check_limits, check_size
-from utils.predict.opencv import check_display
+from utils.base.constants import ROOT, TRACKERS
+from utils.cli.arguments import check_limits, check_size
+from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
 SEVERAL = {"weights", "imgsz", "classes"}  # options that take several values
@@ -71,6 +71,8 @@ class DetectOptions:
     save_csv: bool
     save_json: bool
     trust: bool
+    track: str | None
+    save_mot: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -87,7 +89,13 @@ class DetectOptions:
         if self.view_img:
             check_display()
         if self.visualize and self.compile:
-            raise ValueError("--visualize looks into the network's layers, which --compile makes one program of")
+            raise ValueError(
+                "--visualize shows each layer, but --compile makes one program of all: leave one of them out"
+            )
+        if self.track is not None and self.track not in TRACKERS:
+            raise ValueError(f"--track {self.track}: must be one of {', '.join(TRACKERS)}")
+        if self.save_mot and self.track is None:
+            raise ValueError("--save-mot writes the tracks of objects: add --track")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"

@@ -3,10 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.general import ROOT
-from utils.loggers import check_services
-from utils.loggers.wandb import WandbFlags
-from utils.ops.quads import QUAD
+from utils.base.constants import QUAD, ROOT
 
 AUTO_BATCH = -1  # in place of a batch size: the largest that fits
 LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
@@ -120,17 +117,6 @@ class TrainOptions:
         """The flags' values by name."""
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
-    @property
-    def wandb_flags(self) -> WandbFlags:
-        """What the options ask of W&B."""
-        return WandbFlags(
-            project=self.wandb,
-            entity=self.entity,
-            upload_dataset=self.upload_dataset,
-            bbox_interval=self.bbox_interval,
-            artifact_alias=self.artifact_alias,
-        )
-
     def comparable(self) -> dict[str, object]:
         """Return the values that all trainings of a search must have in common."""
         values = {name: getattr(self, name) for name in COMPARABLE}
@@ -172,7 +158,6 @@ class TrainOptions:
             raise ValueError(
                 "--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out"
             )
-        check_services(self.wandb_flags, self.mlflow)
         if not 0 <= self.require_transfer <= 1:
             raise ValueError(f"--require-transfer {self.require_transfer}: a share, from 0 to 1")
         if self.evolve is not None and self.evolve < 1:

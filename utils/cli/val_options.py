@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from utils.data.config import SPLITS
-from utils.general import LOGGER
-from utils.predict.inference import check_limits, check_size
+from utils.base.constants import SPLITS
+from utils.base.log import LOGGER
+from utils.cli.arguments import check_limits, check_size
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 TASKS = (*SPLITS, "speed", "study")

@@ -13,7 +13,6 @@ from utils.files.names import UniqueNames
 from utils.general import atomic_write
 from utils.metrics import EvalResult
 
-STUDY_SIZES = tuple(range(256, 1536 + 1, 128))
 PANELS = ("precision", "recall", "mAP@.5", "pre-process (ms)", "inference (ms)", "NMS (ms)")
 PANEL_COLUMNS = (0, 1, 2, 7, 8, 9)
 

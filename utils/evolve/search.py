@@ -5,8 +5,6 @@ comes as a function, since this layer knows no models.
 """
 
 import math
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from utils.evolve.study import (
     fail_lost,
     open_study,
     running,
+    worker_id,
 )
 from utils.files.names import run_folder
 from utils.general import LOGGER, colorstr, one_line, plural
@@ -140,7 +139,8 @@ class Search:
         What was pruned or diverged is a generation, too; what was killed is none, and another is trained in its place.
         """
         while True:
-            fail_lost(study, self.is_local)
+            if lost := fail_lost(study, self.is_local):
+                LOGGER.warning(f"{plural(lost, 'generation')} of a killed worker left out; another one is trained")
             if len(counted(study)) >= self.generations:
                 return
             add_first(study, self.start)
@@ -155,7 +155,7 @@ class Search:
         before = sum(other.number < trial.number for other in counted(study))
         if before >= self.generations or (before and HYP in trial.user_attrs):
             raise Surplus
-        trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+        trial.set_user_attr(WORKER, worker_id())
         space = search_space(self.start)
         drawn = {name: trial.suggest_float(name, of.low, of.high, log=of.log) for name, of in space.items()}
         hyp = trial.user_attrs.get(HYP) or bounded(self.start | drawn)

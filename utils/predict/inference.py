@@ -1,6 +1,6 @@
-"""What val.py, detect.py and tools.serve share: limits, a network ready to run, images to it and boxes back."""
+"""What val.py, detect.py and tools.serve share: a network ready to run, images to it and boxes back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,32 +11,8 @@ from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
 from utils.torch_utils import largest_stride
 
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision
-HINTS = ("latency", "throughput")  # of --hint
 DEFAULT_SIZE = 640  # pixels, of a network of which it is not known what size it was trained at
 FAR = 1.5  # times as large or small as in training; there and beyond mAP falls fast
-SIZE_DEFAULT = "the size the model was trained at, else 640"  # what --help says of --imgsz
-
-
-def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
-    """ValueError where a threshold is no share, or one of the counts, by their flags, is below 1."""
-    for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{flag} {value}: a share between 0 and 1")
-    for flag, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{flag} {value}: 1 or more")
-
-
-def check_size(imgsz: int | Sequence[int] | None) -> None:
-    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
-    if imgsz is None:
-        return
-    if isinstance(imgsz, int):
-        if imgsz < 1:
-            raise ValueError(f"--imgsz {imgsz}: 1 or more")
-    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
-        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
 def ready(model: nn.Module, half: bool) -> nn.Module:

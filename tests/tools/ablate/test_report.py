@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from tools.ablate.report import mean_curves, write_reports
-from tools.ablate.table import Findings, cells_of, latex, markdown, rows_of, runs_csv, summary, summary_csv
+from tools.ablate.table import Findings, cells_of, latex, markdown, runs_csv, summary, summary_csv
 
 BASE = [0.50, 0.52, 0.51, 0.53, 0.49, 0.50]
 BETTER = [0.60, 0.63, 0.61, 0.64, 0.60, 0.60]
@@ -42,14 +42,14 @@ def findings():
 
 
 def test_rows(findings):
-    plain, better, noise = rows_of(findings)
+    plain, better, noise = findings.rows
     assert (plain.verdict, plain.paired, plain.n) == ("baseline", None, 6)
     p_better, p_noise = (scipy.stats.ttest_rel(x, BASE).pvalue for x in (BETTER, NOISE))
     assert better.corrected[0] == pytest.approx(min(2 * p_better, 1))
     assert noise.corrected[0] == pytest.approx(max(p_noise, 2 * p_better))
     assert better.paired.p_permutation == better.paired.p_wilcoxon == 2 / 2**6
     assert better.corrected[2] == pytest.approx(2 * 2 / 2**6)
-    assert "if the differences are normal; the exact test does not confirm it" in better.verdict
+    assert "if the differences are normal; the permutation test does not confirm it" in better.verdict
     assert noise.verdict == "no significant difference"
     cells = cells_of(findings, better)
     assert cells[:4] == ("better_one", "6", "0.6133", "0.0175")
@@ -59,7 +59,7 @@ def test_rows(findings):
 def test_only_common_seeds_are_paired(findings):
     few = [r for r in findings.records if r["variant"] != "noise" or r["seed"] in (1, 4)]
     few += [{"variant": "noise", "seed": 99, "map": 0.9}]
-    row = rows_of(replace(findings, records=few))[2]
+    row = replace(findings, records=few).rows[2]
     assert (row.n, row.paired.n) == (3, 2)
     assert row.paired.mean == pytest.approx(((0.51 - 0.52) + (0.50 - 0.49)) / 2)
     assert row.verdict.startswith("no verdict: 2 paired seeds")

@@ -1,4 +1,4 @@
-"""Limits, and a network made ready to run: its number format, its layout, its first pass."""
+"""A network made ready to run: its number format, its layout, its first pass."""
 
 import logging
 
@@ -8,29 +8,7 @@ from torch import nn
 
 from utils.general import non_max_suppression
 from utils.ops import nms
-from utils.predict.inference import check_limits, check_size, choose_size, ready, warm_up
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ((1.1, 0.5), "--conf-thres 1.1: a share"),
-        ((float("nan"), 0.5), "--conf-thres nan: a share"),
-        ((0.5, -0.1), "--iou-thres -0.1: a share"),
-        ((0.5, 0.5, 0), "--max-det 0: 1 or more"),
-    ],
-)
-def test_limits(limits, message):
-    with pytest.raises(ValueError, match=message):
-        check_limits(*limits[:2], {"--max-det": limits[2] if len(limits) > 2 else 1})
-    check_limits(0, 1, {"--max-det": 1})
-
-
-@pytest.mark.parametrize("imgsz", [[], [1, 2, 3], [0], [64, -1], 0])
-def test_no_size(imgsz):
-    with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
-        check_size(imgsz)
-    check_size(None)
+from utils.predict.inference import choose_size, ready, warm_up
 
 
 class Sized(nn.Module):

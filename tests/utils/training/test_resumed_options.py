@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from utils.cli.resume import merged_options
+from utils.training.resumed_options import merged_options
 
 
 def merge(tmp_path, stored, named):

@@ -1,0 +1,197 @@
+"""detect.py over drawn videos with known paths: ids, crossings, zones, slices, and the files that have them."""
+
+import csv
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import detect
+from utils.base.constants import TRACKERS
+from utils.files.images import write_image
+from utils.predict.tracking import NO_ID
+from utils.predict.video import VideoWriter
+
+HW = (96, 128)
+FRAMES = 16
+SIDE = 16
+CHANNELS = {"red": 0, "green": 1, "blue": 2}  # in the network's RGB
+CONFIDENCE = 0.9
+
+
+def left_to_right(i):
+    """The centre of a square that crosses x = 64 once."""
+    return 14 + 6 * i, 20
+
+
+def right_to_left(i):
+    """The centre of a square that crosses x = 64 once, the other way."""
+    return 112 - 6 * i, 70
+
+
+def standing(_i):
+    """The centre of a square that stays."""
+    return 20, 46
+
+
+PATHS = {"red": left_to_right, "green": right_to_left, "blue": standing}
+
+
+class Squares(nn.Module):
+    """Finds the bounding box of each pure colour in the network's images; its class is the colour's index."""
+
+    names = tuple(CHANNELS)
+    stride = torch.tensor([8.0, 16, 32])
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3, 3, 1, 1), -1.0) + 2 * torch.eye(3)[..., None, None])
+        self.confidence = {}  # by the number of a forward pass and the class; others CONFIDENCE
+        self.shapes = []
+
+    def forward(self, x, augment=False):
+        maps = nn.functional.conv2d(x.float(), self.weight)  # (B, 3, H, W), over 0.5 where a colour is pure
+        self.shapes.append(tuple(x.shape))
+        rows = torch.zeros(len(x), 3, 8)
+        for b, image in enumerate(maps):
+            for kind, plane in enumerate(image):
+                ys, xs = torch.where(plane > 0.5)
+                if len(xs):
+                    low, high = torch.stack((xs.min(), ys.min())), torch.stack((xs.max(), ys.max())) + 1
+                    rows[b, kind, :4] = torch.cat(((low + high) / 2, high - low))
+                    rows[b, kind, 4] = self.confidence.get((len(self.shapes) - 1, kind), CONFIDENCE)
+                    rows[b, kind, 5 + kind] = 1
+        return rows, []
+
+
+@pytest.fixture
+def model(monkeypatch):
+    fake = Squares().eval()
+    monkeypatch.setattr(detect, "load_backend", lambda weights, device, **how: fake)
+    return fake
+
+
+@pytest.fixture
+def run(model, tmp_path, caplog):
+    """`detect.run` with the model above, results in tmp_path/runs."""
+    caplog.set_level(logging.INFO, "yolov5")
+    (tmp_path / "best.pt").touch()
+
+    def call(**options):
+        how = {"imgsz": HW[1], "save_csv": True, "save_json": True} | options
+        return detect.run(weights=tmp_path / "best.pt", project=str(tmp_path / "runs"), **how)
+
+    return call
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """The paths as a video."""
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 10) as writer:
+        for i in range(FRAMES):
+            writer.write(picture(i))
+    return path
+
+
+def picture(i):
+    """A grey image with the squares at their places in frame i."""
+    image = np.full((*HW, 3), 90, np.uint8)
+    for name, path in PATHS.items():
+        x, y = path(i)
+        bgr = [0, 0, 0]
+        bgr[2 - CHANNELS[name]] = 255
+        cv2.rectangle(image, (x - SIDE // 2, y - SIDE // 2), (x + SIDE // 2 - 1, y + SIDE // 2 - 1), bgr, -1)
+    return image
+
+
+def table(folder):
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_ids_stay_with_their_objects(run, clip, name):
+    rows = table(run(source=clip, track=name))
+    assert len(rows) == 3 * FRAMES
+    ids = {name: {row["track_id"] for row in rows if row["name"] == name} - {str(NO_ID)} for name in PATHS}
+    assert sorted(len(found) for found in ids.values()) == [1, 1, 1]
+    assert set.union(*ids.values()) == {"1", "2", "3"}
+    late = [row for row in rows if int(row["frame"]) > 4]
+    assert all(row["track_id"] != str(NO_ID) for row in late)  # each is confirmed by then
+
+
+def test_all_files_have_the_ids(run, clip):
+    import trackers
+
+    folder = run(source=clip, track="bytetrack", save_txt=True, save_conf=True, save_mot=True)
+    rows = table(folder)
+    entries = json.loads((folder / "predictions.json").read_text())
+    assert [(e["frame"], e["track_id"]) for e in entries] == [(int(r["frame"]), int(r["track_id"])) for r in rows]
+    labels = [line.split() for line in (folder / "labels" / "clip_9.txt").read_text().splitlines()]
+    ninth = [row for row in rows if row["frame"] == "9"]
+    assert [(len(fields), int(fields[6])) for fields in labels] == [(7, int(row["track_id"])) for row in ninth]
+
+    tracks = trackers.load_mot_file(folder / "mot" / "clip.txt")
+    expected = {(int(row["frame"]), int(row["track_id"])): row for row in rows if int(row["track_id"]) != NO_ID}
+    found = {}
+    for frame, data in tracks.items():
+        for track_id, box in zip(data.ids.tolist(), data.boxes.tolist(), strict=True):
+            found[frame, track_id] = box
+    assert found.keys() == expected.keys()
+    for key, (left, top, width, height) in found.items():
+        corners = [float(expected[key][name]) for name in ("x1", "y1", "x2", "y2")]
+        assert [left, top, left + width, top + height] == corners
+
+
+def test_an_unsure_detection_continues_a_track_and_starts_none(run, clip, model):
+    model.confidence = {(i, 0): 0.15 for i in (7, 8)} | {(i, 1): 0.15 for i in range(FRAMES)}
+    rows = table(run(source=clip, track="bytetrack"))
+    red = [row for row in rows if row["name"] == "red"]
+    assert len(red) == FRAMES
+    assert len({row["track_id"] for row in red[2:]}) == 1
+    assert not [row for row in rows if row["name"] == "green"]
+
+
+def test_each_video_begins_at_one_and_images_have_no_ids(run, clip, tmp_path, caplog):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(clip.read_bytes())
+    for i in range(3):
+        write_image(folder / f"p{i}.png", picture(i))
+    out = run(source=folder, track="ocsort", save_mot=True, batch_size=4)
+    rows = table(out)
+    for name in ("a.mp4", "b.mp4"):
+        assert {int(r["track_id"]) for r in rows if r["image"].endswith(name)} == {NO_ID, 1, 2, 3}
+    assert {int(r["track_id"]) for r in rows if r["image"].endswith(".png")} == {NO_ID}
+    assert sorted(path.name for path in (out / "mot").iterdir()) == ["a.txt", "b.txt"]
+    assert len([record for record in caplog.records if "p0.png" in record.message and "--track" in record.message]) == 1
+
+
+def test_ids_are_drawn(run, clip):
+    plain, tracked = run(source=clip, line_thickness=1), run(source=clip, line_thickness=1, track="bytetrack")
+    frames = []
+    for folder in (plain, tracked):
+        capture = cv2.VideoCapture(str(folder / "clip.mp4"))
+        frames.append([capture.read()[1] for _ in range(FRAMES)][-1].astype(int))
+    assert np.abs(frames[0] - frames[1]).max() > 60
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"track": "deepsort"}, "--track deepsort.*bytetrack"), ({"save_mot": True}, "--save-mot.*--track")],
+)
+def test_wrong_options(run, clip, options, words):
+    with pytest.raises(ValueError, match=words):
+        run(source=clip, **options)
+
+
+def test_a_missing_package_is_named_with_its_command(run, clip, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "trackers", None)
+    with pytest.raises(ImportError, match=r"trackers.*requirements-track\.txt"):
+        run(source=clip, track="sort")
