@@ -132,6 +132,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument("--vid-stride", type=int, default=1, help="take every how many-th frame of videos and streams")
     parser.add_argument("--save-csv", action="store_true", help="write predictions.csv, a row for each detection")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, as COCO has results")
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     parser.add_argument(
         "--track",
         nargs="?",
@@ -142,6 +143,14 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
     parser.add_argument(
         "--save-mot", action="store_true", help="with --track, write mot/*.txt in MOT Challenge's format"
     )
+    parser.add_argument(
+        "--line",
+        nargs=4,
+        type=float,
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="with --track, count the objects that cross this line, in pixels of the image",
+    )
+    parser.add_argument("--zone", help="count the objects in the polygons of this .json file: {name: [[x, y], ...]}")
     return read_options(DetectOptions, parser, arguments, several=SEVERAL)
 
 
@@ -157,13 +166,14 @@ from models.runtimes.load import Weights, load_backend
 from utils.augmentations import letterbox, letterbox_placement
 from utils.data.config import names_of
 from utils.dist import DistEnv, process_group
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.checkpoint import strip_optimizer
 from utils.files.feature_maps import save_features
 from utils.files.names import run_folder
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, non_max_suppression, plural, run_script, set_logging
+from utils.general import LOGGER, non_max_suppression, plural, run_script, set_logging
 from utils.plots import Annotator, colors
+from utils.predict.counting import CounterSet, FrameCounts, Regions, read_zones, report_counts
 from utils.predict.features import FeatureRecorder
 from utils.predict.inference import (
     choose_size,
@@ -183,6 +193,7 @@ from utils.processes.signals import StopSignals, exit_status, stop_signals
 from utils.torch_utils import compile_network, largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
+NO_ZONES: Mapping[str, np.ndarray] = {}
 NONE_FOUND = torch.zeros(0, 6)
 WINDOW = 2  # batches of files are looked at together, so that those of one shape find each other
 
@@ -201,6 +212,7 @@ class Found(NamedTuple):
     maps: Mapping[str, np.ndarray]
     faint: Tensor = NONE_FOUND
     ids: np.ndarray | None = None
+    counts: FrameCounts | None = None
 
 
 def main(opt: DetectOptions) -> Path:
@@ -211,8 +223,10 @@ def main(opt: DetectOptions) -> Path:
     opt.check()
     if opt.track is not None:
         tracking_package("trackers")  # before the network is loaded
+    zones = {} if opt.zone is None else read_zones(opt.zone)
     with process_group() as ranks:
-        LOGGER.info(colorstr("detect: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+        if opt.verbose:
+            log_options("detect", asdict(opt))
         weights = find_weights(opt.weights, takes_addresses=not opt.update)
         is_at_once = opt.batch_size == 1 or opt.source == "-"
         window = opt.batch_size if is_at_once else WINDOW * opt.batch_size
@@ -225,11 +239,16 @@ def main(opt: DetectOptions) -> Path:
                     tables.append("csv")
                 if opt.save_json:
                     tables.append("json")
-                further = [] if opt.track is None else ["track_id"]
+                further = []
+                if opt.track is not None:
+                    further.append("track_id")
+                if opt.line is not None or zones:
+                    further += ["crossed", "zones"]
                 with ResultWriter(folder, model.names, tables, ranks.rank, further) as writer:
-                    stats = detect(opt, model, source, writer)
+                    stats = detect(opt, model, source, writer, zones)
                     total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
+            report_counts(total.counts, folder, tables)
             report(total, writer)
             if opt.update:
                 for path in weights:
@@ -279,13 +298,21 @@ def shared_folder(opt: DetectOptions, ranks: DistEnv) -> Iterator[Path]:
 
 
 @torch.inference_mode()
-def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource, writer: ResultWriter) -> DetectStats:
+def detect(
+    opt: DetectOptions,
+    model: nn.Module,
+    source: FileSource | LiveSource,
+    writer: ResultWriter,
+    zones: Mapping[str, np.ndarray] = NO_ZONES,
+) -> DetectStats:
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
     imgsz = choose_size(model, opt.imgsz)
     opt = replace(opt, imgsz=list(imgsz))
     warm_up(model, imgsz, opt.batch_size)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     trackers = None if opt.track is None else TrackerSet(opt.track, opt.conf_thres, source.is_live)
+    regions = Regions(None if opt.line is None else tuple(opt.line), zones)
+    counters = CounterSet(regions, model.names) if opt.line is not None or zones else None
     stats = DetectStats()
     # Signals are deferred: raised while a lock is held that the threads share, they would leave it locked.
     with stop_signals(is_deferred=True) as signals, Background() as background:
@@ -304,14 +331,16 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
                     if trackers is not None:
                         det, ids = track(trackers, frame, det, item.faint)
                         item = item._replace(ids=ids)
+                    if counters is not None:
+                        item = item._replace(counts=counters.update(frame, det.numpy(), item.ids))
                     counts = Counter(names[int(index)] for index in det[:, 5].sort().values)
                     stats.objects += counts
                     LOGGER.info(console_line(frame, item.net_hw, counts, item.seconds))
                     frame, item = frame._replace(image=im0), item._replace(det=det)
                     if opt.view_img:
                         frame = frame._replace(image=im0.copy())  # crops are cut from what has no boxes
-                        draw(opt, annotator, item, names)
-                    background.submit(partial(save, opt, frame, item, writer, source, annotator))
+                        draw(opt, annotator, item, names, regions)
+                    background.submit(partial(save, opt, frame, item, writer, source, annotator, regions))
                     if opt.view_img and not show(frame.name, annotator.im):
                         return stats
                 signals.check()
@@ -319,6 +348,8 @@ def detect(opt: DetectOptions, model: nn.Module, source: FileSource | LiveSource
             LOGGER.warning(f"stopped by {error or 'Ctrl-C'}; what is written so far stays")
             stats.exit_status = exit_status(error)
         finally:
+            if counters is not None:
+                stats.counts = counters.rows()
             if recorder is not None:
                 recorder.close()
     return stats
@@ -445,6 +476,7 @@ def save(
     writer: ResultWriter,
     source: FileSource | LiveSource,
     annotator: Annotator,
+    regions: Regions,
 ) -> None:
     """Write what the options ask for; runs in the writing thread. annotator: of the frame; with --view-img it is drawn.
 
@@ -458,23 +490,31 @@ def save(
         writer.save_mot(frame, mot_rows(frame, rows.numpy(), ids))
     if opt.save_crop:
         writer.save_crops(frame, rows)
-    writer.save_rows(frame, rows, {} if ids is None else {"track_id": ids.tolist()})
+    columns: dict[str, Sequence[object]] = {}
+    if ids is not None:
+        columns["track_id"] = ids.tolist()
+    if found.counts is not None:
+        columns |= {"crossed": found.counts.crossed[::-1], "zones": found.counts.zones[::-1]}
+    writer.save_rows(frame, rows, columns)
     if found.maps:
         save_features(writer.folder / output_stem(frame), found.maps)
     if not opt.nosave and source.saves_pictures:
         if not opt.view_img:
-            draw(opt, annotator, found, writer.names)
+            draw(opt, annotator, found, writer.names, regions)
         writer.save_picture(frame, annotator.im, source.is_live)
 
 
-def draw(opt: DetectOptions, annotator: Annotator, found: Found, names: Sequence[str]) -> None:
-    """Draw the boxes of a frame's detections and their labels, the surest on top."""
+def draw(opt: DetectOptions, annotator: Annotator, found: Found, names: Sequence[str], regions: Regions) -> None:
+    """Draw the boxes of a frame's detections and their labels, the surest on top, and what is counted."""
     ids = [NO_ID] * len(found.det) if found.ids is None else found.ids.tolist()
     for (*xyxy, conf, cls), track_id in zip(reversed(found.det.tolist()), reversed(ids), strict=True):
         label = names[int(cls)] if opt.hide_conf else f"{names[int(cls)]} {conf:.2f}"
         if track_id != NO_ID:
             label = f"#{track_id} {label}"
         annotator.box_label(xyxy, "" if opt.hide_labels else label, colors(cls, True))
+    if found.counts is not None:
+        regions.draw(annotator.im, opt.line_thickness)
+        regions.label(annotator, found.counts)
     annotator.result()
 
 

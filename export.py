@@ -70,7 +70,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
         action="store_true",
         help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
     )
-    parser.add_argument("--verbose", action="store_true", help="engine: all that TensorRT says")
+    parser.add_argument("--verbose", action="store_true", help="log all options; engine: all that TensorRT says")
     parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
     parser.add_argument(
         "--trtexec", action="store_true", help="engine: write its ONNX file and show the command that builds it"
@@ -107,7 +107,7 @@ from models.runtimes.tensorrt import ONNX_SUFFIX
 from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.exported import remember
 from utils.files.weights import find_weights
 from utils.general import (
@@ -132,7 +132,8 @@ def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
     silence_telemetry()  # converters import packages by themselves
-    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("export", asdict(opt))
     device = select_device(opt.device)
     written, failed, rows = [], [], []
     checkpoints = find_weights(opt.weights)

@@ -160,6 +160,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
         "--name says which study in it; empty takes a file in the search's folder",
     )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
     services = parser.add_argument_group("experiment services")
     services.add_argument(
@@ -209,6 +210,7 @@ from utils.draw.curves import plot_results
 from utils.evaluation.evaluate import EvalSettings, Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
 from utils.evolve.search import SearchSettings, find_hyp, start_values
+from utils.files.addresses import log_options
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import initial_weights
 from utils.files.yamls import YAML_SUFFIXES
@@ -306,7 +308,8 @@ def main(opt: TrainOptions) -> Path:
         opt.check_shares(ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.data, opt.artifact_alias))
-        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
+        if opt.verbose:
+            log_options("train", opt.values())
         if opt.evolve is not None:
             return evolve(opt.for_search(ranks.size))
         return train(opt, checkpoint, ranks, lock)

@@ -57,7 +57,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
     parser.add_argument(
         "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
     )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
+    parser.add_argument("--verbose", action="store_true", help="log all options, and each class of any data set")
     parser.add_argument(
         "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
     )
@@ -131,7 +131,7 @@ from utils.evaluation.evaluate import (
 )
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluation.study import Study
-from utils.files.addresses import shown
+from utils.files.addresses import log_options, shown
 from utils.files.weights import find_weights
 from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script, set_logging
 from utils.metrics import EvalResult
@@ -157,7 +157,8 @@ SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not th
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
-    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("val", asdict(opt))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks, Lock() as lock:

@@ -91,6 +91,12 @@ def test_size_has_three_names_and_others_can_be_shortened(flag):
     assert (opt.imgsz, opt.conf_thres, opt.iou_thres, opt.save_txt, opt.classes) == ([320, 640], 0.4, 0.5, True, [0, 2])
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_options_are_logged_with_verbose_only(run, pictures, verbose):
+    _, lines = run(source=pictures, verbose=verbose)
+    assert sum("conf_thres=0.25" in line for line in lines) == verbose
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -195,3 +195,108 @@ def test_a_missing_package_is_named_with_its_command(run, clip, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "trackers", None)
     with pytest.raises(ImportError, match=r"trackers.*requirements-track\.txt"):
         run(source=clip, track="sort")
+
+
+# Lines and zones ------------------------------------------------------------------------------------------------------
+
+
+LINE = [64, 0, 64, 95]
+ZONES = {"left": [[0, 0], [63, 0], [63, 95], [0, 95]], "upper right": [[64, 0], [127, 0], [127, 40], [64, 40]]}
+
+
+def counts(folder):
+    """The rows of counts.json by image, counter and class; counts.csv has the same."""
+    rows = json.loads((folder / "counts.json").read_text())
+    with (folder / "counts.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+    return {(row["counter"], row["class"]): row for row in rows}
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_crossings(run, clip, name):
+    folder = run(source=clip, track=name, line=LINE)
+    found = counts(folder)
+    assert {key: (row["in"], row["out"]) for key, row in found.items()} == {
+        ("line", "all"): (1, 1),
+        ("line", "red"): (1, 0),
+        ("line", "green"): (0, 1),
+    }
+    crossed = {row["name"]: (int(row["frame"]), row["crossed"]) for row in table(folder) if row["crossed"]}
+    first = {
+        "red": next(i for i in range(FRAMES) if left_to_right(i)[0] - SIDE // 2 > LINE[0]) + 1,
+        "green": next(i for i in range(FRAMES) if right_to_left(i)[0] + SIDE // 2 < LINE[0]) + 1,
+    }
+    assert crossed == {"red": (first["red"], "in"), "green": (first["green"], "out")}
+
+
+def test_the_lines_direction_names_in_and_out(run, clip):
+    turned = counts(run(source=clip, track="bytetrack", line=LINE[2:] + LINE[:2]))
+    assert {key[1]: (row["in"], row["out"]) for key, row in turned.items()} == {
+        "all": (1, 1),
+        "red": (0, 1),
+        "green": (1, 0),
+    }
+
+
+@pytest.mark.parametrize("track", [None, "bytetrack"])
+def test_zones(run, clip, tmp_path, track):
+    (tmp_path / "zones.json").write_text(json.dumps(ZONES))
+    folder = run(source=clip, track=track, zone=str(tmp_path / "zones.json"))
+    found = counts(folder)
+    inside = {name: [] for name in ZONES}
+    for i in range(FRAMES):
+        bottoms = {name: (path(i)[0], path(i)[1] + SIDE // 2) for name, path in PATHS.items()}
+        inside["left"].append({name for name, (x, _) in bottoms.items() if x < 64})
+        inside["upper right"].append({name for name, (x, y) in bottoms.items() if x >= 64 and y <= 40})
+    for name, sets in inside.items():
+        row = found[name, "all"]
+        assert row["max"] == max(map(len, sets))
+        assert row["objects"] == (None if track is None else len(set.union(*sets)))
+    for i in range(FRAMES):
+        rows = {row["name"]: row["zones"] for row in table(folder) if row["frame"] == str(i + 1)}
+        assert rows == {name: ";".join(zone for zone in ZONES if name in inside[zone][i]) for name in PATHS}
+    entries = json.loads((folder / "predictions.json").read_text())
+    assert {tuple(entry["zones"]) for entry in entries} == {(), ("left",), ("upper right",)}
+
+
+def test_counts_are_logged_and_drawn(run, clip, tmp_path, caplog):
+    (tmp_path / "zones.json").write_text(json.dumps(ZONES["left"]))
+    plain = run(source=clip, track="bytetrack")
+    folder = run(source=clip, track="bytetrack", line=LINE, zone=str(tmp_path / "zones.json"))
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert "1 in and 1 out" in text
+    assert "zone 1" in text
+    last = [cv2.VideoCapture(str(out / "clip.mp4")) for out in (plain, folder)]
+    images = [[capture.read()[1] for _ in range(FRAMES)][-1].astype(int) for capture in last]
+    assert np.abs(images[0] - images[1])[5:90, 63:66].max(2).min(1).mean() > 40  # along the line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "zones.json"),
+        ("[[1, 2", "zones.json.*JSON"),
+        ("[]", "zones.json.*no polygon"),
+        ("[[0, 0], [5, 5]]", "zones.json.*zone 1"),
+        ('{"door": [[0, 0], [5, 5], [-1, 3]]}', "zones.json.*door"),
+        ('{"door": [[0, 0], [5, 5], ["a", 3]]}', "zones.json.*door"),
+    ],
+)
+def test_wrong_zones(run, clip, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "zones.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        run(source=clip, zone=str(tmp_path / "zones.json"))
+
+
+@pytest.mark.parametrize("line", [[1, 2, 1, 2], [1, 2, 3], [0, 0, float("nan"), 5]])
+def test_wrong_lines(run, clip, line):
+    with pytest.raises(ValueError, match="--line"):
+        run(source=clip, track="sort", line=line)
+
+
+def test_a_line_wants_tracks_and_one_outside_is_warned_of(run, clip, caplog):
+    with pytest.raises(ValueError, match="--track"):
+        run(source=clip, line=LINE)
+    run(source=clip, track="sort", line=[500, 0, 500, 90])
+    assert [r for r in caplog.records if r.levelname == "WARNING" and "--line 500" in r.getMessage()]

@@ -27,9 +27,9 @@ from tools.serve.predictor import Predictor, Thresholds, model_card
 from utils.base.constants import HINTS, PRECISIONS, SIZE_DEFAULT
 from utils.cli.arguments import check_size, tool_parser
 from utils.data.config import names_of
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr
+from utils.general import LOGGER, ROOT
 from utils.ops.boxes import PAD_VALUE
 from utils.predict.inference import ready, warm_up
 from utils.torch_utils import select_device
@@ -64,6 +64,7 @@ class ServeOptions:
     timeout: float
     allow_urls: list[str]
     export_page: str
+    verbose: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range."""
@@ -95,7 +96,8 @@ def main(opt: ServeOptions) -> None:
     Ctrl-C or SIGTERM lets what has begun be finished; a second one does not.
     """
     opt.check()
-    LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("serve", asdict(opt))
     weights = find_weights(opt.weights)
     if opt.export_page:
         model = load_backend(weights, "cpu", names=names_of(opt.data), trust=opt.trust)
@@ -246,4 +248,5 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         metavar="FOLDER",
         help="write the page with the --weights, an .onnx file, into this folder: it runs in the browser; then end",
     )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     return ServeOptions(**vars(parser.parse_args(arguments)))

@@ -125,10 +125,24 @@ def check_size(imgsz: int | Sequence[int] | None) -> None:
         raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append each option's default to its help, unless the help states it itself or the default is empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "") or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Create the parser of `python -m tools.<name>`, whose --help ends with an example of its arguments."""
+    """Create the parser of `python -m tools.<name>`, whose --help has the defaults and ends with an example."""
     command = f"python -m tools.{name}"
-    return argparse.ArgumentParser(prog=command, description=description, epilog=f"Example: {command} {example}")
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"Example: {command} {example}",
+        formatter_class=DefaultsFormatter,
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser, what: str) -> None:

@@ -1,6 +1,7 @@
 """The options of detect.py: their types and checks."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from utils.cli.arguments import check_limits, check_size
 from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
-SEVERAL = {"weights", "imgsz", "classes"}  # options that take several values
+SEVERAL = {"weights", "imgsz", "classes", "line"}  # options that take several values
 
 
 class JoinedWords(argparse.Action):
@@ -71,8 +72,11 @@ class DetectOptions:
     save_csv: bool
     save_json: bool
     trust: bool
+    verbose: bool
     track: str | None
     save_mot: bool
+    line: list[float] | None
+    zone: str | None
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -96,7 +100,17 @@ class DetectOptions:
             raise ValueError(f"--track {self.track}: must be one of {', '.join(TRACKERS)}")
         if self.save_mot and self.track is None:
             raise ValueError("--save-mot writes the tracks of objects: add --track")
+        if self.line is not None:
+            check_line(self.line)
+            if self.track is None:
+                raise ValueError("--line counts tracked objects that cross it: add --track")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
             )
+
+
+def check_line(line: Sequence[float]) -> None:
+    """Raise ValueError unless a line is four finite coordinates of two different points."""
+    if len(line) != 4 or not all(map(math.isfinite, line)) or tuple(line[:2]) == tuple(line[2:]):
+        raise ValueError(f"--line {' '.join(map(str, line))}: x1 y1 x2 y2 of two points, in pixels")

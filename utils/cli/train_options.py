@@ -20,6 +20,7 @@ CHANGEABLE = frozenset(
         "nosave",
         "noval",
         "noplots",
+        "verbose",
         "save_period",
         "save_on_signal",
         "compile",
@@ -111,6 +112,7 @@ class TrainOptions:
     bbox_interval: int
     artifact_alias: str
     local_rank: int
+    verbose: bool
     given: frozenset[str] = frozenset()
 
     def values(self) -> dict[str, object]:
