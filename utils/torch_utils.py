@@ -193,7 +193,7 @@ def compile_network(model: nn.Module, is_dynamic: bool) -> None:
     """Compile a network, or the members of an ensemble, in place by torch.compile: modules and state dict stay theirs.
 
     The first call compiles, and takes a minute or more; the time is logged. Kernels are kept for later runs in
-    `torch.hub`'s cache, ~/.cache/torch/inductor, unless TORCHINDUCTOR_CACHE_DIR names another folder.
+    ~/.cache/torch/inductor, unless TORCHINDUCTOR_CACHE_DIR names another folder.
 
     Args:
         model: A network of torch's modules.
@@ -206,7 +206,8 @@ def compile_network(model: nn.Module, is_dynamic: bool) -> None:
     if any(hasattr(network, "metadata") for network in networks):
         raise ValueError("--compile is for checkpoints (.pt): an exported file is compiled by its own runtime")
     # Not torch's default, a folder in /tmp whose name is known: another user could put programs there.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).parent / "inductor"))
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home / "torch" / "inductor"))
     _check_compiler(next(model.parameters()).device)
     _log_compile_times()
     for network in networks:
