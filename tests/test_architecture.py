@@ -78,6 +78,7 @@ LATE_IMPORTS = {
     "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
+    "torch.utils.flop_counter",
     "torch.utils.tensorboard",
     "wandb",
     "mlflow",

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from utils.general import LOGGER, one_line
+from utils.base.constants import AUTO_THREADS
+from utils.general import LOGGER, one_line, plural
+from utils.processes.cores import CoreWatch
 
 IN_PLACE = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or GPU numbers such as 0 or 0,1"
@@ -171,7 +172,12 @@ class FlopCounter(TorchDispatchMode):
     torch's own FlopCounterMode first imports torch's compiler, which takes two seconds.
     """
 
-    flops = 0
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.utils.flop_counter import flop_registry  # imports triton, which takes a quarter of a second
+
+        self.flops = 0
+        self.formulas = flop_registry
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -180,10 +186,57 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:  # noqa: ANN401
         """Run an operation and add its count."""
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = self.formulas.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the reduced precision that a device computes fast and safely in, None for FP32 alone.
+
+    That is bf16 if the hardware has it, as CPUs with AVX-512 BF16 or AMX do; fp16 on older GPUs with tensor cores.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
+    if device.type == "cpu":
+        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
+    return None
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+class ThreadLimit:
+    """Torch's number of threads as --threads asks for it: a number, 0 for torch's own choice, or `auto`.
+
+    `auto` takes one per free core, at least 1, at most as many as torch has at the start, which OMP_NUM_THREADS
+    limits. More threads than free cores are far slower than fewer, since each step waits for the last of them.
+    """
+
+    def __init__(self, asked: int | str) -> None:
+        self.asked = asked
+        self.watch = CoreWatch() if asked == AUTO_THREADS else None
+        self.max_threads = torch.get_num_threads()
+        self.is_logged = False
+
+    def apply(self) -> int:
+        """Set the number, with `auto` by the cores that were free since the last call, and return what was set or 0."""
+        if self.watch is None:
+            count = int(self.asked)
+        else:
+            free, reason = self.watch.free()
+            count = min(free, self.max_threads)
+            if count != torch.get_num_threads() or not self.is_logged:
+                LOGGER.info(f"--threads auto: {count} of {plural(self.max_threads, 'thread')}; {reason}")
+                self.is_logged = True
+        if count:
+            torch.set_num_threads(count)
+        return count
 
 
 # Compiling ------------------------------------------------------------------------------------------------------------
@@ -352,12 +405,12 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
     LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
 
     def measure(layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             layer.forward(*inputs)  # also the warm-up
         start = time_sync(images.device)
         for _ in range(PROFILE_RUNS):
             layer.forward(*inputs)
-        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.get_total_flops() / 1e9))
+        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.flops / 1e9))
         LOGGER.info(f"{results[-1][0]:10.2f} {results[-1][1]:10.2f} {layer.np:10.0f}  {layer.type}")
 
     training = model.training
