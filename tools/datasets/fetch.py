@@ -6,10 +6,12 @@ with that of the first fetch, which CHECKSUMS beside it records; publishers of d
 
 import hashlib
 import json
+import lzma
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -22,6 +24,8 @@ CHECKSUMS = "sha256.json"  # file name: hash, in the folder of the fetched files
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# What zipfile and tarfile raise for damaged archives; RuntimeError for encrypted and unknown ones.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -153,5 +157,5 @@ def unpack(path: Path, folder: Path) -> None:
         else:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: cannot be unpacked: {error}") from None
