@@ -18,6 +18,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from utils.files.reading import parse_json
 from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder
 
 CHECKSUMS = "sha256.json"  # file name: hash, in the folder of the fetched files
@@ -106,7 +107,7 @@ def _check_address(url: str) -> None:
 def _read_checksums(lock: Path) -> dict[str, str]:
     """The recorded hashes by file name; ValueError where the file is not such a record."""
     try:
-        known = json.loads(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+        known = parse_json(lock.read_bytes()) if lock.exists() else {}
     except ValueError as error:
         raise ValueError(f"{lock}: {error}; correct or remove it") from None
     if not isinstance(known, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 MOST_JSON = 16 << 20  # bytes of metadata; more are damage, or made to do harm
+MOST_ANNOTATIONS = 8 << 30  # bytes of a data set's annotations; those of Objects365 have 3 GB
 
 
 def open_plain(path: str | Path) -> IO[bytes]:
