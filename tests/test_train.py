@@ -226,7 +226,7 @@ def test_nosave_and_noval_do_so_at_the_end(fit):
 @pytest.mark.parametrize(
     "options",
     [
-        {"rect": True},
+        {"rect": True, "threads": "auto"},
         {"optimizer": "AdamW", "cos_lr": True, "label_smoothing": 0.1},
         {"quad": True, "rect": True},
         {"quad": True, "multi_scale": True, "image_weights": True, "close_mosaic": 1, "single_cls": True},

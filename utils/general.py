@@ -132,6 +132,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
 
 
+def duration(seconds: float) -> str:
+    """Format a duration: `8 s`, `3 min 12 s`, `1 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def init_seeds(seed: int, deterministic: bool = False) -> None:
     """Seed Python, numpy and torch. `deterministic` also makes torch refuse nondeterministic operations."""
     random.seed(seed)

@@ -30,8 +30,9 @@ def read_plain(path: str | Path, most: int, what: str = "") -> bytes:
     what: which kind of file has no more, for the error. OSError.
     """
     with open_plain(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        is_larger = os.fstat(file.fileno()).st_size > most
+        data = b"" if is_larger else file.read(most + 1)
+    if is_larger or len(data) > most:
         raise ValueError(f"{path}: larger than {most >> 20} MB{', which is no ' if what else ''}{what}")
     return data
 
