@@ -95,7 +95,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
     )
     parser.add_argument(
         "--hint",
@@ -104,16 +105,25 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
     )
     parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="SIZE",
+        help="detect in slices of this size in pixels too, for small objects in large images; slower",
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --slice, what neighbours share of a slice")
     return read_options(ValOptions, parser, arguments, several=SEVERAL)
 
 
 if __name__ == "__main__":
     OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
+from utils.augmentations import letterbox
 from utils.data.config import DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import Batch, ImageShape, val_loader
@@ -133,16 +143,29 @@ from utils.evaluation.evaluate import (
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluation.study import Study
 from utils.files.addresses import log_options, shown
+from utils.files.images import read_image
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script, set_logging
+from utils.general import (
+    LOGGER,
+    colorstr,
+    increment_path,
+    non_max_suppression,
+    plural,
+    remove_stale,
+    run_script,
+    set_logging,
+)
 from utils.metrics import EvalResult
+from utils.ops.boxes import scaled_coords
 from utils.predict.inference import (
     choose_size,
     fixed_size,
     input_size,
     ready,
+    to_tensor,
     warm_up,
 )
+from utils.predict.slicing import Slicing, merge_slices
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
@@ -243,7 +266,7 @@ def compare(
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
     """
     is_study = opt.task == "study"
-    opt = replace(opt, half=device.type == "cuda")
+    opt = replace(opt, half=device.type == "cuda" and opt.precision == "fp32")
     if not is_study:
         opt = replace(opt, conf_thres=SPEED_CONF, iou_thres=SPEED_IOU)
     data.prepare()
@@ -259,7 +282,9 @@ def compare(
         name = study.begin(file.stem) if study else file.stem
         shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
         for hw in shapes:
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            limits = (
+                f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else opt.precision.upper()}"
+            )
             LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
             result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
@@ -308,7 +333,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         precision=opt.precision,
         hint=opt.hint,
     )
-    return ready(model, opt.half)
+    return ready(model, opt.half, opt.precision)
 
 
 def run_model(
@@ -350,6 +375,9 @@ def run_model(
         for observer in observers:
             observer(evaluated)
 
+    refine = None
+    if opt.slice is not None:
+        refine = partial(add_slices, opt, model, hw)
     settings = EvalSettings(
         conf_thres=opt.conf_thres,
         iou_thres=opt.iou_thres,
@@ -367,9 +395,63 @@ def run_model(
             names,
             device=device,
             settings=settings,
+            refine=refine,
             on_batch=lambda evaluated: background.submit(partial(observe, evaluated)),
             ranks=ranks,
         )
+
+
+def add_slices(
+    opt: ValOptions, model: nn.Module, hw: tuple[int, int], batch: Batch, found: Sequence[Tensor]
+) -> list[Tensor]:
+    """Add what slices of the image files have to a batch's detections, B of (n, 6) in the network's pixels."""
+    assert opt.slice is not None
+    slicing = Slicing(opt.slice, opt.overlap)
+    merged = []
+    for rows, path, shape in zip(found, batch.paths, batch.shapes, strict=True):
+        if slicing.covers(shape.image_hw):
+            merged.append(rows)
+            continue
+        image = read_image(path)
+        (ratio_h, ratio_w), (pad_w, pad_h) = shape.ratio_pad
+        scale, shift = torch.tensor([ratio_w, ratio_h] * 2), torch.tensor([pad_w, pad_h] * 2)
+        boxes_xyxy = scaled_coords(batch.images.shape[2:], rows[:, :4].cpu(), image.shape[:2], shape.ratio_pad)
+        native = merge_slices(
+            image,
+            torch.cat((boxes_xyxy, rows[:, 4:].cpu()), 1),
+            partial(detect_slices, opt, model, hw),
+            slicing,
+            iou_thres=opt.iou_thres,
+            agnostic=opt.single_cls,
+            max_det=opt.max_det,
+        )
+        native[:, :4] = native[:, :4] * scale + shift
+        merged.append(native.to(rows.device))
+    return merged
+
+
+def detect_slices(opt: ValOptions, model: nn.Module, hw: tuple[int, int], slices: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return the detections (n, 6) of each slice, xyxy in its pixels, confidence, class."""
+    parameter = next(model.parameters())
+    stride = largest_stride(model)
+    results = []
+    for start in range(0, len(slices), opt.batch_size):
+        parts = slices[start : start + opt.batch_size]
+        fitted = [letterbox(part, hw, auto=fixed_size(model) is None, stride=stride)[0] for part in parts]
+        images = to_tensor(fitted, parameter.device, parameter.dtype)  # (B, 3, H, W): slices have one shape
+        decoded = model(images, augment=opt.augment)[0] if opt.augment else model(images)[0]
+        found = non_max_suppression(
+            decoded.float(),
+            opt.conf_thres,
+            opt.iou_thres,
+            agnostic=opt.single_cls,
+            multi_label=True,
+            max_det=opt.max_det,
+        )
+        for rows, part in zip(found, parts, strict=True):
+            boxes = scaled_coords(images.shape[2:], rows[:, :4].cpu(), part.shape[:2])
+            results.append(torch.cat((boxes, rows[:, 4:].cpu()), 1))
+    return results
 
 
 def run(

@@ -27,6 +27,8 @@ OTHER_NAMES = {  # what other programs and flags of ours call an option
 }
 MIN_WORD = 3  # letters of an option's first word that are looked for
 MAX_HINTS = 3
+MIN_SLICE = 32  # pixels
+MAX_OVERLAP = 0.9  # of slices: with more they hardly advance
 
 
 def normalized(
@@ -184,3 +186,11 @@ def add_run_folder(parser: argparse.ArgumentParser, project: str | Path) -> None
     parser.add_argument(
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
+
+
+def check_slices(size: int | None, overlap: float) -> None:
+    """Raise ValueError unless slices have MIN_SLICE pixels or more and advance."""
+    if size is not None and size < MIN_SLICE:
+        raise ValueError(f"--slice {size}: {MIN_SLICE} or more pixels")
+    if not 0 <= overlap <= MAX_OVERLAP:
+        raise ValueError(f"--overlap {overlap}: a share between 0 and {MAX_OVERLAP}")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from utils.files.names import plain_cell
+from utils.files.reading import parse_json
 from utils.general import LOGGER, atomic_write
 from utils.plots import Annotator
 from utils.predict.sources import Frame
@@ -131,7 +132,7 @@ class CounterSet:
         if key not in self.counters:
             self.counters[key] = ObjectCounter(frame.name, None if frame.is_still else self.line, self.zones)
             self._warn_if_outside(frame)
-        return self.counters[key].update(detections, ids)
+        return self.counters[key].update(detections, None if frame.is_still else ids)
 
     def rows(self) -> list[dict[str, object]]:
         """Return the counts of all images, videos and streams."""
@@ -160,7 +161,7 @@ def read_zones(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"--zone {path}: {error.strerror}") from None
     except ValueError as error:
