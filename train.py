@@ -215,6 +215,7 @@ from utils.general import (
     LOGGER,
     check_img_size,
     colorstr,
+    duration_text,
     find_file,
     init_seeds,
     make_divisible,
@@ -233,7 +234,7 @@ from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_sign
 from utils.report.page import write_report
 from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
-from utils.training.optim import Schedule, build_optimizer, freeze_layers
+from utils.training.optim import Schedule, build_optimizer, freeze_layers, warn_of_sgd_rate
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
 from utils.training.resumed_options import resumed_options
 from utils.training.run_files import RunFiles, log_resume_hint
@@ -287,6 +288,11 @@ class Training:
             ranks=trainer.ranks,
         )
         log_table(result)
+        if not np.isfinite(result.losses or 0.0).all():
+            LOGGER.warning(
+                f"epoch {epoch}: the validation losses are not finite: the weights diverge. Lower lr0 (--hyp), or "
+                "train with --amp off"
+            )
         self.maps = result.maps.tolist()
         if self.weigh:
             self.batches.set_weights(self.weigh(self.maps))
@@ -334,6 +340,11 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
         experiment=opt.mlflow,
         is_main=ranks.is_main,
     )
+    if not checkpoint:
+        warn_of_sgd_rate(opt.optimizer, hyp, opt.hyp)
+        warning = trainer.schedule.short_run(opt.hyp)
+        if warning:
+            LOGGER.warning(warning)
     began = time.time()
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
@@ -352,6 +363,9 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
                 break
             if signals.is_deferred:
                 check_signals(signals, trainer)
+            if epoch + 1 < opt.epochs:
+                seconds = (time.time() - began) / (epoch + 1 - parts.start_epoch) * (opt.epochs - epoch - 1)
+                LOGGER.info(f"epoch {epoch + 1} of {opt.epochs} done, about {duration_text(seconds)} left")
         done = plural(epoch + 1 - parts.start_epoch, "epoch")
         LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
         with signals.at_once():
@@ -359,6 +373,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
             logger.log_end(epoch, run.final, result)
         if ranks.is_main:
             run.strip_last()
+            for line in run.next_steps(parts.imgsz):
+                LOGGER.info(line)
     return run.folder
 
 

@@ -132,6 +132,25 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
 
 
+def duration_text(seconds: float) -> str:
+    """Format a duration by its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`, `3 d 04 h`."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def size_text(count: int) -> str:
+    """Format a number of bytes: `512 bytes`, `3.4 KB`, `14.1 MB`."""
+    if count < 1000:
+        return plural(count, "byte")
+    return f"{count / 1e3:.1f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def init_seeds(seed: int, deterministic: bool = False) -> None:
     """Seed Python, numpy and torch. `deterministic` also makes torch refuse nondeterministic operations."""
     random.seed(seed)

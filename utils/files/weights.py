@@ -7,6 +7,8 @@ from utils.files.addresses import ModelAddress, is_url, without_credentials
 from utils.general import LOGGER, ROOT, find_file
 
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
+RELEASED = {f"yolov5{size}{levels}.pt" for size in "nsmlx" for levels in ("", "6")}
+RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
 
 
 def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
@@ -21,9 +23,23 @@ def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
     if path.is_file():
         return path
     if is_named:
-        raise FileNotFoundError(f"--weights {weights}: no such file, and nothing is downloaded")
-    LOGGER.info(f"no {path.name} here: training {cfg} from scratch")
+        hint = released_hint(path) or "name an existing checkpoint"
+        raise FileNotFoundError(
+            f"--weights {weights}: no such file, and nothing is downloaded; {hint}, or '' to start from scratch"
+        )
+    hint = released_hint(path)
+    LOGGER.warning(
+        f"no {path.name} here: training {cfg} from scratch, which takes far more epochs and images than fine-tuning"
+        + (f"; {hint}" if hint else "")
+    )
     return None
+
+
+def released_hint(path: Path) -> str:
+    """Return where a file of YOLOv5's release is to be had; empty for any other name."""
+    if path.name not in RELEASED:
+        return ""
+    return f"get it from {RELEASE}/{path.name} and save it as {path}"
 
 
 def find_weights(
@@ -55,11 +71,14 @@ def find_weights(
     best = newest(runs, "best.pt")
     if files != [default]:
         hint = f"the newest training's are {best}" if best else "train.py makes some"
+        released = released_hint(missing[0])
+        hint = f"{released}; {hint}" if released else hint
         raise FileNotFoundError(f"--weights {missing[0]}: no such file, and nothing is downloaded; {hint}")
     if best is None:
         raise FileNotFoundError(
-            f"no weights: neither {default} nor a best.pt below {runs} is there; train with train.py, "
-            "or copy a checkpoint (YOLOv5 v6.x files can be read) and name it with --weights"
+            f"no weights: neither {default} nor a best.pt below {runs} is there; train with train.py, or name a "
+            "checkpoint with --weights (YOLOv5 v6.x files can be read)"
+            + (f", or {released_hint(default)}" if released_hint(default) else "")
         )
     LOGGER.info(f"no {default.name} here: taking the newest training's weights, {best}")
     return [best]

@@ -190,8 +190,11 @@ def test_weights_to_start_from(tmp_path, caplog):
     assert initial_weights("", True, "yolov5n.yaml") is None
     with caplog.at_level(logging.INFO, "yolov5"):
         assert initial_weights(str(file), False, "yolov5n.yaml") is None
-    assert caplog.messages == ["no yolov5s.pt here: training yolov5n.yaml from scratch"]
-    with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "yolov5n.yaml" in record.getMessage()
+    assert "/releases/download/v6.1/yolov5s.pt" in record.getMessage()
+    with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file.*/v6\.1/yolov5s\.pt"):
         initial_weights(str(file), True, "yolov5n.yaml")
     file.touch()
     assert initial_weights(str(file), False, "yolov5n.yaml") == file
