@@ -288,8 +288,8 @@ def draw_caption(name: str, width: int) -> np.ndarray:
     return strip
 
 
-def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Draw one image of the grid with its targets."""
+def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption: str = "") -> np.ndarray:
+    """Draw one image with its targets, and a caption on top of them in the upper left corner, if any."""
     h, w = tile.shape[:2]
     annotator = Annotator(
         tile,
@@ -302,7 +302,10 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str]) -> np.nd
         index = int(row[1])
         name = names[index] if 0 <= index < len(names) else str(index)
         annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
-    return annotator.result()
+    drawn = annotator.result()
+    if caption:
+        annotator.label((5, 5), caption[-40:], (70, 70, 70))
+    return drawn
 
 
 def targets_of(predictions: Sequence[Tensor], hw: tuple[int, int], conf_thres: float = 0.25) -> Tensor:
