@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, TRACKERS
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import normalized, read_options, thread_count
 from utils.cli.detect_options import DEFAULT_SOURCE, SEVERAL, DetectOptions, JoinedWords
 
 
@@ -65,7 +65,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -145,6 +151,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         metavar=("X1", "Y1", "X2", "Y2"),
         help="with --track, count the objects that cross this line, in pixels of the image",
     )
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="SIZE",
+        help="detect in slices of this size in pixels too, for small objects in large images; slower",
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --slice, what neighbours share of a slice")
     parser.add_argument("--zone", help="count the objects in the polygons of this .json file: {name: [[x, y], ...]}")
     return read_options(DetectOptions, parser, arguments, several=SEVERAL)
 
@@ -181,11 +194,12 @@ from utils.predict.inference import (
 )
 from utils.predict.outputs import ResultWriter, output_stem
 from utils.predict.report import DetectStats, enumerate_counts, joined_results, report
+from utils.predict.slicing import Slicing, merge_slices
 from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Reading, check_any_was_read, open_source
 from utils.predict.threads import Background
 from utils.predict.tracking import FAINT, NO_ID, TrackerSet, mot_rows, tracking_package
 from utils.processes.signals import StopSignals, exit_status, stop_signals
-from utils.torch_utils import largest_stride, select_device, time_sync
+from utils.torch_utils import ThreadLimit, largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
 NO_ZONES: Mapping[str, np.ndarray] = {}
@@ -266,7 +280,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )
@@ -312,6 +326,8 @@ def detect(
         try:
             for frames in interruptible(source, signals):
                 items = find(opt, model, frames, stats, recorder, source.is_live)
+                if opt.slice is not None:
+                    items = [find_in_slices(opt, model, *pair, stats) for pair in zip(frames, items, strict=True)]
                 for frame, item in zip(frames, items, strict=True):
                     names, det = model.names, item.det
                     im0 = np.require(frame.image, requirements=["C", "W"])
@@ -408,6 +424,29 @@ def find(
             sure = len(det) if opt.track is None else int((det[:, 4] > opt.conf_thres).sum())
             found[i] = Found(det[:sure], net_hw, seconds, layers, det[sure:])
     return [found[i] for i in range(len(frames))]
+
+
+def find_in_slices(opt: DetectOptions, model: nn.Module, frame: Frame, item: Found, stats: DetectStats) -> Found:
+    """Add to what was found in a frame what is found in its slices."""
+    assert opt.slice is not None
+    own = DetectStats()
+
+    def detect_slices(slices: Sequence[np.ndarray]) -> list[Tensor]:
+        parts = find(opt, model, [frame._replace(image=part) for part in slices], own, None, False)
+        return [torch.cat((part.det, part.faint)) for part in parts]
+
+    rows = merge_slices(
+        frame.image,
+        torch.cat((item.det, item.faint)),
+        detect_slices,
+        Slicing(opt.slice, opt.overlap),
+        iou_thres=opt.iou_thres,
+        agnostic=opt.agnostic_nms,
+        max_det=opt.max_det,
+    )
+    stats.seconds += own.seconds
+    sure = len(rows) if opt.track is None else int((rows[:, 4] > opt.conf_thres).sum())
+    return item._replace(det=rows[:sure], faint=rows[sure:], seconds=item.seconds + float(own.seconds[1]))
 
 
 def batches(frames: Sequence[Frame], imgsz: tuple[int, int], stride: int, most: int) -> list[list[int]]:

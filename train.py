@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
-from utils.cli.arguments import given_names, normalized, read_options
+from utils.cli.arguments import given_names, normalized, read_options, thread_count
 from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 
 
@@ -88,6 +88,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
     )
     parser.add_argument(
         "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
+    )
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that a CPU computes with; 0: as torch likes; auto: as many as cores are free at each epoch",
     )
     parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
     parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
@@ -215,7 +222,7 @@ from utils.general import (
     LOGGER,
     check_img_size,
     colorstr,
-    duration_text,
+    duration,
     find_file,
     init_seeds,
     make_divisible,
@@ -231,10 +238,11 @@ from utils.metrics import EvalResult
 from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
-from utils.report.page import write_report
-from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
+from utils.report.page import PAGE, write_report
+from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, largest_stride, select_device
+from utils.training.advice import loss_warning, next_commands, setting_warnings
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
-from utils.training.optim import Schedule, build_optimizer, freeze_layers, warn_of_sgd_rate
+from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
 from utils.training.resumed_options import resumed_options
 from utils.training.run_files import RunFiles, log_resume_hint
@@ -288,11 +296,8 @@ class Training:
             ranks=trainer.ranks,
         )
         log_table(result)
-        if not np.isfinite(result.losses or 0.0).all():
-            LOGGER.warning(
-                f"epoch {epoch}: the validation losses are not finite: the weights diverge. Lower lr0 (--hyp), or "
-                "train with --amp off"
-            )
+        if warning := loss_warning(result.losses):
+            LOGGER.warning(warning)
         self.maps = result.maps.tolist()
         if self.weigh:
             self.batches.set_weights(self.weigh(self.maps))
@@ -324,6 +329,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     lock: is to hold the run's folder.
     """
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
     run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
@@ -340,15 +347,11 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
         experiment=opt.mlflow,
         is_main=ranks.is_main,
     )
-    if not checkpoint:
-        warn_of_sgd_rate(opt.optimizer, hyp, opt.hyp)
-        warning = trainer.schedule.short_run(opt.hyp)
-        if warning:
-            LOGGER.warning(warning)
     began = time.time()
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
         for epoch in parts.epochs_left(checkpoint):
+            threads.apply()
             losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names, signals)
             with signals.at_once():
                 result = parts.validate(epoch, logger.observer(epoch))
@@ -358,23 +361,21 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, parts.maps, is_best)
                 logger.log_checkpoint(epoch, run.epoch_checkpoint(epoch), is_best)
+            epochs_left = opt.epochs - epoch - 1
+            if epochs_left and not stops:
+                mean = (time.time() - began) / (epoch + 1 - parts.start_epoch)
+                LOGGER.info(f"about {duration(mean * epochs_left)} left for {plural(epochs_left, 'epoch')}")
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
             if signals.is_deferred:
                 check_signals(signals, trainer)
-            if epoch + 1 < opt.epochs:
-                seconds = (time.time() - began) / (epoch + 1 - parts.start_epoch) * (opt.epochs - epoch - 1)
-                LOGGER.info(f"epoch {epoch + 1} of {opt.epochs} done, about {duration_text(seconds)} left")
-        done = plural(epoch + 1 - parts.start_epoch, "epoch")
-        LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
+        LOGGER.info(f"{plural(epoch + 1 - parts.start_epoch, 'epoch')} in {duration(time.time() - began)}")
         with signals.at_once():
-            result = finish(run, parts.val_batches, names, trainer.device, ranks)
+            result = finish(run, parts.val_batches, names, trainer.device, ranks, parts.imgsz)
             logger.log_end(epoch, run.final, result)
         if ranks.is_main:
             run.strip_last()
-            for line in run.next_steps(parts.imgsz):
-                LOGGER.info(line)
     return run.folder
 
 
@@ -407,10 +408,13 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
     report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
     """
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, data, hyp)
     best: list[float] = []
     with closing(parts.batches):
         for epoch in range(opt.epochs):
+            threads.apply()
             train_epoch(parts.trainer, parts.batches, epoch, opt.epochs, None, data.names)
             result = parts.validate(epoch)
             if result is None:
@@ -470,6 +474,8 @@ def build_training(
         f"{plural(batches.workers, 'loading process')}, {device}, "
         f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
+    for warning in setting_warnings(hyp, opt.optimizer, len(batches), opt.epochs):
+        LOGGER.warning(warning)
     return Training(
         opt=opt,
         hyp=hyp,
@@ -718,11 +724,11 @@ def stopping(run: RunFiles, parts: Training) -> Iterator[StopSignals]:
 
 
 def finish(
-    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv
+    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv, imgsz: int
 ) -> EvalResult:
-    """Strips the best checkpoint, validates it with plots, and says where everything is; what it found.
+    """Strip the best checkpoint, validate it with plots, and log where the results are; return the result.
 
-    A resume does all of it again if it is cut off.
+    If it is interrupted a resume repeats all of it.
     """
     if ranks.is_main:
         run.strip_best()
@@ -746,7 +752,10 @@ def finish(
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
+        + (f"\nReport: {run.folder / PAGE}" if run.is_plotted else "")
     )
+    for command in next_commands(weights, Path(str(run.options["data"])), imgsz):
+        LOGGER.info(command)
     return result
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, SPLITS, STUDY_SIZES
-from utils.cli.arguments import normalized, read_options
+from utils.cli.arguments import normalized, read_options, thread_count
 from utils.cli.val_options import SEVERAL, TASKS, ValOptions
 
 
@@ -84,7 +84,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -98,16 +104,25 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
     )
     parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="SIZE",
+        help="detect in slices of this size in pixels too, for small objects in large images; slower",
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --slice, what neighbours share of a slice")
     return read_options(ValOptions, parser, arguments, several=SEVERAL)
 
 
 if __name__ == "__main__":
     OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
+from utils.augmentations import letterbox
 from utils.data.config import DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import Batch, ImageShape, val_loader
@@ -127,20 +142,33 @@ from utils.evaluation.evaluate import (
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
 from utils.evaluation.study import Study
 from utils.files.addresses import log_options, shown
+from utils.files.images import read_image
 from utils.files.weights import find_weights
-from utils.general import LOGGER, colorstr, increment_path, plural, remove_stale, run_script, set_logging
+from utils.general import (
+    LOGGER,
+    colorstr,
+    increment_path,
+    non_max_suppression,
+    plural,
+    remove_stale,
+    run_script,
+    set_logging,
+)
 from utils.metrics import EvalResult
+from utils.ops.boxes import scaled_coords
 from utils.predict.inference import (
     choose_size,
     fixed_size,
     input_size,
     ready,
+    to_tensor,
     warm_up,
 )
+from utils.predict.slicing import Slicing, merge_slices
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
-from utils.torch_utils import largest_stride, select_device
+from utils.torch_utils import ThreadLimit, largest_stride, select_device
 
 WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -298,7 +326,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )
@@ -344,6 +372,9 @@ def run_model(
         for observer in observers:
             observer(evaluated)
 
+    refine = None
+    if opt.slice is not None:
+        refine = partial(add_slices, opt, model, hw)
     settings = EvalSettings(
         conf_thres=opt.conf_thres,
         iou_thres=opt.iou_thres,
@@ -361,9 +392,63 @@ def run_model(
             names,
             device=device,
             settings=settings,
+            refine=refine,
             on_batch=lambda evaluated: background.submit(partial(observe, evaluated)),
             ranks=ranks,
         )
+
+
+def add_slices(
+    opt: ValOptions, model: nn.Module, hw: tuple[int, int], batch: Batch, found: Sequence[Tensor]
+) -> list[Tensor]:
+    """Add what slices of the image files have to a batch's detections, B of (n, 6) in the network's pixels."""
+    assert opt.slice is not None
+    slicing = Slicing(opt.slice, opt.overlap)
+    merged = []
+    for rows, path, shape in zip(found, batch.paths, batch.shapes, strict=True):
+        if slicing.covers(shape.image_hw):
+            merged.append(rows)
+            continue
+        image = read_image(path)
+        (ratio_h, ratio_w), (pad_w, pad_h) = shape.ratio_pad
+        scale, shift = torch.tensor([ratio_w, ratio_h] * 2), torch.tensor([pad_w, pad_h] * 2)
+        boxes_xyxy = scaled_coords(batch.images.shape[2:], rows[:, :4].cpu(), image.shape[:2], shape.ratio_pad)
+        native = merge_slices(
+            image,
+            torch.cat((boxes_xyxy, rows[:, 4:].cpu()), 1),
+            partial(detect_slices, opt, model, hw),
+            slicing,
+            iou_thres=opt.iou_thres,
+            agnostic=opt.single_cls,
+            max_det=opt.max_det,
+        )
+        native[:, :4] = native[:, :4] * scale + shift
+        merged.append(native.to(rows.device))
+    return merged
+
+
+def detect_slices(opt: ValOptions, model: nn.Module, hw: tuple[int, int], slices: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return the detections (n, 6) of each slice, xyxy in its pixels, confidence, class."""
+    parameter = next(model.parameters())
+    stride = largest_stride(model)
+    results = []
+    for start in range(0, len(slices), opt.batch_size):
+        parts = slices[start : start + opt.batch_size]
+        fitted = [letterbox(part, hw, auto=fixed_size(model) is None, stride=stride)[0] for part in parts]
+        images = to_tensor(fitted, parameter.device, parameter.dtype)  # (B, 3, H, W): slices have one shape
+        decoded = model(images, augment=opt.augment)[0] if opt.augment else model(images)[0]
+        found = non_max_suppression(
+            decoded.float(),
+            opt.conf_thres,
+            opt.iou_thres,
+            agnostic=opt.single_cls,
+            multi_label=True,
+            max_det=opt.max_det,
+        )
+        for rows, part in zip(found, parts, strict=True):
+            boxes = scaled_coords(images.shape[2:], rows[:, :4].cpu(), part.shape[:2])
+            results.append(torch.cat((boxes, rows[:, 4:].cpu()), 1))
+    return results
 
 
 def run(

@@ -76,6 +76,7 @@ LATE_IMPORTS = {
     "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
+    "torch.utils.flop_counter",
     "torch.utils.tensorboard",
     "wandb",
     "mlflow",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import detect
+import val
 from utils.base.constants import TRACKERS
 from utils.files.images import write_image
 from utils.predict.tracking import NO_ID
@@ -51,6 +52,7 @@ class Squares(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((3, 3, 1, 1), -1.0) + 2 * torch.eye(3)[..., None, None])
         self.confidence = {}  # by the number of a forward pass and the class; others CONFIDENCE
+        self.min_pixels = 1  # of a square in the network's image
         self.shapes = []
 
     def forward(self, x, augment=False):
@@ -60,7 +62,7 @@ class Squares(nn.Module):
         for b, image in enumerate(maps):
             for kind, plane in enumerate(image):
                 ys, xs = torch.where(plane > 0.5)
-                if len(xs):
+                if len(xs) >= self.min_pixels:
                     low, high = torch.stack((xs.min(), ys.min())), torch.stack((xs.max(), ys.max())) + 1
                     rows[b, kind, :4] = torch.cat(((low + high) / 2, high - low))
                     rows[b, kind, 4] = self.confidence.get((len(self.shapes) - 1, kind), CONFIDENCE)
@@ -259,6 +261,13 @@ def test_zones(run, clip, tmp_path, track):
     assert {tuple(entry["zones"]) for entry in entries} == {(), ("left",), ("upper right",)}
 
 
+def test_zones_of_images_have_no_different_objects(run, tmp_path):
+    (tmp_path / "zones.json").write_text(json.dumps(ZONES["left"]))
+    write_image(tmp_path / "a.png", picture(0))
+    row = counts(run(source=tmp_path / "a.png", track="sort", zone=str(tmp_path / "zones.json")))["zone 1", "all"]
+    assert (row["max"], row["objects"]) == (2, None)
+
+
 def test_counts_are_logged_and_drawn(run, clip, tmp_path, caplog):
     (tmp_path / "zones.json").write_text(json.dumps(ZONES["left"]))
     plain = run(source=clip, track="bytetrack")
@@ -300,3 +309,85 @@ def test_a_line_wants_tracks_and_one_outside_is_warned_of(run, clip, caplog):
         run(source=clip, line=LINE)
     run(source=clip, track="sort", line=[500, 0, 500, 90])
     assert [r for r in caplog.records if r.levelname == "WARNING" and "--line 500" in r.getMessage()]
+
+
+# Slices ---------------------------------------------------------------------------------------------------------------
+
+
+SMALL = {"red": (40, 100), "green": (300, 60), "blue": (220, 245)}  # top left corners of squares of SIDE pixels
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Two images of 384 x 320 with small squares, and their labels."""
+    for part in ("images", "labels"):
+        (tmp_path / "set" / part / "val").mkdir(parents=True)
+    for i in range(2):
+        image, rows = np.full((320, 384, 3), 90, np.uint8), []
+        for name, (x, y) in SMALL.items():
+            x, y = x + 9 * i, y + 9 * i
+            bgr = [0, 0, 0]
+            bgr[2 - CHANNELS[name]] = 255
+            image[y : y + SIDE, x : x + SIDE] = bgr
+            centre = f"{(x + SIDE / 2) / 384} {(y + SIDE / 2) / 320}"
+            rows.append(f"{CHANNELS[name]} {centre} {SIDE / 384} {SIDE / 320}\n")
+        write_image(tmp_path / "set" / "images" / "val" / f"{i}.png", image)
+        (tmp_path / "set" / "labels" / "val" / f"{i}.txt").write_text("".join(rows))
+    names = ", ".join(CHANNELS)
+    (tmp_path / "set.yaml").write_text(f"path: {tmp_path}/set\nval: images/val\nnc: 3\nnames: [{names}]\n")
+    return tmp_path / "set.yaml"
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
+def test_slices_find_what_is_too_small_in_the_whole(run, large, model, overlap):
+    model.min_pixels = 100
+    source = large.with_suffix("") / "images" / "val" / "0.png"
+    assert not table(run(source=source))
+    rows = table(run(source=source, slice=128, overlap=overlap, batch_size=4))
+    boxes = {row["name"]: [float(row[key]) for key in ("x1", "y1", "x2", "y2")] for row in rows}
+    assert len(rows) == 3
+    for name, (x, y) in SMALL.items():
+        np.testing.assert_allclose(boxes[name], [x, y, x + SIDE, y + SIDE], atol=1)
+    assert {shape[2:] for shape in model.shapes[2:]} == {(128, 128)}
+    assert max(shape[0] for shape in model.shapes) == 4
+
+
+@pytest.mark.parametrize("size", [384, 1000])
+def test_one_slice_is_plain_detection(run, large, model, size):
+    source = large.with_suffix("") / "images" / "val"
+    plain = table(run(source=source))
+    before = len(model.shapes)
+    assert table(run(source=source, slice=size)) == plain
+    assert len(plain) == 6
+    assert len(model.shapes) - before == 2
+
+
+def test_val_in_slices(model, large, tmp_path, monkeypatch):
+    monkeypatch.setattr(val, "load_backend", lambda weights, device, **how: model)
+    (tmp_path / "best.pt").touch()
+    model.min_pixels = 100
+    how = {"imgsz": 128, "noplots": True, "workers": 0, "project": str(tmp_path / "val"), "device": "cpu"}
+
+    def evaluated(**options):
+        return val.run(large, tmp_path / "best.pt", **how, **options)
+
+    assert evaluated().map == 0
+    assert evaluated(slice=128).map50 > 0.9
+    model.min_pixels = 1
+    plain, covered = evaluated(), evaluated(slice=384)
+    assert plain.map50 > 0
+    np.testing.assert_array_equal(covered.stats.ap, plain.stats.ap)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"slice": 0}, "--slice 0"),
+        ({"slice": 64, "overlap": 1.0}, "--overlap 1"),
+        ({"slice": 64, "overlap": -0.1}, "--overlap -0.1"),
+        ({"slice": 64, "visualize": True}, "--visualize.*--slice"),
+    ],
+)
+def test_wrong_slices(run, clip, options, words):
+    with pytest.raises(ValueError, match=words):
+        run(source=clip, **options)

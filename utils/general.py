@@ -132,16 +132,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
 
 
-def duration_text(seconds: float) -> str:
-    """Format a duration by its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`, `3 d 04 h`."""
-    whole = max(round(seconds), 0)
+def duration(seconds: float) -> str:
+    """Format a duration: `8 s`, `3 min 12 s`, `1 h 5 min`."""
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def size_text(count: int) -> str:

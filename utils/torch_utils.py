@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from utils.general import LOGGER
+from utils.base.constants import AUTO_THREADS
+from utils.general import LOGGER, plural
+from utils.processes.cores import CoreWatch
 
 IN_PLACE = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or GPU numbers such as 0 or 0,1"
@@ -168,7 +169,12 @@ class FlopCounter(TorchDispatchMode):
     torch's own FlopCounterMode first imports torch's compiler, which takes two seconds.
     """
 
-    flops = 0
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.utils.flop_counter import flop_registry  # imports triton, which takes a quarter of a second
+
+        self.flops = 0
+        self.formulas = flop_registry
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -177,10 +183,41 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:  # noqa: ANN401
         """Run an operation and add its count."""
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = self.formulas.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+class ThreadLimit:
+    """Torch's number of threads as --threads asks for it: a number, 0 for torch's own choice, or `auto`.
+
+    `auto` takes one per free core, at least 1, at most as many as torch has at the start, which OMP_NUM_THREADS
+    limits. More threads than free cores are far slower than fewer, since each step waits for the last of them.
+    """
+
+    def __init__(self, asked: int | str) -> None:
+        self.asked = asked
+        self.watch = CoreWatch() if asked == AUTO_THREADS else None
+        self.max_threads = torch.get_num_threads()
+        self.is_logged = False
+
+    def apply(self) -> int:
+        """Set the number, with `auto` by the cores that were free since the last call, and return what was set or 0."""
+        if self.watch is None:
+            count = int(self.asked)
+        else:
+            free, reason = self.watch.free()
+            count = min(free, self.max_threads)
+            if count != torch.get_num_threads() or not self.is_logged:
+                LOGGER.info(f"--threads auto: {count} of {plural(self.max_threads, 'thread')}; {reason}")
+                self.is_logged = True
+        if count:
+            torch.set_num_threads(count)
+        return count
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -288,12 +325,12 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
     LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
 
     def measure(layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             layer.forward(*inputs)  # also the warm-up
         start = time_sync(images.device)
         for _ in range(PROFILE_RUNS):
             layer.forward(*inputs)
-        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.get_total_flops() / 1e9))
+        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.flops / 1e9))
         LOGGER.info(f"{results[-1][0]:10.2f} {results[-1][1]:10.2f} {layer.np:10.0f}  {layer.type}")
 
     training = model.training

@@ -98,6 +98,8 @@ class SafetensorsRuntime(Runtime):
             raise ValueError(f"{path}: not a safetensors file, or a damaged one: {_first_line(error)}") from error
         except KeyError as error:
             raise ValueError(f"{path}: has weights only, no yaml of their network; export it with export.py") from error
+        if not isinstance(yaml, dict):
+            raise ValueError(f"{path}: damaged: its yaml is a {type(yaml).__name__}, not a mapping; export it again")
         metadata = own_metadata(path, content)
         super().__init__(metadata, device)
         if threads:

@@ -24,7 +24,6 @@ from utils.general import (
     check_file,
     check_img_size,
     colorstr,
-    duration_text,
     find_file,
     increment_path,
     init_seeds,
@@ -572,7 +571,5 @@ def test_strides_may_be_tensors():
     assert check_img_size([100, 64], s=32) == [128, 64]
 
 
-def test_durations_and_sizes():
-    seconds = (0.4, 59, 200, 7500, 100_000)
-    assert [duration_text(value) for value in seconds] == ["0 s", "59 s", "3 min 20 s", "2 h 05 min", "1 d 03 h"]
+def test_sizes_of_files():
     assert [size_text(value) for value in (1, 512, 3400, 14_100_000)] == ["1 byte", "512 bytes", "3.4 KB", "14.1 MB"]

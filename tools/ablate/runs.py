@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.ablate.plan import Run
 from tools.ablate.queue import Claim, RunFailedError, RunQueue, RunReleasedError
 from tools.subprocesses import TAIL, TRAINER, run_logged
-from utils.general import LOGGER, duration_text, plural
+from utils.general import LOGGER, duration, plural
 from utils.processes.locks import InUseError, Lock
 from utils.training.resume import has_ended
 
@@ -41,7 +41,7 @@ def work(
             left = sum(queue.state(other.key) == "open" for other in runs)
             if left:
                 seconds = left * (time.monotonic() - began) / done
-                LOGGER.info(f"{plural(left, 'run')} left, about {duration_text(seconds)} for this process alone")
+                LOGGER.info(f"{plural(left, 'run')} left, about {duration(seconds)} for this process alone")
 
 
 def do(

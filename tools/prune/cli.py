@@ -268,11 +268,16 @@ def rate(weights: str | Path, loader: DataLoader, data: DataConfig, device: torc
 
 
 def check_warmup(opt: PruneOptions, images: int) -> None:
-    """Warn if the fine-tune is no longer than the warm-up that its hyper-parameters ask for."""
-    batches = math.ceil(images / opt.batch_size)
-    warning = Schedule(Hyp.from_yaml(opt.hyp), opt.epochs, batches, opt.batch_size).short_run(opt.hyp)
-    if warning:
-        LOGGER.warning(warning)
+    """Warns where the fine-tune is hardly longer than the warm-up that its hyper-parameters ask for."""
+    hyp, batches = Hyp.from_yaml(opt.hyp), math.ceil(images / opt.batch_size)
+    steps, wanted = batches * opt.epochs, round(hyp.warmup_epochs * batches)
+    if steps <= wanted:
+        taken = Schedule(hyp, opt.epochs, batches, opt.batch_size).warmup_steps
+        LOGGER.warning(
+            f"--epochs {opt.epochs}: {plural(steps, 'step')}, and warm-up alone is meant to take {wanted} "
+            f"(warmup_epochs {hyp.warmup_epochs:g} in {opt.hyp}); it is cut to {taken}, and the result says nothing "
+            f"of what fine-tuning can do. Take more than {math.ceil(hyp.warmup_epochs)} epochs, many more if you can"
+        )
 
 
 def fine_tune(row: PrunedRow, folder: Path, opt: PruneOptions) -> tuple[Path | None, Path]:

@@ -25,14 +25,14 @@ from tools.serve.metrics import Metrics
 from tools.serve.page import export_page
 from tools.serve.predictor import Predictor, Thresholds, model_card
 from utils.base.constants import HINTS, PRECISIONS, SIZE_DEFAULT
-from utils.cli.arguments import check_size, tool_parser
+from utils.cli.arguments import check_size, check_threads, thread_count, tool_parser
 from utils.data.config import names_of
 from utils.files.addresses import log_options
 from utils.files.weights import find_weights
 from utils.general import LOGGER, ROOT
 from utils.ops.boxes import PAD_VALUE
 from utils.predict.inference import ready, warm_up
-from utils.torch_utils import select_device
+from utils.torch_utils import ThreadLimit, select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
 KEEP_ALIVE_S = 5  # how long a connection may wait for its next request
@@ -49,7 +49,7 @@ class ServeOptions:
     half: bool
     dnn: bool
     trust: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
     host: str
@@ -68,7 +68,7 @@ class ServeOptions:
 
     def check(self) -> None:
         """ValueError where a number is out of its range."""
-        least = {"batch_size": 1, "queue": 1, "max_images": 1, "max_wait": 0, "port": 0, "threads": 0}
+        least = {"batch_size": 1, "queue": 1, "max_images": 1, "max_wait": 0, "port": 0}
         for key, low in least.items():
             if getattr(self, key) < low:
                 raise ValueError(f"--{key.replace('_', '-')} {getattr(self, key)}: {low} or more")
@@ -80,6 +80,7 @@ class ServeOptions:
         if self.queue < self.max_images:
             raise ValueError(f"--queue {self.queue} has no room for a request of --max-images {self.max_images}")
         check_size(self.imgsz)
+        check_threads(self.threads)
         if not self.host.strip():
             raise ValueError("--host is empty; 127.0.0.1 for this machine only, 0.0.0.0 for its network")
 
@@ -121,7 +122,7 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )
@@ -212,7 +213,13 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,

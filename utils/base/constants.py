@@ -7,6 +7,7 @@ SPLITS = ("train", "val", "test")
 QUAD = 4  # images of a sample of --quad
 AMP_CHOICES = ("auto", "bf16", "fp16", "off")  # of --amp
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision
+AUTO_THREADS = "auto"  # of --threads
 HINTS = ("latency", "throughput")  # of --hint
 TRACKERS = ("bytetrack", "botsort", "ocsort", "cbiou", "sort")  # of --track, the default first
 SIZE_DEFAULT = "the size the model was trained at, else 640"  # help of --imgsz

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from utils.base.constants import AUTO_THREADS
+
 Options = TypeVar("Options")
 
 OTHER_NAMES = {  # what other programs and flags of ours call an option
@@ -25,6 +27,8 @@ OTHER_NAMES = {  # what other programs and flags of ours call an option
 }
 MIN_WORD = 3  # letters of an option's first word that are looked for
 MAX_HINTS = 3
+MIN_SLICE = 32  # pixels
+MAX_OVERLAP = 0.9  # of slices: with more they hardly advance
 
 
 def normalized(
@@ -125,6 +129,17 @@ def check_size(imgsz: int | Sequence[int] | None) -> None:
         raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
 
 
+def thread_count(text: str) -> int | str:
+    """Parse the value of --threads: a number or auto."""
+    return text if text == AUTO_THREADS else int(text)
+
+
+def check_threads(threads: int | str) -> None:
+    """Raise ValueError unless --threads is auto or a number of 0 or more."""
+    if threads != AUTO_THREADS and (not isinstance(threads, int) or threads < 0):
+        raise ValueError(f"--threads {threads}: 0 or more, or {AUTO_THREADS}")
+
+
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Append each option's default to its help, unless the help states it itself or the default is empty."""
 
@@ -171,3 +186,11 @@ def add_run_folder(parser: argparse.ArgumentParser, project: str | Path) -> None
     parser.add_argument(
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
+
+
+def check_slices(size: int | None, overlap: float) -> None:
+    """Raise ValueError unless slices have MIN_SLICE pixels or more and advance."""
+    if size is not None and size < MIN_SLICE:
+        raise ValueError(f"--slice {size}: {MIN_SLICE} or more pixels")
+    if not 0 <= overlap <= MAX_OVERLAP:
+        raise ValueError(f"--overlap {overlap}: a share between 0 and {MAX_OVERLAP}")

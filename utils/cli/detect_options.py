@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.base.constants import ROOT, TRACKERS
-from utils.cli.arguments import check_limits, check_size
+from utils.cli.arguments import check_limits, check_size, check_slices, check_threads
 from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
@@ -63,7 +63,7 @@ class DetectOptions:
     hide_conf: bool
     half: bool
     dnn: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
     batch_size: int
@@ -76,6 +76,8 @@ class DetectOptions:
     save_mot: bool
     line: list[float] | None
     zone: str | None
+    slice: int | None
+    overlap: float
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -87,8 +89,7 @@ class DetectOptions:
         }
         check_limits(self.conf_thres, self.iou_thres, counts)
         check_size(self.imgsz)
-        if self.threads < 0:
-            raise ValueError(f"--threads {self.threads}: 0 or more")
+        check_threads(self.threads)
         if self.view_img:
             check_display()
         if self.track is not None and self.track not in TRACKERS:
@@ -99,6 +100,9 @@ class DetectOptions:
             check_line(self.line)
             if self.track is None:
                 raise ValueError("--line counts tracked objects that cross it: add --track")
+        check_slices(self.slice, self.overlap)
+        if self.visualize and self.slice is not None:
+            raise ValueError("--visualize shows the layers for one image, not for --slice; leave one of them out")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.base.constants import QUAD, ROOT
+from utils.cli.arguments import check_threads
 
 AUTO_BATCH = -1  # in place of a batch size: the largest that fits
 LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
@@ -15,6 +16,7 @@ CHANGEABLE = frozenset(
         "epochs",
         "device",
         "workers",
+        "threads",
         "cache",
         "patience",
         "nosave",
@@ -80,6 +82,7 @@ class TrainOptions:
     device: str
     optimizer: str
     workers: int
+    threads: int | str
     project: str
     name: str
     exist_ok: bool
@@ -146,6 +149,7 @@ class TrainOptions:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: {least} or more")
+        check_threads(self.threads)
         if self.batch_size < 1 and self.batch_size != AUTO_BATCH:
             raise ValueError(f"--batch-size {self.batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
         if not 0 <= self.label_smoothing < 1:

@@ -28,6 +28,7 @@ from utils.torch_utils import time_sync, to_device
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
+Refine = Callable[[Batch, Sequence[Tensor]], Sequence[Tensor]]
 Observer = Callable[[EvaluatedBatch], None]
 PART_PIXELS = 2**21  # that a CPU computes at a time: five images of 640 x 640
 
@@ -62,6 +63,7 @@ def evaluate(
     device: torch.device,
     settings: EvalSettings = DEFAULT_SETTINGS,
     compute_loss: Criterion | None = None,
+    refine: Refine | None = None,
     on_batch: Observer | None = None,
     show_progress: bool = True,
     ranks: DistEnv = SINGLE,
@@ -70,6 +72,7 @@ def evaluate(
 
     model: gives (decoded (B, N, 5 + nc), raw maps) for images (B, 3, H, W) in 0..1 on `device`. A Module is put into
     evaluation mode and left there. names: the data set's. compute_loss(raw, targets): (loss, its three parts (3,)).
+    refine: adds to a batch's detections, B of (n, 6) in the network's pixels, or takes from them.
     on_batch: is called after each batch, in rank 0 alone. ranks: each evaluates its loader's batches and gets the
     result of all. ValueError where model and data differ in classes.
     """
@@ -101,6 +104,8 @@ def evaluate(
                 labels=known,
                 max_det=settings.max_det,
             )
+            if refine is not None:
+                found = refine(batch, found)
             watch.lap()
             if compute_loss is not None:
                 losses += compute_loss(raw, to_device(targets, device))[1]

@@ -131,7 +131,7 @@ class CounterSet:
         if key not in self.counters:
             self.counters[key] = ObjectCounter(frame.name, None if frame.is_still else self.line, self.zones)
             self._warn_if_outside(frame)
-        return self.counters[key].update(detections, ids)
+        return self.counters[key].update(detections, None if frame.is_still else ids)
 
     def rows(self) -> list[dict[str, object]]:
         """Return the counts of all images, videos and streams."""

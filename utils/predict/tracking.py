@@ -98,7 +98,7 @@ def tracking_package(name: str) -> ModuleType:
             return trackers
         import supervision
     except ImportError as error:
-        raise ImportError(f"--track, --line, --zone and --slice need the package {error.name}: {INSTALL}") from error
+        raise ImportError(f"--track, --line and --zone need the package {error.name}: {INSTALL}") from error
     return supervision
 
 

@@ -11,12 +11,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.data.config import Hyp
-from utils.general import LOGGER, plural
+from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 NOMINAL_BATCH = 64  # images of one optimizer step that lr0 and weight_decay are meant for
-ADAM_MAX_LR = 0.005  # lr0 above it is meant for SGD
 WARMUP_FLOOR = 1000  # steps
 FLOOR_SHARE, WARMUP_SHARE = 0.1, 0.2  # of a run: the most that the floor may ask for, and that warm-up may take
 
@@ -134,15 +133,6 @@ def scaled_decay(weight_decay: float, batch_size: int, nominal: int = NOMINAL_BA
     return weight_decay * batch_size * accumulation(batch_size, nominal) / nominal
 
 
-def warn_of_sgd_rate(name: str, hyp: Hyp, hyp_file: str) -> None:
-    """Warn if Adam or AdamW gets an initial learning rate that is meant for SGD."""
-    if name != "SGD" and hyp.lr0 > ADAM_MAX_LR:
-        LOGGER.warning(
-            f"--optimizer {name}: lr0 {hyp.lr0:g} of {hyp_file} is meant for SGD, and {name} may diverge with it; "
-            f"copy the file, set lr0 to about {hyp.lr0 / 10:g} and name it by --hyp"
-        )
-
-
 # Schedule -------------------------------------------------------------------------------------------------------------
 
 
@@ -208,17 +198,6 @@ class Schedule:
     def warmup_steps(self) -> int:
         """The number of warm-up batches."""
         return warmup_steps(self.hyp.warmup_epochs, self.batches_per_epoch, self.epochs)
-
-    def short_run(self, hyp_file: str) -> str:
-        """Return a warning if the run is no longer than the warm-up its hyper-parameters ask for, else an empty one."""
-        steps, wanted = self.batches_per_epoch * self.epochs, round(self.hyp.warmup_epochs * self.batches_per_epoch)
-        if steps > wanted:
-            return ""
-        return (
-            f"--epochs {self.epochs}: {plural(steps, 'step')}, but warm-up alone takes {wanted} "
-            f"(warmup_epochs {self.hyp.warmup_epochs:g} in {hyp_file}); it is cut to {self.warmup_steps}, and the "
-            f"result says little. Train for more than {math.ceil(self.hyp.warmup_epochs)} epochs, many more if possible"
-        )
 
     def values(self, epoch: int, step: int) -> StepValues:
         """Return the settings of a batch; `step` counts from the run's start."""

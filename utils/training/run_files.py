@@ -25,8 +25,7 @@ from utils.torch_utils import EarlyStopping
 from utils.training.engine import Trainer
 from utils.training.resume import KEPT, LAST
 
-REPORT = "report.html"
-MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", REPORT)
+MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,6 @@ class RunFiles:
     def final(self) -> Path:
         """The weights of the run: best.pt, or last.pt if no epoch was validated."""
         return self.best if self.best.exists() else self.last
-
-    def next_steps(self, imgsz: int) -> list[str]:
-        """Return lines with the report's path, if there is one, and the commands that evaluate and use the weights."""
-        lines = []
-        if (self.folder / REPORT).is_file():
-            lines.append(f"Report:   {self.folder / REPORT}")
-        weights, data = (shlex.quote(str(path)) for path in (self.final, self.options["data"]))
-        single = " --single-cls" if self.options["single_cls"] else ""
-        lines.append(f"Validate: python val.py --weights {weights} --data {data} --imgsz {imgsz}{single}")
-        lines.append(f"Detect:   python detect.py --weights {weights} --imgsz {imgsz} --source path/to/images")
-        return lines
 
     def epoch_checkpoint(self, epoch: int) -> Path | None:
         """Return the epoch<N>.pt of an epoch if it is to be kept, else None."""

@@ -20,7 +20,6 @@ from utils.training.optim import (
     scaled_decay,
     warmup_steps,
     warmup_values,
-    warn_of_sgd_rate,
 )
 
 HYP = replace(
@@ -320,18 +319,3 @@ def test_schedule_sets_the_optimizer(name, has_momentum):
     assert schedule.apply(optimizer, epoch=99, step=4999) == 4
     last = 0.01 * ((1 + math.cos(math.pi * 0.99)) / 2 * 0.99 + 0.01)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([last] * 3)
-
-
-@pytest.mark.parametrize(("name", "lr0", "warns"), [("SGD", 0.01, 0), ("AdamW", 0.01, 1), ("Adam", 0.001, 0)])
-def test_adam_with_a_rate_for_sgd_is_warned_of(caplog, name, lr0, warns):
-    warn_of_sgd_rate(name, replace(HYP, lr0=lr0), "hyp.yaml")
-    assert len(caplog.records) == warns
-    assert all("lr0 0.01" in message and "hyp.yaml" in message for message in caplog.messages)
-
-
-@pytest.mark.parametrize(("epochs", "warns"), [(1, True), (3, True), (4, False)])
-def test_run_within_its_warmup_is_warned_of(epochs, warns):
-    warning = Schedule(HYP, epochs, batches_per_epoch=5, batch_size=16).short_run("hyp.yaml")
-    assert bool(warning) == warns
-    if warns:
-        assert f"--epochs {epochs}: {5 * epochs} steps" in warning
