@@ -41,6 +41,7 @@ from tools.gates.gates import (
     hooked,
 )
 from tools.gates.layer_cam import log_means, write_cams
+from tools.gates.page import PAGE, verdict, write_page
 from utils.base.constants import SIZE_DEFAULT
 from utils.cli.arguments import add_run_folder, add_weights, check_size, read_weights, tool_parser
 from utils.data.config import DataConfig
@@ -181,7 +182,9 @@ def plot_gates(stats: Sequence[GateStats], path: Path) -> None:
         channels.plot(place, mean, color=INK, linewidth=1.2, label="mean")
         channels.axhline(stat.rest, color=FAINT, linestyle="--", linewidth=1, label="at rest")
         channels.set(xlabel="channel, by mean", ylabel="gate", ylim=(0, stat.top))
-        channels.set_title(f"{stat.name}  {stat.module}  {stat.alarm and '- constant'}", loc="left", color=INK)
+        numbers = f"mean {stat.mean.mean():.4f}, sd {stat.sd_all:.4f}"
+        constant = "  - constant" if stat.alarm else ""
+        channels.set_title(f"{stat.name}  {stat.module}  {numbers}{constant}", loc="left", color=INK)
         edges = np.linspace(0, stat.top, BINS + 1)
         counts.stairs(stat.histogram / max(stat.histogram.sum(), 1), edges, fill=True, color=ACCENT)
         counts.axvline(stat.rest, color=FAINT, linestyle="--", linewidth=1)
@@ -189,6 +192,7 @@ def plot_gates(stats: Sequence[GateStats], path: Path) -> None:
         for axes in (channels, counts):
             tidy(axes)
     panels[0, 0].legend(fontsize=8, frameon=False, ncols=4)
+    figure.suptitle("Gates by channel, over all images and positions", color=INK)
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -287,7 +291,7 @@ def draw_cam(opt: Options, folder: Path, model: Model, records: Sequence[LabelRe
 
 
 def main(opt: Options) -> Path:
-    """Looks as the options say; the folder with gates.csv, gates.png, inspect.json and, of --cam, the folder cam.
+    """Look as the options say; the folder with gates.csv, gates.png, gates.html, inspect.json and, of --cam, cam.
 
     Of --fork without a data set there is no folder, and the yaml is returned.
     """
@@ -318,5 +322,10 @@ def main(opt: Options) -> Path:
             write_files(folder, stats, trained, found)
         if opt.cam is not None:
             draw_cam(opt, folder / "cam", model, records, stats)
+        if blocks:
+            write_page(folder, weights.name, stats, trained, found)
     LOGGER.info(f"files in {colorstr('bold', str(folder))}")
+    if blocks:
+        LOGGER.info(f"Page: {folder / PAGE}")
+        LOGGER.info(verdict(stats, found))
     return folder
