@@ -76,7 +76,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
     )
     parser.add_argument(
         "--hint",
@@ -284,7 +285,7 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         precision=opt.precision,
         hint=opt.hint,
     )
-    model = ready(backend, opt.half)
+    model = ready(backend, opt.half, opt.precision)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]

@@ -95,7 +95,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
     )
     parser.add_argument(
         "--hint",
@@ -265,7 +266,7 @@ def compare(
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
     """
     is_study = opt.task == "study"
-    opt = replace(opt, half=device.type == "cuda")
+    opt = replace(opt, half=device.type == "cuda" and opt.precision == "fp32")
     if not is_study:
         opt = replace(opt, conf_thres=SPEED_CONF, iou_thres=SPEED_IOU)
     data.prepare()
@@ -281,7 +282,9 @@ def compare(
         name = study.begin(file.stem) if study else file.stem
         shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
         for hw in shapes:
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            limits = (
+                f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else opt.precision.upper()}"
+            )
             LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
             result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
@@ -330,7 +333,7 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         precision=opt.precision,
         hint=opt.hint,
     )
-    return ready(model, opt.half)
+    return ready(model, opt.half, opt.precision)
 
 
 def run_model(

@@ -189,6 +189,22 @@ class FlopCounter(TorchDispatchMode):
         return result
 
 
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the reduced precision that a device computes fast and safely in, None for FP32 alone.
+
+    That is bf16 if the hardware has it, as CPUs with AVX-512 BF16 or AMX do; fp16 on older GPUs with tensor cores.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
+    if device.type == "cpu":
+        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
+    return None
+
+
 # Threads --------------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
 from utils.general import ROOT, atomic_write, find_file
 
+MOST_SEEDS = 10_000
 KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap", "known", "looks")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
 ALLOWED = sorted({field.name for field in fields(TrainOptions)} - OWN)
@@ -235,6 +236,8 @@ def _arguments(options: Mapping[str, object]) -> list[str]:
 
 
 def _seeds(value: object, path: Path) -> tuple[int, ...]:
+    if type(value) is int and value > MOST_SEEDS:
+        raise ValueError(f"{path}: seeds {value}: up to {MOST_SEEDS} are possible")
     seeds = list(range(value)) if type(value) is int else value
     if not isinstance(seeds, Sequence) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise ValueError(f"{path}: seeds {value}: must be a count, such as 5, or a list of integers from 0 on")

@@ -126,7 +126,7 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
         precision=opt.precision,
         hint=opt.hint,
     )
-    model = ready(backend, opt.half)
+    model = ready(backend, opt.half, opt.precision)
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
@@ -224,7 +224,8 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
     )
     parser.add_argument(
         "--hint",

@@ -88,7 +88,7 @@ def _read_stamp(root: Path) -> dict | None:
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
         ours = stamp["made by"] == MAKER and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return stamp if ours else None
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from utils.files.names import plain_cell
+from utils.files.reading import parse_json
 from utils.general import LOGGER, atomic_write
 from utils.plots import Annotator
 from utils.predict.sources import Frame
@@ -160,7 +161,7 @@ def read_zones(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"--zone {path}: {error.strerror}") from None
     except ValueError as error:

@@ -6,22 +6,53 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.base.constants import AUTO_PRECISION
 from utils.general import LOGGER, check_img_size
 from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
-from utils.torch_utils import largest_stride
+from utils.torch_utils import fast_dtype, largest_stride
 
 DEFAULT_SIZE = 640  # pixels, of a network of which it is not known what size it was trained at
 FAR = 1.5  # times as large or small as in training; there and beyond mAP falls fast
 
 
-def ready(model: nn.Module, half: bool) -> nn.Module:
-    """The model for channels-last images, in FP16 where `half` asks for it and it is on a GPU, else in FP32."""
+def ready(model: nn.Module, half: bool, precision: str = "fp32") -> nn.Module:
+    """Prepare a model for channels-last images; weights are FP16 with `half` on a GPU, else FP32.
+
+    With a precision other than fp32 a checkpoint's network computes under autocast, as in training: decoded boxes and
+    NAM's affine remain FP32. An exported file was told its precision when it was loaded.
+
+    Raises:
+        ValueError: if the device does not compute in this precision, or if `half` is given too.
+    """
     device = next(model.parameters()).device
     if half and device.type != "cuda":
         LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
     model = model.to(memory_format=torch.channels_last)
-    return model.half() if half and device.type == "cuda" else model.float()
+    dtype = None if hasattr(model, "precisions") else inference_dtype(precision, device)
+    if half and dtype is not None:
+        raise ValueError(f"--half and --precision {precision} exclude each other: leave one out")
+    if half and device.type == "cuda":
+        return model.half()
+    model = model.float()
+    if dtype is not None:
+        model.forward = torch.autocast(device.type, dtype)(model.forward)
+    return model
+
+
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype for autocast by --precision, None for FP32; what `auto` selects is logged.
+
+    Raises:
+        ValueError: for FP16 on a CPU, where it is slower than FP32 and overflows.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU for a checkpoint; a CPU takes bf16, auto or fp32")
+    if precision != AUTO_PRECISION:
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = fast_dtype(device)
+    LOGGER.info(f"--precision auto: {dtype or torch.float32} on this {device.type}")
+    return dtype
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:

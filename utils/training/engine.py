@@ -25,7 +25,7 @@ from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible, one_line
-from utils.torch_utils import ModelEMA, to_device
+from utils.torch_utils import ModelEMA, fast_dtype, to_device
 from utils.training.optim import Schedule
 
 TYPE_NAMES = ("BFloat16", "bfloat16", "BF16", "Half", "float16")  # in torch's errors on types
@@ -47,15 +47,7 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
         raise ValueError("--amp fp16 needs a GPU; a CPU takes --amp bf16, or off")
     if choice != "auto":
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
-    if device.type == "cpu":
-        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
-    return None
+    return fast_dtype(device)
 
 
 class AmpTypeError(ValueError):

@@ -8,6 +8,15 @@ from utils.files.yamls import YAML_SUFFIXES
 from utils.general import LOGGER, find_file
 from utils.training.resume import LAST, check_same_hyp, has_ended, why_finished
 
+KINDS = {  # of an option's value, by that of its default
+    int: int,
+    float: int | float,
+    str: str | None,
+    bool: bool | str,
+    list: list,
+    type(None): int | str | None,
+}
+
 
 def resumed_options(
     path: Path,
@@ -38,9 +47,13 @@ def merged_options(
 ) -> dict[str, object]:
     """The options to go on with: those stored, by default those that came later, and named ones that may change.
 
-    What changes is said in the log; ValueError where one is named with another value that may not.
+    What changes is said in the log; ValueError where one is named with another value that may not, or a stored one is
+    of another type.
     """
     options = {name: stored.get(name, default) for name, default in defaults.items()}
+    for name, default in defaults.items():
+        if not isinstance(options[name], KINDS.get(type(default), object)):
+            raise ValueError(f"{path}: cannot be resumed, its option {name} is {options[name]!r:.60}")
     for name, value in named.items():
         if value == options[name]:
             continue

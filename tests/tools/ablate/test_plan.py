@@ -64,6 +64,7 @@ def test_the_digest_knows_options_and_files(plan_of):
         ({"colour": 1}, "unknown key colour"),
         ({"seeds": [0, 0]}, "seeds"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": 10**9}, "seeds 1000000000"),
         ({"seeds": [-1]}, "from 0 on"),
         ({"baseline": "NAM"}, "with the baseline NAM among them"),
         ({"variants": {"plain": {}}}, "two or more"),

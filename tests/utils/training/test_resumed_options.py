@@ -34,3 +34,9 @@ def test_a_change_is_told(tmp_path, caplog):
 def test_what_may_not_change(tmp_path):
     with pytest.raises(ValueError, match=r"--imgsz 128 cannot change when resuming; .* has 64"):
         merge(tmp_path, {"imgsz": 64}, {"imgsz": 128})
+
+
+@pytest.mark.parametrize("stored", [{"epochs": "x"}, {"seed": None}, {"imgsz": [64]}])
+def test_stored_options_of_another_type(tmp_path, stored):
+    with pytest.raises(ValueError, match=f"its option {next(iter(stored))} is"):
+        merge(tmp_path, stored, {})
