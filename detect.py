@@ -80,6 +80,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> DetectOptions:
         "auto: what is quickest here",
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
+    )
+    parser.add_argument(
         "--hint",
         choices=HINTS,
         default="latency",
@@ -200,7 +205,7 @@ from utils.predict.sources import READABLE, FileSource, Frame, LiveSource, Readi
 from utils.predict.threads import Background
 from utils.predict.tracking import FAINT, NO_ID, TrackerSet, mot_rows, tracking_package
 from utils.processes.signals import StopSignals, exit_status, stop_signals
-from utils.torch_utils import ThreadLimit, largest_stride, select_device, time_sync
+from utils.torch_utils import ThreadLimit, compile_network, largest_stride, select_device, time_sync
 
 GENERATED_IMAGES = ROOT / "datasets" / "shapes" / "images" / "test"
 NO_ZONES: Mapping[str, np.ndarray] = {}
@@ -286,6 +291,8 @@ def load_model(opt: DetectOptions, weights: Sequence[Weights], ranks: DistEnv) -
         hint=opt.hint,
     )
     model = ready(backend, opt.half, opt.precision)
+    if opt.compile:
+        compile_network(model, is_dynamic=True)
     if opt.visualize and not hasattr(model, "model"):
         raise ValueError(f"--visualize shows the layers of a checkpoint (.pt); {weights[0]} does not tell its own")
     unknown = [index for index in opt.classes or () if not 0 <= index < len(model.names)]
@@ -316,7 +323,7 @@ def detect(
     """Finds, prints, draws and writes the objects of all frames; Ctrl-C or key q ends it with what is done by then."""
     imgsz = choose_size(model, opt.imgsz)
     opt = replace(opt, imgsz=list(imgsz))
-    warm_up(model, imgsz)
+    warm_up(model, imgsz, opt.batch_size)
     recorder = FeatureRecorder(model.model) if opt.visualize else None
     trackers = None if opt.track is None else TrackerSet(opt.track, opt.conf_thres, source.is_live)
     regions = Regions(None if opt.line is None else tuple(opt.line), zones)

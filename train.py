@@ -146,6 +146,9 @@ def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
         "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
     )
     parser.add_argument(
+        "--compile", action="store_true", help="compile the network by torch.compile, which takes minutes at first"
+    )
+    parser.add_argument(
         "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
     )
     parser.add_argument(
@@ -239,7 +242,7 @@ from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
 from utils.report.page import PAGE, write_report
-from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, largest_stride, select_device
+from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, compile_network, largest_stride, select_device
 from utils.training.advice import loss_warning, next_commands, setting_warnings
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
@@ -461,6 +464,9 @@ def build_training(
         opt, hyp, splits, imgsz, model, start, ranks, weights=weigh(maps) if weigh else None
     )
     trainer = build_trainer(opt, hyp, model, len(batches), imgsz, ranks)
+    if opt.compile:
+        compile_network(model, is_dynamic=opt.multi_scale or opt.rect)
+        trainer.compiled_for = opt.batch_size // ranks.size // (QUAD if opt.quad else 1)
     stopper = EarlyStopping(opt.patience)
     if checkpoint:
         restore(checkpoint, trainer, stopper)

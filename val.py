@@ -99,6 +99,11 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
         "auto: what is quickest here",
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
+    )
+    parser.add_argument(
         "--hint",
         choices=HINTS,
         default="latency",
@@ -169,7 +174,7 @@ from utils.predict.slicing import Slicing, merge_slices
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
-from utils.torch_utils import ThreadLimit, largest_stride, select_device
+from utils.torch_utils import ThreadLimit, compile_network, largest_stride, select_device
 
 WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -333,7 +338,10 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         precision=opt.precision,
         hint=opt.hint,
     )
-    return ready(model, opt.half, opt.precision)
+    model = ready(model, opt.half, opt.precision)
+    if opt.compile:
+        compile_network(model, is_dynamic=True)
+    return model
 
 
 def run_model(
@@ -356,7 +364,7 @@ def run_model(
             f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
             "file exported with --dynamic, is evaluated on rectangular batches, which gives other figures"
         )
-    warm_up(model, hw)
+    warm_up(model, hw, opt.batch_size)
     pin_memory = device.type == "cuda"
     pad = 0.0 if opt.task == "speed" else 0.5
     loader = val_loader(

@@ -66,6 +66,8 @@ LATE_IMPORTS = {
     "openvino",
     "pandas",
     "trackers",
+    "torch._dynamo",  # torch's compiler, of --compile
+    "torch._inductor.cpp_builder",
     "pycocotools",
     "scipy.cluster.vq",
     "scipy.special",
@@ -95,6 +97,7 @@ REACHING = {  # all files that reach beyond this process, and why
         "utils/predict/remote.py",  # fetches the picture that the user's --source names
     },
     "os.environ": {
+        "benchmarks/commands.py",  # hands it on to the programs it compares
         "benchmarks/throughput.py",  # hands it on to the program it compares with
         "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
@@ -103,6 +106,7 @@ REACHING = {  # all files that reach beyond this process, and why
         "utils/loggers/mlflow.py",  # MLflow tells its makers of its use unless told not to before its import
         "utils/predict/opencv.py",  # FFmpeg takes its log level from nowhere else
         "utils/processes/display.py",  # whether there is a display
+        "utils/torch_utils.py",  # torch takes the place of its compiler's cache from nowhere else
     },
     "sys.path": {"models/yolo.py"},  # so that `python models/yolo.py` works, as tutorials have it
 }

@@ -209,6 +209,11 @@ def test_two_runs_at_a_time_share_no_folder(run, pictures, model, monkeypatch):
     assert (run(source=pictures)[0].name, inner) == ("exp", ["exp2"])
 
 
+def test_layers_of_a_compiled_network_are_not_shown(pictures, tmp_path):
+    with pytest.raises(ValueError, match=r"--visualize .* --compile"):
+        detect.run(weights="a.pt", source=pictures, project=tmp_path / "runs", visualize=True, compile=True)
+
+
 def test_layers_of_several_networks_are_not_shown(pictures, tmp_path):
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).touch()

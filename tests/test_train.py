@@ -303,6 +303,22 @@ def test_multi_scale_and_quad_change_the_networks_images(fit, monkeypatch):
     assert factors == {4}
 
 
+@pytest.mark.parametrize(
+    ("options", "is_dynamic", "images"), [({}, False, 8), ({"multi_scale": True}, True, 8), ({"quad": True}, False, 2)]
+)
+def test_compiled_for_the_images_of_a_batch(fit, monkeypatch, options, is_dynamic, images):
+    seen, backward = [], train.Trainer.backward
+
+    def noted(trainer, *arguments):
+        seen.append(trainer.compiled_for)
+        return backward(trainer, *arguments)
+
+    monkeypatch.setattr(train, "compile_network", lambda network, is_dynamic: seen.append(is_dynamic))
+    monkeypatch.setattr(train.Trainer, "backward", noted)
+    fit(compile=True, batch_size=8, nosave=True, noval=True, **options)
+    assert seen == [is_dynamic, images, images]
+
+
 def test_close_mosaic_ends_mosaics(fit, monkeypatch):
     calls, make = [], DetectionDataset._mosaic
     monkeypatch.setattr(DetectionDataset, "_mosaic", lambda *args: (calls.append(1), make(*args))[1])

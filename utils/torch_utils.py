@@ -2,9 +2,12 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.base.constants import AUTO_THREADS
-from utils.general import LOGGER, plural
+from utils.general import LOGGER, one_line, plural
 from utils.processes.cores import CoreWatch
 
 IN_PLACE = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
@@ -234,6 +237,67 @@ class ThreadLimit:
         if count:
             torch.set_num_threads(count)
         return count
+
+
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+def compile_network(model: nn.Module, is_dynamic: bool) -> None:
+    """Compile a network, or the members of an ensemble, in place by torch.compile: modules and state dict stay theirs.
+
+    The first call compiles, and takes a minute or more; the time is logged. Kernels are kept for later runs in
+    ~/.cache/torch/inductor, unless TORCHINDUCTOR_CACHE_DIR names another folder.
+
+    Args:
+        model: A network of torch's modules.
+        is_dynamic: One program serves images of any size and number; else there is one for each.
+
+    Raises:
+        ValueError: The model is an exported file, or torch.compile does not work on this machine.
+    """
+    networks = list(model) if isinstance(model, nn.ModuleList) else [model]
+    if any(hasattr(network, "metadata") for network in networks):
+        raise ValueError("--compile is for checkpoints (.pt): an exported file is compiled by its own runtime")
+    # Not torch's default, a folder in /tmp whose name is known: another user could put programs there.
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home / "torch" / "inductor"))
+    _check_compiler(next(model.parameters()).device)
+    _log_compile_times()
+    for network in networks:
+        network.compile(dynamic=is_dynamic)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ValueError if torch.compile cannot compile a small function for a device."""
+    import torch._dynamo  # slow, and for --compile only
+
+    remedy = "install a C++ compiler, such as g++, or leave --compile out"
+    try:
+        if device.type == "cpu":
+            from torch._inductor.cpp_builder import get_cpp_compiler
+
+            get_cpp_compiler()  # a kernel from the cache would not show that there is none
+        torch.compile(lambda x: x.exp() + 1)(torch.zeros(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        raise ValueError(f"--compile: torch.compile does not work here ({one_line(error)}); {remedy}") from error
+
+
+@cache
+def _log_compile_times() -> None:
+    """Log from here on when something is compiled, and how long it took."""
+    from torch._dynamo import on_compile_end, on_compile_start
+
+    begun: list[float] = []
+
+    @on_compile_start
+    def _(_args: object) -> None:
+        LOGGER.info("--compile: compiling; the first time this takes a minute or more")
+        begun.append(time.perf_counter())
+
+    @on_compile_end
+    def _(_args: object) -> None:
+        seconds = time.perf_counter() - begun.pop()
+        LOGGER.info(f"--compile: compiled in {seconds:.1f} s; kept in {os.environ['TORCHINDUCTOR_CACHE_DIR']}")
 
 
 # Training -------------------------------------------------------------------------------------------------------------

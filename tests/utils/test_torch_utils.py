@@ -4,6 +4,8 @@ import copy
 import logging
 import math
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +14,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from utils.general import ROOT
 from utils.processes.cores import CoreWatch
 from utils.torch_utils import (
     EarlyStopping,
     FlopCounter,
     ModelEMA,
     ThreadLimit,
+    compile_network,
     fuse_conv_and_bn,
     initialize_weights,
     largest_stride,
@@ -224,6 +228,29 @@ def test_operations_are_those_that_torch_counts(toy):
     with FlopCounter() as counter, FlopCounterMode(display=False) as expected:
         toy(image)
     assert counter.flops == expected.get_total_flops() > 0
+
+
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path):
+    code = (
+        "from torch import nn; from utils.torch_utils import compile_network; compile_network(nn.Conv2d(3, 4, 1), True)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"}
+    environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: --compile: ")
+    assert "g++" in last
+
+
+def test_an_exported_file_is_not_compiled():
+    exported = nn.Conv2d(3, 4, 1)
+    exported.metadata = "of the file"
+    with pytest.raises(ValueError, match="--compile"):
+        compile_network(exported, is_dynamic=True)
 
 
 # Moving average -------------------------------------------------------------------------------------------------------

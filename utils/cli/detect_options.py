@@ -66,6 +66,7 @@ class DetectOptions:
     threads: int | str
     precision: str
     hint: str
+    compile: bool
     batch_size: int
     vid_stride: int
     save_csv: bool
@@ -92,6 +93,10 @@ class DetectOptions:
         check_threads(self.threads)
         if self.view_img:
             check_display()
+        if self.visualize and self.compile:
+            raise ValueError(
+                "--visualize shows each layer, but --compile makes one program of all: leave one of them out"
+            )
         if self.track is not None and self.track not in TRACKERS:
             raise ValueError(f"--track {self.track}: must be one of {', '.join(TRACKERS)}")
         if self.save_mot and self.track is None:

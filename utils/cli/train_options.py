@@ -25,6 +25,7 @@ CHANGEABLE = frozenset(
         "verbose",
         "save_period",
         "save_on_signal",
+        "compile",
         "wandb",
         "mlflow",
         "entity",
@@ -101,6 +102,7 @@ class TrainOptions:
     image_weights: bool
     close_mosaic: int
     deterministic: bool
+    compile: bool
     sync_bn: bool
     evolve: int | None
     evolve_sampler: str

@@ -41,6 +41,7 @@ class ValOptions:
     threads: int | str
     precision: str
     hint: str
+    compile: bool
     noplots: bool
     trust: bool
     slice: int | None

@@ -129,12 +129,21 @@ def input_size(model: nn.Module, imgsz: int | Sequence[int], flag: str = "--imgs
 
 
 @torch.no_grad()
-def warm_up(model: nn.Module, hw: tuple[int, int]) -> None:
-    """Does what is not to be timed: loads the NMS, and on a GPU runs the model once, which chooses algorithms."""
+def warm_up(model: nn.Module, hw: tuple[int, int], batch_size: int = 1) -> None:
+    """Do what is not to be timed: load the NMS, and run the model once on a GPU or if it is to be compiled.
+
+    On a GPU that chooses algorithms. A compiled model gets images like those to come: of several if batch_size is above
+    1, and of two different sides, as its program would else be for squares only.
+    """
     parameter = next(model.parameters())
     load_nms(parameter.device.type)
-    if parameter.device.type == "cuda":
-        model(torch.zeros(1, 3, *hw, device=parameter.device, dtype=parameter.dtype))
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    if not (is_compiled or parameter.device.type == "cuda"):
+        return
+    h, w = hw
+    shape = (min(batch_size, 2), 3, h, w + largest_stride(model)) if is_compiled else (1, 3, h, w)
+    images = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+    model(images.to(memory_format=torch.channels_last))
 
 
 def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.dtype) -> Tensor:

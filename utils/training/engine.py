@@ -136,6 +136,8 @@ class Trainer:
         resize: resize(images, number) changes the size of a batch's images; numbers count from the run's start.
         loss_factor: Multiplies the gradients but not the logged losses; 4 if an image stands for four.
         penalty: Returns a value that is added to the loss of each image; not logged either.
+        compiled_for: The number of images in a full batch of a compiled network. Any other number, such as that of an
+            epoch's last batch, is computed uncompiled: to compile takes longer than such a batch.
     """
 
     def __init__(
@@ -152,10 +154,12 @@ class Trainer:
         penalty: Callable[[], Tensor] | None = None,
         ranks: DistEnv = SINGLE,
         may_leave_amp: bool = False,
+        compiled_for: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
+        self.compiled_for = compiled_for
         self.device = next(model.parameters()).device
         self.network = model
         self.may_leave_amp = may_leave_amp and ranks.size == 1  # for FP32, at the first batch
@@ -259,7 +263,11 @@ class Trainer:
         is_local = self.ranks.size > 1 and not is_step
         with self.network.no_sync() if is_local else nullcontext(), explained_types(self.amp_dtype):
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-                raw = self.network(images)
+                if self.compiled_for in (None, len(images)):
+                    raw = self.network(images)
+                else:
+                    with torch.compiler.set_stance("force_eager"):
+                        raw = self.network(images)
             loss, items = self.criterion(raw, targets)
             if self.penalty is not None:
                 loss = loss + self.penalty() * len(images)

@@ -132,6 +132,16 @@ def test_no_first_pass_on_the_cpu():
     warm_up(model, (32, 64))
 
 
+def test_a_first_pass_of_what_is_compiled():
+    model = nn.Conv2d(3, 4, 3)
+    model.stride = torch.tensor([8.0, 32.0])
+    shapes = []
+    model._compiled_call_impl = lambda images: shapes.append(tuple(images.shape))  # as nn.Module.compile sets it
+    warm_up(model, (64, 64), batch_size=16)
+    warm_up(model, (64, 64))
+    assert shapes == [(2, 3, 64, 96), (1, 3, 64, 96)]
+
+
 def test_the_suppression_is_loaded_before_the_first_image():
     nms._backend.cache_clear()
     warm_up(nn.Conv2d(3, 4, 3), (8, 8))
