@@ -31,6 +31,7 @@ from models.yolo import Model
 from tools.gates.fork import inspect_fork, sentences
 from tools.gates.gates import (
     BINS,
+    Counterfactual,
     GateStats,
     GateTally,
     as_constant,
@@ -72,18 +73,6 @@ def watch_gates(model: nn.Module, rate: Callable[[], EvalResult]) -> tuple[list[
     if not result.images:
         raise ValueError("the data set's split has no image")
     return [tally.stats() for tally in tallies.values()], result
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """The AP of a network in which a block, or all, has another gate; `carried` is by how much that is less."""
-
-    block: str
-    gate: str
-    map50: float
-    map: float
-    carried50: float
-    carried: float
 
 
 def counterfactuals(

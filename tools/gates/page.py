@@ -3,17 +3,13 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
-from tools.gates.gates import CONSTANT, GateStats
+from tools.gates.gates import CONSTANT, Counterfactual, GateStats
 from utils.draw.html_page import POLICY, STYLE
 from utils.general import atomic_write
 from utils.metrics import EvalResult
-
-if TYPE_CHECKING:
-    from tools.gates.cli import Counterfactual
 
 PAGE = "gates.html"
 SAME_MAP = 0.002  # change of mAP@.5:.95 that is within the noise of an evaluation
@@ -51,7 +47,7 @@ A gate multiplies the input of its block; it rests where all its sigmoids get 0.
 """
 
 
-def verdict(stats: Sequence[GateStats], found: Sequence["Counterfactual"]) -> str:
+def verdict(stats: Sequence[GateStats], found: Sequence[Counterfactual]) -> str:
     """Return one sentence on what the gates do.
 
     With counterfactuals it rests on the mAP with all gates held at their means, otherwise on how much gates vary.
@@ -75,7 +71,7 @@ def verdict(stats: Sequence[GateStats], found: Sequence["Counterfactual"]) -> st
 
 
 def write_page(
-    folder: Path, weights: str, stats: Sequence[GateStats], trained: EvalResult, found: Sequence["Counterfactual"]
+    folder: Path, weights: str, stats: Sequence[GateStats], trained: EvalResult, found: Sequence[Counterfactual]
 ) -> None:
     """Write gates.html with the pictures that are in the folder, gates.png and cam/*; it needs no other file."""
     files = [*sorted(folder.glob("*.png")), *sorted((folder / "cam").glob("*.jpg")), *sorted(folder.glob("cam/*.png"))]
