@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
 from utils.cli.arguments import given_names, normalized, read_options, thread_count
@@ -778,7 +779,7 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
         lock.take_folder(path.parents[1])
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
-    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
+    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE, get_type_hints(TrainOptions))
     opt = replace(opt, **options | {"resume": str(path)})
     with telling_of_moved_data(opt.data):
         data = load_data(opt)

@@ -142,6 +142,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def size_text(count: int) -> str:
+    """Format a number of bytes: `512 bytes`, `3.4 KB`, `14.1 MB`."""
+    if count < 1000:
+        return plural(count, "byte")
+    return f"{count / 1e3:.1f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def init_seeds(seed: int, deterministic: bool = False) -> None:
     """Seed Python, numpy and torch. `deterministic` also makes torch refuse nondeterministic operations."""
     random.seed(seed)

@@ -3,13 +3,14 @@
 A worker that is killed takes its training with it, on Linux at once; the next worker resumes the run.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.ablate.plan import Run
 from tools.ablate.queue import Claim, RunFailedError, RunQueue, RunReleasedError
 from tools.subprocesses import TAIL, TRAINER, run_logged
-from utils.general import LOGGER
+from utils.general import LOGGER, duration, plural
 from utils.processes.locks import InUseError, Lock
 from utils.training.resume import has_ended
 
@@ -31,10 +32,16 @@ def work(
         measure: rates a trained run
         is_needed: called before each run; False skips it
     """
+    began, done = time.monotonic(), 0
     for run in runs:
         if is_needed(run) and queue.state(run.key) in ("open", "running"):
             queue.check_digest(run.key, run.digest)
             queue.do(run.key, lambda claim, run=run: do(queue, claim, run, measure, trainer))
+            done += 1
+            left = sum(queue.state(other.key) == "open" for other in runs)
+            if left:
+                seconds = left * (time.monotonic() - began) / done
+                LOGGER.info(f"{plural(left, 'run')} left, about {duration(seconds)} for this process alone")
 
 
 def do(

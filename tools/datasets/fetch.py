@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from utils.files.reading import parse_json
-from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder
+from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder, size_text
 
 CHECKSUMS = "sha256.json"  # file name: hash, in the folder of the fetched files
 CHUNK = 1 << 20  # bytes
@@ -64,7 +64,7 @@ def fetch(url: str, folder: Path) -> Path:
     with atomic_write(lock) as temporary:
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
     part.replace(target)
-    LOGGER.info(f"{target}: {target.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
+    LOGGER.info(f"{target}: {size_text(target.stat().st_size)}, SHA-256 {digest}")
     return target
 
 
@@ -79,8 +79,8 @@ def _receive(url: str, part: Path) -> None:
             is_rest = answer.status == 206
             size = answer.headers.get("Content-Length")
             total = None if size is None else int(size) + (start if is_rest else 0)
-            shown = "of unknown size" if total is None else f"{total / 1e6:.1f} MB"
-            LOGGER.info(f"fetching {url}: {shown}" + (f", {start / 1e6:.1f} MB are there" if is_rest else ""))
+            shown = "of unknown size" if total is None else size_text(total)
+            LOGGER.info(f"fetching {url}: {shown}" + (f", {size_text(start)} are there" if is_rest else ""))
             with part.open("ab" if is_rest else "wb") as file:
                 chunks = iter(lambda: answer.read(CHUNK), b"")
                 for chunk in progress(chunks, None if total is None else -(-total // CHUNK), part.stem, delay=1.0):

@@ -18,7 +18,7 @@ from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
-from utils.general import LOGGER, non_max_suppression, progress
+from utils.general import LOGGER, non_max_suppression, plural, progress
 from utils.metrics import IOU_LEVELS, EvalResult, average_precision, box_iou, match_predictions
 from utils.ops.boxes import scaled_coords, xywhn2xyxy
 from utils.ops.nms import load_nms
@@ -155,8 +155,8 @@ def check_classes(model_nc: int, data_nc: int, or_else: str = "") -> None:
     """Raise ValueError where model and data set differ in their number of classes; `or_else`: what may be done too."""
     if model_nc != data_nc:
         raise ValueError(
-            f"the model has {model_nc} classes, the data set {data_nc}: evaluate on the data set (--data) that the "
-            f"model was trained for{or_else}"
+            f"the model has {plural(model_nc, 'class')}, the data set {data_nc}: evaluate on the data set (--data) "
+            f"that the model was trained for{or_else}"
         )
 
 

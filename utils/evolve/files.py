@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.draw.curves import ACCENT, INK, new_figure, tidy
+from utils.draw.curves import ACCENT, INK, limit_ticks, new_figure, tidy
 from utils.evolve.sampler import GENES
 from utils.files.reading import read_plain
 from utils.general import atomic_write, remove_stale
@@ -132,6 +132,7 @@ def plot_evolve(generations: Sequence[Generation], names: Sequence[str], path: P
         axes.plot(values[best], reached[best], "*", color="#FFB000", ms=12, mec=INK, clip_on=False, zorder=3)
         axes.set_title(f"{name} = {values[best]:.3g}", fontsize=10, color=INK)
         axes.tick_params(labelsize=7)
+        limit_ticks(axes)
         tidy(axes, grid=True)
     for axes in figure.axes[len(names) :]:
         axes.set_visible(False)

@@ -23,6 +23,7 @@ from utils.draw.label_maps import class_table, label_charts
 from utils.evaluation.files import EvalPlots, results_content
 from utils.files.reading import parse_json
 from utils.files.yamls import read_yaml
+from utils.general import plural
 from utils.metrics import EvalResult
 from utils.report.facts import curve_facts, environment, model_facts, write_facts
 
@@ -292,7 +293,10 @@ def _labels(kind: str, maps: Facts | None) -> str:
     """Counts, histogram of classes, and where and how large the boxes are."""
     if not maps or not maps["images"]:
         return ""
-    counts = f"{sum(maps['counts'])} labels of {len(maps['names'])} classes in {maps['images']} images"
+    counts = (
+        f"{plural(sum(maps['counts']), 'label')} of {plural(len(maps['names']), 'class')} "
+        f"in {plural(maps['images'], 'image')}"
+    )
     text = f"{counts}, {maps['background']} of them without"
     if maps["sides"]:
         low, high = maps["sides"]

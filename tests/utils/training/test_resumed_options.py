@@ -6,9 +6,11 @@ import pytest
 
 from utils.training.resumed_options import merged_options
 
+TYPES = {"epochs": int, "imgsz": int, "seed": int}
+
 
 def merge(tmp_path, stored, named):
-    return merged_options(tmp_path, stored, {"epochs": 300, "imgsz": 640, "seed": 0}, named, {"epochs"})
+    return merged_options(tmp_path, stored, {"epochs": 300, "imgsz": 640, "seed": 0}, named, {"epochs"}, TYPES)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,31 @@ def test_what_may_not_change(tmp_path):
         merge(tmp_path, {"imgsz": 64}, {"imgsz": 128})
 
 
-@pytest.mark.parametrize("stored", [{"epochs": "x"}, {"seed": None}, {"imgsz": [64]}])
+@pytest.mark.parametrize("stored", [{"epochs": "x"}, {"seed": None}, {"imgsz": [64]}, {"seed": True}])
 def test_stored_options_of_another_type(tmp_path, stored):
     with pytest.raises(ValueError, match=f"its option {next(iter(stored))} is"):
         merge(tmp_path, stored, {})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "fits"),
+    [
+        (str | None, None, True),
+        (str | None, True, False),
+        (str | None, 5, False),
+        (str | bool, True, True),
+        (int | None, True, False),
+        (float, 3, True),
+        (float, "3", False),
+        (list[int], [1], True),
+        (list[int], 1, False),
+    ],
+    ids=str,
+)
+def test_the_annotations_of_options_are_checked(tmp_path, annotation, value, fits):
+    arguments = tmp_path, {"option": value}, {"option": None}, {}, set(), {"option": annotation}
+    if fits:
+        assert merged_options(*arguments) == {"option": value}
+    else:
+        with pytest.raises(ValueError, match="its option option is"):
+            merged_options(*arguments)
