@@ -23,6 +23,72 @@ from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 
+from utils.base.constants import ROOT, SIZE_DEFAULT
+from utils.cli.arguments import normalized, read_options
+from utils.cli.export_options import DYNAMO_OPSET, ENGINE, FOLDERS, FORMATS, OPSETS, SEVERAL, ExportOptions
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Write a trained network in the formats that others run.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", default=str(ROOT / "data" / "coco128.yaml"), help="--int8: the data set with its images"
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        help=f"image size in pixels: one, or h w; None = {SIZE_DEFAULT}",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
+    parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")
+    parser.add_argument("--half", action="store_true", help="FP16: half the size; boxes still come out in FP32")
+    parser.add_argument(
+        "--inplace", action="store_true", help="v6.1's; no effect, as this head writes nothing in place"
+    )
+    parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
+    parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
+    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
+    parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
+    parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
+    parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
+    parser.add_argument("--opset", type=int, default=12, help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}")
+    parser.add_argument(
+        "--dynamo",
+        action="store_true",
+        help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log all options; engine: all that TensorRT says")
+    parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
+    parser.add_argument(
+        "--trtexec", action="store_true", help="engine: write its ONNX file and show the command that builds it"
+    )
+    parser.add_argument("--nms", action="store_true", help="ONNX, engine: NMS inside; detections come out")
+    parser.add_argument("--agnostic-nms", action="store_true", help="with --nms, classes suppress each other")
+    parser.add_argument("--topk-per-class", type=int, default=100, help="v6.1's; no effect, --topk-all limits")
+    parser.add_argument("--topk-all", type=int, default=100, help="with --nms, most detections of an image")
+    parser.add_argument("--iou-thres", type=float, default=0.45, help="with --nms, IoU above which a box is dropped")
+    parser.add_argument("--conf-thres", type=float, default=0.25, help="with --nms, least confidence")
+    parser.add_argument("--triton", default="", metavar="FOLDER", help="ONNX: also a model in this Triton repository")
+    parser.add_argument("--include", nargs="+", default=["torchscript", "onnx"], help=f"formats: {', '.join(FORMATS)}")
+    return read_options(ExportOptions, parser, arguments, several=SEVERAL)
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
+
 import torch
 
 from models.experimental import attempt_load
@@ -38,17 +104,14 @@ from models.runtimes.base import silence_telemetry
 from models.runtimes.load import RUNTIMES, TorchScriptRuntime
 from models.runtimes.metadata import AXES, PROGRAM, TRAINED_SIZE, Metadata
 from models.runtimes.tensorrt import ONNX_SUFFIX
-from utils.cli.arguments import normalized, read_options
-from utils.cli.export_options import DYNAMO_OPSET, ENGINE, FOLDERS, FORMATS, OPSETS, SEVERAL, ExportOptions
 from utils.data.config import DataConfig
 from utils.evaluation.evaluate import check_classes
 from utils.evaluation.rating import letterboxed_loader, rate, training_images
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.exported import remember
 from utils.files.weights import find_weights
 from utils.general import (
     LOGGER,
-    ROOT,
     colorstr,
     one_line,
     remove_stale,
@@ -56,7 +119,7 @@ from utils.general import (
     scratch_folder,
     set_logging,
 )
-from utils.predict.inference import SIZE_DEFAULT, choose_size
+from utils.predict.inference import choose_size
 from utils.processes.locks import Lock
 from utils.torch_utils import largest_stride, select_device
 
@@ -69,7 +132,8 @@ def main(opt: ExportOptions) -> list[Path]:
     """Writes what the options name and says how near to PyTorch it is; the files. ValueError if one failed."""
     opt.check()
     silence_telemetry()  # converters import packages by themselves
-    LOGGER.info(colorstr("export: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("export", asdict(opt))
     device = select_device(opt.device)
     written, failed, rows = [], [], []
     checkpoints = find_weights(opt.weights)
@@ -292,64 +356,6 @@ def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> ExportOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Write a trained network in the formats that others run.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", default=str(ROOT / "data" / "coco128.yaml"), help="--int8: the data set with its images"
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(ROOT / "yolov5s.pt")],
-        help="checkpoint(s), exported one after another; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        nargs="+",
-        type=int,
-        help=f"image size in pixels: one, or h w; None = {SIZE_DEFAULT}",
-    )
-    parser.add_argument("--batch-size", type=int, default=1, help="images that a file takes at a time")
-    parser.add_argument("--device", default="cpu", help="0 or cpu; a TorchScript file runs where it was made")
-    parser.add_argument("--half", action="store_true", help="FP16: half the size; boxes still come out in FP32")
-    parser.add_argument(
-        "--inplace", action="store_true", help="v6.1's; no effect, as this head writes nothing in place"
-    )
-    parser.add_argument("--train", action="store_true", help="raw maps of the levels come out, as in training")
-    parser.add_argument("--optimize", action="store_true", help="TorchScript: for the mobile interpreter")
-    parser.add_argument("--aoti", action="store_true", help="pt2: machine code by AOTInductor, which needs a compiler")
-    parser.add_argument("--int8", action="store_true", help="OpenVINO: INT8, fitted to the train split of --data")
-    parser.add_argument("--max-drop", type=float, default=0.02, help="--int8: mAP@.5:.95 that it may cost at most")
-    parser.add_argument("--dynamic", action="store_true", help="ONNX, OpenVINO, engine: open batch, height and width")
-    parser.add_argument("--simplify", action="store_true", help="ONNX, OpenVINO: fewer nodes, by onnxslim")
-    parser.add_argument("--opset", type=int, default=12, help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}")
-    parser.add_argument(
-        "--dynamo",
-        action="store_true",
-        help=f"ONNX, and what is made of it, by torch's newer exporter; of opset {DYNAMO_OPSET}, or more by --opset",
-    )
-    parser.add_argument("--verbose", action="store_true", help="engine: all that TensorRT says")
-    parser.add_argument("--workspace", type=int, default=4, help="engine: GB that TensorRT may use for a layer")
-    parser.add_argument(
-        "--trtexec", action="store_true", help="engine: write its ONNX file and show the command that builds it"
-    )
-    parser.add_argument("--nms", action="store_true", help="ONNX, engine: NMS inside; detections come out")
-    parser.add_argument("--agnostic-nms", action="store_true", help="with --nms, classes suppress each other")
-    parser.add_argument("--topk-per-class", type=int, default=100, help="v6.1's; no effect, --topk-all limits")
-    parser.add_argument("--topk-all", type=int, default=100, help="with --nms, most detections of an image")
-    parser.add_argument("--iou-thres", type=float, default=0.45, help="with --nms, IoU above which a box is dropped")
-    parser.add_argument("--conf-thres", type=float, default=0.25, help="with --nms, least confidence")
-    parser.add_argument("--triton", default="", metavar="FOLDER", help="ONNX: also a model in this Triton repository")
-    parser.add_argument("--include", nargs="+", default=["torchscript", "onnx"], help=f"formats: {', '.join(FORMATS)}")
-    return read_options(ExportOptions, parser, arguments, several=SEVERAL)
-
-
 def run(weights: str | Path | Sequence[str | Path] | None = None, **options: object) -> list[Path]:
     """Export from Python: the flags as keywords with `_` for `-`, the command line's defaults for all others."""
     set_logging()
@@ -360,4 +366,4 @@ def run(weights: str | Path | Sequence[str | Path] | None = None, **options: obj
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

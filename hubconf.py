@@ -29,6 +29,7 @@ def custom(
     verbose: bool = True,
     device: str | torch.device | None = None,
     trust: bool = False,
+    compile: bool = False,
 ) -> nn.Module:
     """The network of a checkpoint, ours or YOLOv5 v6.x's, or of an exported file, on the device (None: a GPU if any).
 
@@ -36,12 +37,15 @@ def custom(
     network takes images and gives Detections. Without it, it takes tensors and gives decoded boxes, or raw maps while
     it is in training mode; its norms and gradients are left as a training needs them. `verbose` lets the project's log
     write to the console, else warnings only. `trust` loads a program that was not exported on this machine, such as
-    TorchScript. FileNotFoundError or ValueError says what is wrong with the file, in one line.
+    TorchScript. `compile` compiles a checkpoint's network by torch.compile, at the first image. FileNotFoundError or
+    ValueError says what is wrong with the file, in one line.
     """
     general.set_logging(verbose)
     place = torch_utils.select_device("" if device is None else str(device))
     with _one_line_errors():
         model = v61.DetectMultiBackend(path, place, fuse=autoshape, trust=trust)
+        if compile:
+            torch_utils.compile_network(model.model, is_dynamic=True)
     return _shaped(model, autoshape)
 
 

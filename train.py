@@ -17,6 +17,185 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_type_hints
+
+from utils.base.constants import AMP_CHOICES, QUAD, ROOT, SERVICE_PROJECT
+from utils.cli.arguments import given_names, normalized, read_options, thread_count
+from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Train a detector.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--weights",
+        default=str(ROOT / "yolov5s.pt"),
+        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
+    )
+    parser.add_argument(
+        "--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture"
+    )
+    parser.add_argument(
+        "--insert",
+        action="append",
+        default=[],
+        metavar="BLOCK@PLACE",
+        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
+        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
+    )
+    parser.add_argument(
+        "--require-transfer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
+    )
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "shapes.yaml"),
+        help="data set yaml; the default one is drawn on first use",
+    )
+    parser.add_argument(
+        "--hyp",
+        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
+        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
+    )
+    parser.add_argument("--epochs", type=int, default=300, help="passes over the training images")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit"
+    )
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels"
+    )
+    parser.add_argument(
+        "--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt"
+    )
+    parser.add_argument("--nosave", action="store_true", help="write checkpoints after the last epoch only")
+    parser.add_argument("--noval", action="store_true", help="validate after the last epoch only")
+    parser.add_argument(
+        "--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels"
+    )
+    parser.add_argument(
+        "--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument(
+        "--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
+    )
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that a CPU computes with; 0: as torch likes; auto: as many as cores are free at each epoch",
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument(
+        "--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line"
+    )
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
+    parser.add_argument(
+        "--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never"
+    )
+    parser.add_argument(
+        "--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those"
+    )
+    parser.add_argument(
+        "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
+    )
+    parser.add_argument(
+        "--save-on-signal",
+        action="store_true",
+        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"
+    )
+    parser.add_argument(
+        "--amp",
+        choices=AMP_CHOICES,
+        default="auto",
+        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one, called item")
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half"
+    )
+    parser.add_argument(
+        "--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them"
+    )
+    parser.add_argument(
+        "--image-weights", action="store_true", help="show images with rare and badly found classes more often"
+    )
+    parser.add_argument(
+        "--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network by torch.compile, which takes minutes at first"
+    )
+    parser.add_argument(
+        "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
+    )
+    parser.add_argument(
+        "--evolve",
+        type=int,
+        nargs="?",
+        const=300,
+        help="search hyper-parameters: train so many times, 300 without a number",
+    )
+    parser.add_argument(
+        "--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE"
+    )
+    parser.add_argument(
+        "--evolve-storage",
+        default="",
+        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
+        "--name says which study in it; empty takes a file in the search's folder",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
+    parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
+    services = parser.add_argument_group("experiment services")
+    services.add_argument(
+        "--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)"
+    )
+    services.add_argument(
+        "--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)"
+    )
+    services.add_argument("--entity", help="W&B: the user or team that the run belongs to")
+    services.add_argument(
+        "--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val"
+    )
+    services.add_argument(
+        "--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times"
+    )
+    services.add_argument(
+        "--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on"
+    )
+    parser.add_argument(
+        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
+    )  # of old launchers; torchrun's is in its variables
+    options = read_options(TrainOptions, parser, arguments, several=SEVERAL)
+    return replace(options, given=given_names(parser, arguments))
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
 
 import numpy as np
 import torch
@@ -30,9 +209,6 @@ from models.experimental import as_stripped, attempt_load
 from models.yolo import Model
 from utils.autoanchor import adapt_anchors
 from utils.autobatch import auto_batch
-from utils.cli.arguments import given_names, normalized, read_options
-from utils.cli.resume import resumed_options
-from utils.cli.train_options import AUTO_BATCH, CHANGEABLE, EVOLVE_SAMPLERS, LOCATING, SEVERAL, TrainOptions
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import LabelRecord, load_split
 from utils.data.sampling import ImageWeights
@@ -42,14 +218,15 @@ from utils.draw.curves import plot_results
 from utils.evaluation.evaluate import EvalSettings, Observer, evaluate, log_speed, log_table
 from utils.evaluation.files import EvalPlots, write_results, write_thresholds
 from utils.evolve.search import SearchSettings, find_hyp, start_values
+from utils.files.addresses import log_options
 from utils.files.checkpoint import Checkpoint, load_checkpoint
 from utils.files.weights import initial_weights
 from utils.files.yamls import YAML_SUFFIXES
 from utils.general import (
     LOGGER,
-    ROOT,
     check_img_size,
     colorstr,
+    duration,
     find_file,
     init_seeds,
     make_divisible,
@@ -57,20 +234,21 @@ from utils.general import (
     run_script,
     set_logging,
 )
-from utils.loggers import EpochBar, open_loggers
-from utils.loggers.wandb import DEFAULT_PROJECT as SERVICE_PROJECT
+from utils.loggers import EpochBar, check_services, open_loggers
+from utils.loggers.wandb import WandbFlags
 from utils.loggers.wandb_data import local_data
 from utils.loss import ComputeLoss
 from utils.metrics import EvalResult
-from utils.ops.quads import QUAD
 from utils.plots import plot_batch
 from utils.processes.locks import Lock
 from utils.processes.signals import ON_REQUEST, STOPPING, StopSignals, stop_signals
-from utils.report.page import write_report
-from utils.torch_utils import EarlyStopping, ModelEMA, largest_stride, select_device
-from utils.training.engine import AMP_CHOICES, MultiScale, Trainer, memory_text, select_amp
+from utils.report.page import PAGE, write_report
+from utils.torch_utils import EarlyStopping, ModelEMA, ThreadLimit, compile_network, largest_stride, select_device
+from utils.training.advice import loss_warning, next_commands, setting_warnings
+from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 from utils.training.optim import Schedule, build_optimizer, freeze_layers
 from utils.training.resume import check_same_data, data_record, find_run, load_run, telling_of_moved_data, why_finished
+from utils.training.resumed_options import resumed_options
 from utils.training.run_files import RunFiles, log_resume_hint
 from utils.training.sync_norm import synchronized
 
@@ -122,6 +300,8 @@ class Training:
             ranks=trainer.ranks,
         )
         log_table(result)
+        if warning := loss_warning(result.losses):
+            LOGGER.warning(warning)
         self.maps = result.maps.tolist()
         if self.weigh:
             self.batches.set_weights(self.weigh(self.maps))
@@ -135,11 +315,13 @@ def main(opt: TrainOptions) -> Path:
         if opt.resume and opt.evolve is None:
             opt, checkpoint = resumed(opt, lock if ranks.is_main else None)
         opt.check()
+        check_services(wandb_flags(opt), opt.mlflow)
         parse_insertions(opt.insert)  # what is wrong in it is said at once
         opt.check_shares(ranks.size)
         with ranks.main_first():
             opt = replace(opt, data=local_data(opt.data, opt.artifact_alias))
-        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in opt.values().items()))
+        if opt.verbose:
+            log_options("train", opt.values())
         if opt.evolve is not None:
             return evolve(opt.for_search(ranks.size))
         return train(opt, checkpoint, ranks, lock)
@@ -151,6 +333,8 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     lock: is to hold the run's folder.
     """
     hyp = Hyp.from_dict(checkpoint.training["hyp"], str(opt.resume)) if checkpoint else Hyp.from_yaml(opt.hyp)
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, load_data(opt), hyp, checkpoint, ranks)
     run = open_run(parts, checkpoint, lock)
     trainer, stopper, model, names = parts.trainer, parts.stopper, parts.trainer.model, parts.data.names
@@ -163,7 +347,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
         parts.splits,
         epochs=opt.epochs,
         data_file=parts.data.file.resolve(),
-        wandb=opt.wandb_flags,
+        wandb=wandb_flags(opt),
         experiment=opt.mlflow,
         is_main=ranks.is_main,
     )
@@ -171,6 +355,7 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
     epoch = parts.start_epoch - 1  # of a run whose end alone is left
     with loggers as logger, closing(parts.batches), stopping(run, parts) as signals:
         for epoch in parts.epochs_left(checkpoint):
+            threads.apply()
             losses = train_epoch(trainer, parts.batches, epoch, opt.epochs, run, names, signals)
             with signals.at_once():
                 result = parts.validate(epoch, logger.observer(epoch))
@@ -181,15 +366,18 @@ def train(opt: TrainOptions, checkpoint: Checkpoint | None, ranks: DistEnv, lock
                 is_best = result is not None and stopper.best_epoch == epoch
                 run.save(epoch, trainer, stopper, model, parts.maps, is_best)
                 logger.log_checkpoint(epoch, run.epoch_checkpoint(epoch), is_best)
+            epochs_left = opt.epochs - epoch - 1
+            if epochs_left and not stops:
+                mean = (time.time() - began) / (epoch + 1 - parts.start_epoch)
+                LOGGER.info(f"about {duration(mean * epochs_left)} left for {plural(epochs_left, 'epoch')}")
             if stops:
                 LOGGER.info(f"no better epoch than {stopper.best_epoch} in {plural(opt.patience, 'epoch')}: stopped")
                 break
             if signals.is_deferred:
                 check_signals(signals, trainer)
-        done = plural(epoch + 1 - parts.start_epoch, "epoch")
-        LOGGER.info(f"{done} in {(time.time() - began) / 3600:.3f} hours")
+        LOGGER.info(f"{plural(epoch + 1 - parts.start_epoch, 'epoch')} in {duration(time.time() - began)}")
         with signals.at_once():
-            result = finish(run, parts.val_batches, names, trainer.device, ranks)
+            result = finish(run, parts.val_batches, names, trainer.device, ranks, parts.imgsz)
             logger.log_end(epoch, run.final, result)
         if ranks.is_main:
             run.strip_last()
@@ -225,10 +413,13 @@ def train_trial(opt: TrainOptions, data: DataConfig, hyp: Hyp, report: Callable[
 
     report(epoch, fitness) is called after each epoch that was validated, and may raise to end the training.
     """
+    threads = ThreadLimit(opt.threads)
+    threads.apply()
     parts = build_training(opt, data, hyp)
     best: list[float] = []
     with closing(parts.batches):
         for epoch in range(opt.epochs):
+            threads.apply()
             train_epoch(parts.trainer, parts.batches, epoch, opt.epochs, None, data.names)
             result = parts.validate(epoch)
             if result is None:
@@ -275,6 +466,9 @@ def build_training(
         opt, hyp, splits, imgsz, model, start, ranks, weights=weigh(maps) if weigh else None
     )
     trainer = build_trainer(opt, hyp, model, len(batches), imgsz, ranks)
+    if opt.compile:
+        compile_network(model, is_dynamic=opt.multi_scale or opt.rect)
+        trainer.compiled_for = opt.batch_size // ranks.size // (QUAD if opt.quad else 1)
     stopper = EarlyStopping(opt.patience)
     if checkpoint:
         restore(checkpoint, trainer, stopper)
@@ -288,6 +482,8 @@ def build_training(
         f"{plural(batches.workers, 'loading process')}, {device}, "
         f"trained in {trainer.amp_dtype or torch.float32}, validated in {torch.float32}"
     )
+    for warning in setting_warnings(hyp, opt.optimizer, len(batches), opt.epochs):
+        LOGGER.warning(warning)
     return Training(
         opt=opt,
         hyp=hyp,
@@ -324,6 +520,17 @@ def open_run(parts: Training, checkpoint: Checkpoint | None, lock: Lock) -> RunF
         run.plot_labels(parts.splits["train"], parts.data.names)
     LOGGER.info(f"results go to {run.folder}")
     return run
+
+
+def wandb_flags(opt: TrainOptions) -> WandbFlags:
+    """Collect the options that concern W&B."""
+    return WandbFlags(
+        project=opt.wandb,
+        entity=opt.entity,
+        upload_dataset=opt.upload_dataset,
+        bbox_interval=opt.bbox_interval,
+        artifact_alias=opt.artifact_alias,
+    )
 
 
 def build_model(opt: TrainOptions, data: DataConfig, hyp: Hyp, source: Checkpoint | None) -> Model:
@@ -525,11 +732,11 @@ def stopping(run: RunFiles, parts: Training) -> Iterator[StopSignals]:
 
 
 def finish(
-    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv
+    run: RunFiles, val_batches: DataLoader, names: Sequence[str], device: torch.device, ranks: DistEnv, imgsz: int
 ) -> EvalResult:
-    """Strips the best checkpoint, validates it with plots, and says where everything is; what it found.
+    """Strip the best checkpoint, validate it with plots, and log where the results are; return the result.
 
-    A resume does all of it again if it is cut off.
+    If it is interrupted a resume repeats all of it.
     """
     if ranks.is_main:
         run.strip_best()
@@ -553,7 +760,10 @@ def finish(
     LOGGER.info(
         f"mAP@.5 {result.map50:.3f}, mAP@.5:.95 {result.map:.3f} with {weights}\n"
         f"Results saved to {colorstr('bold', str(run.folder))}"
+        + (f"\nReport: {run.folder / PAGE}" if run.is_plotted else "")
     )
+    for command in next_commands(weights, Path(str(run.options["data"])), imgsz):
+        LOGGER.info(command)
     return result
 
 
@@ -570,7 +780,7 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
         lock.take_folder(path.parents[1])
     checkpoint = load_run(path)
     named = {name: value for name, value in opt.values().items() if name in opt.given - LOCATING}
-    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE)
+    options = resumed_options(path, checkpoint, parse_opt([]).values(), named, CHANGEABLE, get_type_hints(TrainOptions))
     opt = replace(opt, **options | {"resume": str(path)})
     with telling_of_moved_data(opt.data):
         data = load_data(opt)
@@ -582,165 +792,6 @@ def resumed(opt: TrainOptions, lock: Lock | None) -> tuple[TrainOptions, Checkpo
 
 
 # Options --------------------------------------------------------------------------------------------------------------
-
-
-def parse_opt(arguments: Sequence[str] | None = None) -> TrainOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Train a detector.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--weights",
-        default=str(ROOT / "yolov5s.pt"),
-        help="checkpoint to start from; '' = from scratch, as where the default is absent (nothing is downloaded)",
-    )
-    parser.add_argument(
-        "--cfg", default="", help="model yaml, e.g. yolov5s-NAM.yaml; empty takes the checkpoint's own architecture"
-    )
-    parser.add_argument(
-        "--insert",
-        action="append",
-        default=[],
-        metavar="BLOCK@PLACE",
-        help="put a block into the architecture: NAMAttention@p5, NAMAttention@p3,p4,p5, NAMAttention@detect, "
-        "C3[c,False]@backbone; places as in python -m tools.insert --help, before:PLACE for a row's inputs",
-    )
-    parser.add_argument(
-        "--require-transfer",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="end where less than this share of the checkpoint's tensors fits the architecture, e.g. 0.95",
-    )
-    parser.add_argument(
-        "--data",
-        default=str(ROOT / "data" / "shapes.yaml"),
-        help="data set yaml; the default one is drawn on first use",
-    )
-    parser.add_argument(
-        "--hyp",
-        default=str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"),
-        help="hyper-parameter yaml: learning rate, loss gains, augmentation",
-    )
-    parser.add_argument("--epochs", type=int, default=300, help="passes over the training images")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, help="images of a step, over all devices; -1 = most that fit"
-    )
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, default=640, help="side of the network's image, in pixels"
-    )
-    parser.add_argument(
-        "--rect", action="store_true", help="batches of images of like aspect: less padding, but no mosaics"
-    )
-    parser.add_argument(
-        "--resume", nargs="?", const=True, default=False, help="go on with the newest run, or this one or its last.pt"
-    )
-    parser.add_argument("--nosave", action="store_true", help="write checkpoints after the last epoch only")
-    parser.add_argument("--noval", action="store_true", help="validate after the last epoch only")
-    parser.add_argument(
-        "--noautoanchor", action="store_true", help="keep the anchors, however badly they fit the labels"
-    )
-    parser.add_argument(
-        "--cache", nargs="?", const="ram", help="keep decoded images: ram, disk, or val (only those of val, in RAM)"
-    )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument(
-        "--optimizer", choices=("SGD", "Adam", "AdamW"), default="SGD", help="Adam and AdamW want a smaller lr0"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=8, help="most processes that load images; 0 loads them in this one"
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument(
-        "--cos-lr", action="store_true", help="let the learning rate fall along a cosine, not a straight line"
-    )
-    parser.add_argument("--label-smoothing", type=float, default=0.0, help="epsilon of the class targets, e.g. 0.1")
-    parser.add_argument(
-        "--patience", type=int, default=100, help="stop after so many epochs without a better one; 0 = never"
-    )
-    parser.add_argument(
-        "--freeze", nargs="+", type=int, default=[0], help="one n freezes layers 0 to n-1, several freeze just those"
-    )
-    parser.add_argument(
-        "--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs; below 1 = never"
-    )
-    parser.add_argument(
-        "--save-on-signal",
-        action="store_true",
-        help="at Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 write last.pt after the current batch; --resume takes the next one",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the order and the augmentation: same seed, same run"
-    )
-    parser.add_argument(
-        "--amp",
-        choices=AMP_CHOICES,
-        default="auto",
-        help="numbers of half the size where the hardware computes them fast and safely (auto), or as named",
-    )
-    parser.add_argument("--noplots", action="store_true", help="draw no pictures: no curves, no batches, no labels")
-    parser.add_argument("--single-cls", action="store_true", help="take all classes as one, called item")
-    parser.add_argument(
-        "--multi-scale", action="store_true", help="give each batch another size, from a half to one and a half"
-    )
-    parser.add_argument(
-        "--quad", action="store_true", help="join four images to one of twice the size, or enlarge one of them"
-    )
-    parser.add_argument(
-        "--image-weights", action="store_true", help="show images with rare and badly found classes more often"
-    )
-    parser.add_argument(
-        "--close-mosaic", type=int, default=0, help="train the last so many epochs without mosaic and mixup"
-    )
-    parser.add_argument(
-        "--deterministic", action="store_true", help="same seed, same weights to the last bit, or an error; slower"
-    )
-    parser.add_argument(
-        "--sync-bn", action="store_true", help="under torchrun: batch statistics over the images of all processes"
-    )
-    parser.add_argument(
-        "--evolve",
-        type=int,
-        nargs="?",
-        const=300,
-        help="search hyper-parameters: train so many times, 300 without a number",
-    )
-    parser.add_argument(
-        "--evolve-sampler", choices=EVOLVE_SAMPLERS, default="ga", help="v6.1's genetic search, or Optuna's TPE"
-    )
-    parser.add_argument(
-        "--evolve-storage",
-        default="",
-        help="address of a database that several workers draw from, e.g. sqlite:///evolve.db or postgresql://...; "
-        "--name says which study in it; empty takes a file in the search's folder",
-    )
-    parser.add_argument("--bucket", default="", help="v6.1's Google bucket for --evolve: use --evolve-storage instead")
-    services = parser.add_argument_group("experiment services")
-    services.add_argument(
-        "--wandb", nargs="?", const=SERVICE_PROJECT, metavar="PROJECT", help="log to W&B (pip install wandb)"
-    )
-    services.add_argument(
-        "--mlflow", nargs="?", const=SERVICE_PROJECT, metavar="EXPERIMENT", help="log to MLflow (pip install mlflow)"
-    )
-    services.add_argument("--entity", help="W&B: the user or team that the run belongs to")
-    services.add_argument(
-        "--upload_dataset", nargs="?", const=True, default=False, help="W&B: upload the data set; val = only its val"
-    )
-    services.add_argument(
-        "--bbox_interval", type=int, default=-1, help="W&B: log drawn images every so many epochs; -1 = ten times"
-    )
-    services.add_argument(
-        "--artifact_alias", default="latest", help="W&B: version of a --data wandb-artifact://... to train on"
-    )
-    parser.add_argument(
-        "--local_rank", type=int, default=-1, help=argparse.SUPPRESS
-    )  # of old launchers; torchrun's is in its variables
-    options = read_options(TrainOptions, parser, arguments, several=SEVERAL)
-    return replace(options, given=given_names(parser, arguments))
 
 
 def default_settings() -> dict[str, dict[str, object]]:
@@ -758,4 +809,4 @@ def run(**options: object) -> Path:
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

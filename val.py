@@ -14,13 +14,122 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
+from utils.base.constants import HINTS, PRECISIONS, ROOT, SIZE_DEFAULT, SPLITS, STUDY_SIZES
+from utils.cli.arguments import normalized, read_options, thread_count
+from utils.cli.val_options import SEVERAL, TASKS, ValOptions
+
+
+def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
+    """The options of the command line, or of `arguments`."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a model on a labelled data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[str(ROOT / "yolov5s.pt")],
+        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
+        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
+    )
+    parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
+    parser.add_argument(
+        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
+    )
+    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="val",
+        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
+        "and speed of each of the weights at each of --sizes, as a table and a figure",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
+    )
+    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
+    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
+    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
+    parser.add_argument(
+        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log all options, and each class of any data set")
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
+    )
+    parser.add_argument(
+        "--save-hybrid",
+        action="store_true",
+        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
+    )
+    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
+    parser.add_argument(
+        "--save-json",
+        action="store_true",
+        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
+    )
+    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
+    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
+    )
+    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
+    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
+    )
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a checkpoint's network by torch.compile, which takes a minute or more at first",
+    )
+    parser.add_argument(
+        "--hint",
+        choices=HINTS,
+        default="latency",
+        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="SIZE",
+        help="detect in slices of this size in pixels too, for small objects in large images; slower",
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --slice, what neighbours share of a slice")
+    return read_options(ValOptions, parser, arguments, several=SEVERAL)
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_opt()  # before the imports below, which take seconds: --help and errors in flags need none of them
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.runtimes.load import Weights, load_backend
-from utils.cli.arguments import normalized, read_options
-from utils.cli.val_options import SEVERAL, TASKS, ValOptions
-from utils.data.config import SPLITS, DataConfig, names_of
+from utils.augmentations import letterbox
+from utils.data.config import DataConfig, names_of
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import Batch, ImageShape, val_loader
 from utils.dist import SINGLE, DistEnv, process_group
@@ -37,25 +146,35 @@ from utils.evaluation.evaluate import (
     log_table,
 )
 from utils.evaluation.files import EvalPlots, LabelFiles, write_results, write_thresholds
-from utils.evaluation.study import STUDY_SIZES, Study
-from utils.files.addresses import shown
+from utils.evaluation.study import Study
+from utils.files.addresses import log_options, shown
+from utils.files.images import read_image
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr, increment_path, plural, remove_stale, run_script, set_logging
+from utils.general import (
+    LOGGER,
+    colorstr,
+    increment_path,
+    non_max_suppression,
+    plural,
+    remove_stale,
+    run_script,
+    set_logging,
+)
 from utils.metrics import EvalResult
+from utils.ops.boxes import scaled_coords
 from utils.predict.inference import (
-    HINTS,
-    PRECISIONS,
-    SIZE_DEFAULT,
     choose_size,
     fixed_size,
     input_size,
     ready,
+    to_tensor,
     warm_up,
 )
+from utils.predict.slicing import Slicing, merge_slices
 from utils.predict.threads import Background
 from utils.processes.locks import Lock
 from utils.report.page import write_report
-from utils.torch_utils import largest_stride, select_device
+from utils.torch_utils import ThreadLimit, compile_network, largest_stride, select_device
 
 WAITING_BATCHES = 2  # that wait to be drawn and written, each with its images
 MAX_TABLE_CLASSES = 49  # with more, --verbose asks for the table by class
@@ -67,7 +186,8 @@ SPEED_REMARK = ", as detect.py has them: its mAP is of what is left then, not th
 def main(opt: ValOptions) -> EvalResult | list[EvalResult]:
     """Evaluates as the options say; what came out, for speed and study of each weights and size in turn."""
     opt.check()
-    LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("val", asdict(opt))
     data = DataConfig.from_yaml(opt.data)
     weights = find_weights(opt.weights, takes_addresses=True)
     with process_group() as ranks, Lock() as lock:
@@ -151,7 +271,7 @@ def compare(
     FP16 is used on a GPU. A study's files go to project/name; speed is told in the log alone.
     """
     is_study = opt.task == "study"
-    opt = replace(opt, half=device.type == "cuda")
+    opt = replace(opt, half=device.type == "cuda" and opt.precision == "fp32")
     if not is_study:
         opt = replace(opt, conf_thres=SPEED_CONF, iou_thres=SPEED_IOU)
     data.prepare()
@@ -167,7 +287,9 @@ def compare(
         name = study.begin(file.stem) if study else file.stem
         shapes = [input_size(model, size) for size in opt.sizes] if study else [choose_size(model, opt.imgsz)]
         for hw in shapes:
-            limits = f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else 'FP32'}"
+            limits = (
+                f"confidence {opt.conf_thres}, IoU {opt.iou_thres}, {'FP16' if opt.half else opt.precision.upper()}"
+            )
             LOGGER.info(f"{colorstr('bold', str(file))} at {max(hw)} pixels, {limits}{'' if study else SPEED_REMARK}")
             result = run_model(opt, model, device, records, data.names, [], hw)
             log_table(result, per_class=opt.verbose)
@@ -212,11 +334,14 @@ def load_model(opt: ValOptions, weights: Sequence[Path], device: torch.device) -
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )
-    return ready(model, opt.half)
+    model = ready(model, opt.half, opt.precision)
+    if opt.compile:
+        compile_network(model, is_dynamic=True)
+    return model
 
 
 def run_model(
@@ -239,7 +364,7 @@ def run_model(
             f"the file takes {hw[0]} x {hw[1]} pixels only, so each image is letterboxed into that; a checkpoint, or a "
             "file exported with --dynamic, is evaluated on rectangular batches, which gives other figures"
         )
-    warm_up(model, hw)
+    warm_up(model, hw, opt.batch_size)
     pin_memory = device.type == "cuda"
     pad = 0.0 if opt.task == "speed" else 0.5
     loader = val_loader(
@@ -258,6 +383,9 @@ def run_model(
         for observer in observers:
             observer(evaluated)
 
+    refine = None
+    if opt.slice is not None:
+        refine = partial(add_slices, opt, model, hw)
     settings = EvalSettings(
         conf_thres=opt.conf_thres,
         iou_thres=opt.iou_thres,
@@ -275,91 +403,63 @@ def run_model(
             names,
             device=device,
             settings=settings,
+            refine=refine,
             on_batch=lambda evaluated: background.submit(partial(observe, evaluated)),
             ranks=ranks,
         )
 
 
-def parse_opt(arguments: Sequence[str] | None = None) -> ValOptions:
-    """The options of the command line, or of `arguments`."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate a model on a labelled data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="the data set's yaml")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[str(ROOT / "yolov5s.pt")],
-        help="checkpoint(s), several make an ensemble, or a file of export.py, or a server's network, "
-        "http://host:8000/model; where the default is absent, the newest best.pt of runs/train",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, help=f"inference size in pixels; None = {SIZE_DEFAULT}"
-    )
-    parser.add_argument("--conf-thres", type=float, default=0.001, help="least confidence of a detection")
-    parser.add_argument(
-        "--iou-thres", type=float, default=0.6, help="overlap (IoU) above which the less sure of two boxes is dropped"
-    )
-    parser.add_argument("--max-det", type=int, default=300, help="most detections per image")
-    parser.add_argument(
-        "--task",
-        choices=TASKS,
-        default="val",
-        help="the split of the data set; speed: how fast each of the weights is, as detect.py runs it; study: quality "
-        "and speed of each of the weights at each of --sizes, as a table and a figure",
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", type=int, default=list(STUDY_SIZES), help="inference sizes in pixels of --task study"
-    )
-    parser.add_argument("--device", default="", help="0, 0,1 or cpu; empty takes the first GPU if there is one")
-    parser.add_argument("--workers", type=int, default=8, help="most processes that load images")
-    parser.add_argument("--single-cls", action="store_true", help="take all classes as one")
-    parser.add_argument(
-        "--augment", action="store_true", help="test-time augmentation: three scales, one mirrored; slower, finds more"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show each class even of a data set with many")
-    parser.add_argument(
-        "--save-txt", action="store_true", help="write labels/*.txt: class cx cy w h, in shares of the image"
-    )
-    parser.add_argument(
-        "--save-hybrid",
-        action="store_true",
-        help="--save-txt of labels and detections together, for automatic labelling; inflates mAP",
-    )
-    parser.add_argument("--save-conf", action="store_true", help="with --save-txt, the confidence as sixth column")
-    parser.add_argument(
-        "--save-json",
-        action="store_true",
-        help="write a COCO result file, rated by pycocotools where <root>/annotations/instances_<split>.json is there",
-    )
-    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="results go to project/name")
-    parser.add_argument("--name", default="exp", help="results go to project/name; a number is added where that exists")
-    parser.add_argument(
-        "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
-    )
-    parser.add_argument("--half", action="store_true", help="compute in FP16, on a GPU only")
-    parser.add_argument("--dnn", action="store_true", help="run an .onnx file by OpenCV in place of ONNX Runtime")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
-    )
-    parser.add_argument(
-        "--hint",
-        choices=HINTS,
-        default="latency",
-        help="OpenVINO: throughput computes several images of a batch at a time, and takes --batch-size apart for that",
-    )
-    parser.add_argument("--noplots", action="store_true", help="draw no curves and no example pictures")
-    return read_options(ValOptions, parser, arguments, several=SEVERAL)
+def add_slices(
+    opt: ValOptions, model: nn.Module, hw: tuple[int, int], batch: Batch, found: Sequence[Tensor]
+) -> list[Tensor]:
+    """Add what slices of the image files have to a batch's detections, B of (n, 6) in the network's pixels."""
+    assert opt.slice is not None
+    slicing = Slicing(opt.slice, opt.overlap)
+    merged = []
+    for rows, path, shape in zip(found, batch.paths, batch.shapes, strict=True):
+        if slicing.covers(shape.image_hw):
+            merged.append(rows)
+            continue
+        image = read_image(path)
+        (ratio_h, ratio_w), (pad_w, pad_h) = shape.ratio_pad
+        scale, shift = torch.tensor([ratio_w, ratio_h] * 2), torch.tensor([pad_w, pad_h] * 2)
+        boxes_xyxy = scaled_coords(batch.images.shape[2:], rows[:, :4].cpu(), image.shape[:2], shape.ratio_pad)
+        native = merge_slices(
+            image,
+            torch.cat((boxes_xyxy, rows[:, 4:].cpu()), 1),
+            partial(detect_slices, opt, model, hw),
+            slicing,
+            iou_thres=opt.iou_thres,
+            agnostic=opt.single_cls,
+            max_det=opt.max_det,
+        )
+        native[:, :4] = native[:, :4] * scale + shift
+        merged.append(native.to(rows.device))
+    return merged
+
+
+def detect_slices(opt: ValOptions, model: nn.Module, hw: tuple[int, int], slices: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return the detections (n, 6) of each slice, xyxy in its pixels, confidence, class."""
+    parameter = next(model.parameters())
+    stride = largest_stride(model)
+    results = []
+    for start in range(0, len(slices), opt.batch_size):
+        parts = slices[start : start + opt.batch_size]
+        fitted = [letterbox(part, hw, auto=fixed_size(model) is None, stride=stride)[0] for part in parts]
+        images = to_tensor(fitted, parameter.device, parameter.dtype)  # (B, 3, H, W): slices have one shape
+        decoded = model(images, augment=opt.augment)[0] if opt.augment else model(images)[0]
+        found = non_max_suppression(
+            decoded.float(),
+            opt.conf_thres,
+            opt.iou_thres,
+            agnostic=opt.single_cls,
+            multi_label=True,
+            max_det=opt.max_det,
+        )
+        for rows, part in zip(found, parts, strict=True):
+            boxes = scaled_coords(images.shape[2:], rows[:, :4].cpu(), part.shape[:2])
+            results.append(torch.cat((boxes, rows[:, 4:].cpu()), 1))
+    return results
 
 
 def run(
@@ -395,4 +495,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run_script(main, parse_opt())
+    run_script(main, OPTIONS)

@@ -30,12 +30,13 @@ from torch import Tensor, nn
 import export
 from benchmarks.format_table import BASE, FormatRow, Timing, summarize, write
 from models.runtimes.load import load_backend
+from utils.base.constants import HINTS, PRECISIONS, SIZE_DEFAULT
 from utils.data.config import DataConfig
 from utils.data.image_store import cpu_count
 from utils.evaluation.rating import letterboxed_loader, rate
 from utils.files.weights import DEFAULT_WEIGHTS, find_weights
 from utils.general import LOGGER, ROOT, increment_path, one_line, run_script
-from utils.predict.inference import HINTS, PRECISIONS, SIZE_DEFAULT, choose_size, ready
+from utils.predict.inference import choose_size, ready
 
 PYTORCH = "pytorch"
 CPU_FACTS = Path("/proc/cpuinfo")

@@ -33,6 +33,7 @@ import yaml
 import train
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import find_images, label_path, load_split
+from utils.dist import SINGLE
 from utils.general import LOGGER, ROOT, init_seeds, run_script
 from utils.torch_utils import select_device
 
@@ -250,11 +251,11 @@ def bound(opt: BenchmarkOptions, data_file: Path, run: Path) -> str:
     device = select_device(options.device)
     init_seeds(options.seed)
     data, hyp = DataConfig.from_yaml(options.data), Hyp.from_yaml(options.hyp)
-    sets = [load_split(data, split, options.workers) for split in ("train", "val")]
+    splits = {name: load_split(data, name, options.workers) for name in ("train", "val")}
     model = train.build_model(options, data, hyp, None)
-    imgsz = train.fit_model(options, hyp, model, sets[0])
+    imgsz = train.fit_model(options, hyp, model, splits["train"])
     model = model.to(device, memory_format=torch.channels_last)
-    batches, _ = train.build_loaders(options, hyp, *sets, imgsz, model, 0, weights=None)
+    batches, _ = train.build_loaders(options, hyp, splits, imgsz, model, (0, 0), SINGLE, weights=None)
     trainer = train.build_trainer(options, hyp, model, len(batches), imgsz)
     waited, passed = 0.0, 0.0
     try:

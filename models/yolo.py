@@ -722,7 +722,9 @@ class Options:
 
 def parse_opt(arguments: Sequence[str] | None = None) -> Options:
     """Parse the command line, or `arguments`."""
-    parser = argparse.ArgumentParser(description="Build a model and print its layers.")
+    parser = argparse.ArgumentParser(
+        description="Build a model and print its layers.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml, e.g. yolov5s-NAM.yaml")
     parser.add_argument("--device", default="", help="0 or cpu; empty takes the first GPU if there is one")
     parser.add_argument("--profile", action="store_true", help="time each layer")

@@ -13,9 +13,10 @@ from utils.general import ROOT
 
 ROOMS = ("models", "utils", "tools", "benchmarks")
 FILES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
-FOR_MODELS = {"general", "torch_utils", "dist", "ops", "files", "processes"}  # what models import of utils
+FOR_MODELS = {"base", "general", "torch_utils", "dist", "ops", "files", "processes"}  # what models import of utils
 # Who may import whom: a folder, or a file beside it, imports what stands in an earlier row, and its own folder.
 UTILS = (
+    {"base"},
     {"ops", "processes", "activations"},
     {"metrics"},
     {"general"},
@@ -65,6 +66,9 @@ LATE_IMPORTS = {
     "safetensors.torch",
     "openvino",
     "pandas",
+    "trackers",
+    "torch._dynamo",  # torch's compiler, of --compile
+    "torch._inductor.cpp_builder",
     "pycocotools",
     "scipy.cluster.vq",
     "scipy.special",
@@ -75,6 +79,7 @@ LATE_IMPORTS = {
     "tensorrt",
     "torchvision",
     "torch.utils.mobile_optimizer",
+    "torch.utils.flop_counter",
     "torch.utils.tensorboard",
     "wandb",
     "mlflow",
@@ -93,13 +98,16 @@ REACHING = {  # all files that reach beyond this process, and why
         "utils/predict/remote.py",  # fetches the picture that the user's --source names
     },
     "os.environ": {
+        "benchmarks/commands.py",  # hands it on to the programs it compares
         "benchmarks/throughput.py",  # hands it on to the program it compares with
         "models/runtimes/base.py",  # ONNX Runtime tells its makers of its use unless told not to before its import
         "models/exporters/int8.py",  # NNCF tells its makers of its use unless told not to before its import
         "utils/files/exported.py",  # XDG_STATE_HOME names the user's own folder
         "utils/dist.py",  # torchrun tells its processes who they are
         "utils/loggers/mlflow.py",  # MLflow tells its makers of its use unless told not to before its import
-        "utils/predict/opencv.py",  # whether there is a display; FFmpeg takes its log level from nowhere else
+        "utils/predict/opencv.py",  # FFmpeg takes its log level from nowhere else
+        "utils/processes/display.py",  # whether there is a display
+        "utils/torch_utils.py",  # torch takes the place of its compiler's cache from nowhere else
     },
     "sys.path": {"models/yolo.py"},  # so that `python models/yolo.py` works, as tutorials have it
 }
@@ -138,10 +146,17 @@ HEAVY = {"matplotlib", "pandas", "scipy", "seaborn", "torchvision", "av", "tenso
     "fastapi",
     "uvicorn",
 }
+COMMANDS = {"train.py", "val.py", "detect.py", "export.py"}
+NOT_FOR_OPTIONS = HEAVY | {"torch", "numpy", "cv2"}
 
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
+
+
+def is_command(path):
+    """Whether --help of a script must not import what only the work needs."""
+    return name_of(path) in COMMANDS
 
 
 def module_of(path):
@@ -338,7 +353,7 @@ def test_imports_stand_at_the_head(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
 def test_help_is_quick_to_come(path):
-    """It answers from any folder for the root's scripts, and loads nothing that is needed later only."""
+    """It answers from any folder for the root's scripts, and imports nothing that only the work needs."""
     as_file = path.parent == ROOT or name_of(path) == "models/yolo.py"
     start = [str(path)] if as_file else ["-m", module_of(path).removesuffix(".__main__")]
     command = [sys.executable, "-X", "importtime", *start, "--help"]
@@ -347,11 +362,20 @@ def test_help_is_quick_to_come(path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("usage: ")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert not {name for name in loaded if name in HEAVY}
+    assert "argparse" in loaded
+    assert not loaded & (NOT_FOR_OPTIONS if is_command(path) else HEAVY)
+
+
+@pytest.mark.parametrize("room", ["utils/base", "utils/cli"])
+def test_options_need_no_torch(room):
+    """Only the standard library, tqdm for the log, and each other."""
+    for path in (ROOT / room).glob("*.py"):
+        outside = {name for name in imports(TREES[path]) if not within(name, {"utils.base", "utils.cli"})}
+        assert within_any(outside, NOT_FOR_OPTIONS) == set(), name_of(path)
 
 
 def test_every_command_is_a_script():
-    assert {"train.py", "val.py", "detect.py", "export.py"} <= {name_of(path) for path in SCRIPTS}
+    assert {name_of(path) for path in SCRIPTS} >= COMMANDS
 
 
 # Packages -------------------------------------------------------------------------------------------------------------
@@ -367,11 +391,11 @@ def test_requirements_are_what_is_imported():
     used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)} - sys.stdlib_module_names
     used = {PACKAGES.get(name, name) for name in used - {name.partition(".")[0] for name in MODULES}}
     used |= {"tensorboard"}  # imported by way of torch.utils.tensorboard
-    files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-dev")]
+    files = [required(f"requirements{extra}.txt") for extra in ("", "-export", "-serve", "-track", "-dev")]
     used = (used - {"python_multipart", "starlette"}) | {"python-multipart"}  # FastAPI brings starlette
-    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "supervision", "tensorrt", "wandb"}
+    extras = {"mlflow", "mss", "optuna", "pycocotools", "sqlalchemy", "tensorrt", "wandb"}
     apps = [required(f"requirements-{name}.txt") for name in ("executorch", "coreml", "tflite")]
-    several = [*files[:3], *apps]
+    several = [*files[:4], *apps]
     assert set().union(*several) == used - extras
     assert len(set().union(*several)) == sum(map(len, several))
     assert required("constraints.txt") == set().union(*files, *apps[:2])  # tflite's want an older pydantic than others

@@ -54,6 +54,7 @@ V61 = {
         Flag("--multi-scale", SWITCH),
         Flag("--single-cls", SWITCH),
         Flag("--optimizer", str, "SGD", sample="AdamW"),
+        Flag("--compile", SWITCH),
         Flag("--sync-bn", SWITCH),
         Flag("--workers", int, 8),
         Flag("--project", str, str(ROOT / "runs" / "train")),

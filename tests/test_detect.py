@@ -91,6 +91,12 @@ def test_size_has_three_names_and_others_can_be_shortened(flag):
     assert (opt.imgsz, opt.conf_thres, opt.iou_thres, opt.save_txt, opt.classes) == ([320, 640], 0.4, 0.5, True, [0, 2])
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_options_are_logged_with_verbose_only(run, pictures, verbose):
+    _, lines = run(source=pictures, verbose=verbose)
+    assert sum("conf_thres=0.25" in line for line in lines) == verbose
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -201,6 +207,11 @@ def test_two_runs_at_a_time_share_no_folder(run, pictures, model, monkeypatch):
 
     monkeypatch.setattr(model, "forward", with_another_run)
     assert (run(source=pictures)[0].name, inner) == ("exp", ["exp2"])
+
+
+def test_layers_of_a_compiled_network_are_not_shown(pictures, tmp_path):
+    with pytest.raises(ValueError, match=r"--visualize .* --compile"):
+        detect.run(weights="a.pt", source=pictures, project=tmp_path / "runs", visualize=True, compile=True)
 
 
 def test_layers_of_several_networks_are_not_shown(pictures, tmp_path):

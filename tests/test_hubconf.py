@@ -75,6 +75,13 @@ def test_the_readmes_snippet(folder):
     assert {path.name for path in (folder / "runs/detect/exp").iterdir()} == {"a.jpg", "b.jpg"}
 
 
+def test_a_compiled_network(folder, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(hubconf.torch_utils, "compile_network", lambda model, is_dynamic: compiled.append(model))
+    model = hubconf.custom("yolov5n.pt", autoshape=False, compile=True, **QUIET)
+    assert compiled == [model.model]
+
+
 def test_custom(folder):
     shaped = hubconf.custom("yolov5n.pt", **QUIET)
     bare = hubconf.custom("yolov5n.pt", autoshape=False, **QUIET)

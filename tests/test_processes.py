@@ -51,7 +51,8 @@ def single(data, tmp_path_factory):
 def double(data, tmp_path_factory):
     """The folder of the same run of two processes."""
     project = tmp_path_factory.mktemp("double")
-    done = run(*torchrun("train.py", *flags(TINY | {"data": data, "project": project, "sync_bn": True})))
+    options = TINY | {"data": data, "project": project, "sync_bn": True, "verbose": True}
+    done = run(*torchrun("train.py", *flags(options)))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("train: weights=") == 1, "rank 0 alone tells what it does"
     assert "FutureWarning" not in done.stderr

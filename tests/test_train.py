@@ -226,7 +226,7 @@ def test_nosave_and_noval_do_so_at_the_end(fit):
 @pytest.mark.parametrize(
     "options",
     [
-        {"rect": True},
+        {"rect": True, "threads": "auto"},
         {"optimizer": "AdamW", "cos_lr": True, "label_smoothing": 0.1},
         {"quad": True, "rect": True},
         {"quad": True, "multi_scale": True, "image_weights": True, "close_mosaic": 1, "single_cls": True},
@@ -301,6 +301,22 @@ def test_multi_scale_and_quad_change_the_networks_images(fit, monkeypatch):
     fit(quad=True, batch_size=8, nosave=True)
     assert seen == [(2, 3, 128, 128), (1, 3, 128, 128)]
     assert factors == {4}
+
+
+@pytest.mark.parametrize(
+    ("options", "is_dynamic", "images"), [({}, False, 8), ({"multi_scale": True}, True, 8), ({"quad": True}, False, 2)]
+)
+def test_compiled_for_the_images_of_a_batch(fit, monkeypatch, options, is_dynamic, images):
+    seen, backward = [], train.Trainer.backward
+
+    def noted(trainer, *arguments):
+        seen.append(trainer.compiled_for)
+        return backward(trainer, *arguments)
+
+    monkeypatch.setattr(train, "compile_network", lambda network, is_dynamic: seen.append(is_dynamic))
+    monkeypatch.setattr(train.Trainer, "backward", noted)
+    fit(compile=True, batch_size=8, nosave=True, noval=True, **options)
+    assert seen == [is_dynamic, images, images]
 
 
 def test_close_mosaic_ends_mosaics(fit, monkeypatch):

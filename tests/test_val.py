@@ -252,6 +252,16 @@ def test_speed(run, model, tmp_path):
     assert not folder.exists()
 
 
+def test_the_network_is_compiled_for_all_shapes(run, model, monkeypatch, tmp_path):
+    compiled = []
+    monkeypatch.setattr(val, "compile_network", lambda network, is_dynamic: compiled.append((network, is_dynamic)))
+    data = make_data(tmp_path / "set", [[(0, *SQUARE)]])
+    run(data)
+    assert not compiled
+    run(data, compile=True)
+    assert compiled == [(model, True)]
+
+
 def test_speed_has_the_limits_of_detection(run, monkeypatch, tmp_path):
     seen = []
     evaluate = val.evaluate

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tools.datasets.check_page import write_page
 from tools.datasets.split_check import PERCENTILES, SplitCheck, check_split, find_leaks
+from utils.base.constants import SPLITS
 from utils.cli.arguments import tool_parser
 from utils.data.config import DataConfig
-from utils.data.shapes import SPLITS
 from utils.data.tools import dataset_stats
 from utils.general import LOGGER, one_line, plural, run_script
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from train import default_settings
 from utils.cli.arguments import tool_parser
-from utils.general import LOGGER, run_script
+from utils.general import LOGGER, run_script, size_text
 from utils.report.page import make_page
 
 
@@ -33,7 +33,7 @@ def main(opt: ReportOptions) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name that of a run, e.g. runs/train/exp")
     path = make_page(folder, default_settings())
-    LOGGER.info(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")
+    LOGGER.info(f"{path}: {size_text(path.stat().st_size)}, open it in a browser")
     return path
 
 

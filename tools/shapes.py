@@ -6,9 +6,10 @@ python -m tools.shapes --train 5000 --root ../datasets/shapes5000
 import argparse
 from pathlib import Path
 
+from utils.base.constants import SPLITS
 from utils.cli.arguments import tool_parser
 from utils.data.shape_scenes import NAMES
-from utils.data.shapes import SPLITS, ShapesSettings, generate
+from utils.data.shapes import ShapesSettings, generate
 from utils.general import LOGGER, ROOT, run_script
 
 

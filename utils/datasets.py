@@ -29,6 +29,7 @@ from utils.augmentations import (
     mosaic,
     to_pixels,
 )
+from utils.base.constants import QUAD
 from utils.data.config import Hyp
 from utils.data.image_store import BUFFER_BYTES, ImageStore, buffer_share, cpu_count
 from utils.data.labels import LabelRecord
@@ -37,7 +38,7 @@ from utils.data.sampling import DRAW_QUAD, EpochBatches, OrderedBatches, SampleK
 from utils.data.tools import autosplit, dataset_stats, extract_boxes, flatten_recursive  # noqa: F401  v6.1's names
 from utils.dist import SINGLE, DistEnv
 from utils.ops.boxes import PAD_VALUE, xyxy2xywhn
-from utils.ops.quads import QUAD, join_quad
+from utils.ops.quads import join_quad
 from utils.processes.signals import leave_stopping_to_parent
 
 

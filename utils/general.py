@@ -8,16 +8,14 @@ and Path.
 import difflib
 import errno
 import glob
-import logging
 import math
 import os
 import random
 import re
 import secrets
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,21 +24,17 @@ from typing import TypeVar, overload
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from utils.base.constants import ROOT
+from utils.base.log import LOGGER, ConsoleHandler, ProjectLogger, colorstr, progress, set_logging  # noqa: F401
 from utils.metrics import bbox_iou, box_iou, fitness  # noqa: F401  v6.1's names, as the next two lines
 from utils.ops.boxes import clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn  # noqa: F401
 from utils.ops.nms import WITHOUT_FLOAT64, boxes_by_class, candidates, nms, torchvision  # noqa: F401
 from utils.processes.locks import is_abandoned, sign_of_life
 from utils.processes.signals import StopSignals, exit_status
 
-ROOT = Path(__file__).resolve().parents[1]  # the repository
-COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
-STYLES = {"bold": 1, "underline": 4}
-STYLES |= {name: 30 + i for i, name in enumerate(COLORS)} | {f"bright_{name}": 90 + i for i, name in enumerate(COLORS)}
 SAME_SUFFIXES = {".yaml", ".yml"}
 SEARCHED = ("data", "models", "utils")  # below ROOT, for files named without a folder
-CONTROLS = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 NO_MEMORY = ("DefaultCPUAllocator: ", "in function 'OutOfMemoryError'")  # torch's words, OpenCV's
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
@@ -49,85 +43,6 @@ UNFINISHED = re.compile(r"\..{1,32}-[0-9a-f]{12}\.tmp", re.DOTALL)  # names that
 FRESH_S = 1.0  # within which a temporary file may not be locked yet by the process that has made it
 STALE_S = 3600.0  # after which one is taken for abandoned if the system has no locks
 Options = TypeVar("Options")
-Item = TypeVar("Item")
-
-
-# Log ------------------------------------------------------------------------------------------------------------------
-
-
-class ConsoleHandler(logging.Handler):
-    """Log handler for standard error that keeps progress bars intact."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, with the level of warnings and errors. Control characters are shown escaped."""
-        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], self.format(record))
-        tqdm.write(f"{prefix}{text}", file=sys.stderr)
-
-
-class ProjectLogger(logging.Logger):
-    """A logger that prints from INFO on if no logging is configured, as v6.1's does after a bare import.
-
-    Importing it sets neither handler nor level. Once a program has configured logging, that alone applies.
-    """
-
-    def isEnabledFor(self, level: int) -> bool:
-        """Return True if records of this level are output."""
-        if self.level or self.hasHandlers():
-            return super().isEnabledFor(level)
-        return level >= logging.INFO and level > self.manager.disable and not self.disabled
-
-    def callHandlers(self, record: logging.LogRecord) -> None:
-        """Pass a record to the configured handlers, or to the console if there are none."""
-        if self.hasHandlers():
-            super().callHandlers(record)
-        else:
-            ConsoleHandler().handle(record)
-
-
-def _project_logger(name: str) -> logging.Logger:
-    """Return the logger of this name as a ProjectLogger; the class of other loggers is unchanged."""
-    former = logging.getLoggerClass()
-    logging.setLoggerClass(ProjectLogger)
-    try:
-        return logging.getLogger(name)
-    finally:
-        logging.setLoggerClass(former)
-
-
-LOGGER = _project_logger("yolov5")
-
-
-def set_logging(verbose: bool = True) -> logging.Logger:
-    """Let LOGGER write to the console, from INFO or from WARNING on, and return it. No import calls this."""
-    LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
-        LOGGER.addHandler(ConsoleHandler())
-    return LOGGER
-
-
-def colorstr(*parts: str) -> str:
-    """Format the last part in the styles named before it, by default blue and bold; plain unless in a terminal."""
-    *styles, text = parts if len(parts) > 1 else ("blue", "bold", parts[0])
-    if not sys.stderr.isatty():
-        return text
-    return "".join(f"\033[{STYLES[style]}m" for style in styles) + text + "\033[0m"
-
-
-def progress(
-    items: Iterable[Item], total: int | None = None, desc: str = "", delay: float = 0.0, disable: bool = False
-) -> "tqdm[Item]":
-    """Wrap items in a progress bar on standard error; in a file or pipe it is updated twice a minute."""
-    return tqdm(
-        items,
-        total=total,
-        desc=desc,
-        delay=delay,
-        disable=disable,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        bar_format="{l_bar}{bar:10}{r_bar}",
-        file=sys.stderr,
-    )
 
 
 # Scripts --------------------------------------------------------------------------------------------------------------
@@ -215,6 +130,23 @@ def plural(count: int, noun: str) -> str:
     if noun.endswith(("us", "ss", "x", "z", "ch", "sh")) and not noun.endswith("och"):  # epochs
         return f"{count} {noun}es"
     return f"{count} {noun}" if noun.endswith("s") else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: `8 s`, `3 min 12 s`, `1 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size_text(count: int) -> str:
+    """Format a number of bytes: `512 bytes`, `3.4 KB`, `14.1 MB`."""
+    if count < 1000:
+        return plural(count, "byte")
+    return f"{count / 1e3:.1f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def init_seeds(seed: int, deterministic: bool = False) -> None:

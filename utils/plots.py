@@ -20,6 +20,7 @@ from utils.ops.boxes import PAD_VALUE, clipped_coords, xywh2xyxy, xyxy2xywh
 
 Color = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+CAPTION_HEIGHT = 18  # pixels above each image of a grid, for its file name
 SMALL_TILE = 320  # pixels; a smaller image of a grid is enlarged to it, lest its labels cover it
 PIXELS_PER_FONT_SCALE = 27  # Pillow's font size that looks as large as OpenCV's font at scale 1
 
@@ -240,7 +241,7 @@ def draw_batch(
     max_side: int = 1920,
     max_images: int = 16,
 ) -> np.ndarray:
-    """Draw a square grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
+    """Draw a grid of the first images with their boxes, (h, w, 3) uint8 BGR, no side above max_side.
 
     Images smaller than SMALL_TILE are enlarged if there is room.
 
@@ -249,7 +250,7 @@ def draw_batch(
         targets: (T, 6) image index, class, cx, cy, w, h in 0..1; a seventh column is the confidence, which is shown.
             `targets_of` converts predictions.
         names: Class names.
-        paths: Files of the images, for captions.
+        paths: Files of the images, whose names are written above them.
         max_side: Limit of the grid in pixels.
         max_images: Limit of the number of images.
     """
@@ -260,21 +261,33 @@ def draw_batch(
     count, (height, width) = len(images), images.shape[2:]
     columns = max(math.ceil(math.sqrt(count)), 1)
     side = max(height, width)
-    scale = min(max_side / (columns * side), max(SMALL_TILE / side, 1.0))
+    caption = CAPTION_HEIGHT if paths else 0
+    scale = min(max(max_side - columns * caption, columns) / (columns * side), max(SMALL_TILE / side, 1.0))
     interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     h, w = max(round(height * scale), 1), max(round(width * scale), 1)
-    canvas = np.full((max(math.ceil(count / columns), 1) * h, columns * w, 3), PAD_VALUE, np.uint8)
+    canvas = np.full((max(math.ceil(count / columns), 1) * (h + caption), columns * w, 3), PAD_VALUE, np.uint8)
     for i, image in enumerate(images):
         bgr = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3)
         tile = cv2.resize(bgr, (w, h), interpolation=interpolation)
-        tile = draw_tile(tile, rows[rows[:, 0] == i], names, Path(paths[i]).name if i < len(paths) else "")
-        top, left = i // columns * h, i % columns * w
-        canvas[top : top + h, left : left + w] = cv2.rectangle(tile, (0, 0), (w - 1, h - 1), (255, 255, 255), 1)
+        tile = cv2.rectangle(tile, (0, 0), (w - 1, h - 1), (255, 255, 255), 1)  # below the labels
+        tile = draw_tile(tile, rows[rows[:, 0] == i], names)
+        if paths:
+            tile = np.concatenate((draw_caption(Path(paths[i]).name if i < len(paths) else "", w), tile))
+        top, left = i // columns * (h + caption), i % columns * w
+        canvas[top : top + h + caption, left : left + w] = tile
     return canvas
 
 
-def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption: str) -> np.ndarray:
-    """Draw one image of the grid with its targets and its file name."""
+def draw_caption(name: str, width: int) -> np.ndarray:
+    """Draw a strip with the end of a file name, (CAPTION_HEIGHT, width, 3)."""
+    strip = np.full((CAPTION_HEIGHT, width, 3), 70, np.uint8)
+    if name:
+        Annotator(strip, font_size=11).label((0, 0), name[-40:], (70, 70, 70))
+    return strip
+
+
+def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption: str = "") -> np.ndarray:
+    """Draw one image with its targets, and a caption on top of them in the upper left corner, if any."""
     h, w = tile.shape[:2]
     annotator = Annotator(
         tile,
@@ -288,7 +301,7 @@ def draw_tile(tile: np.ndarray, rows: np.ndarray, names: Sequence[str], caption:
         name = names[index] if 0 <= index < len(names) else str(index)
         annotator.box_label(box_xyxy, f"{name} {row[6]:.1f}" if len(row) > 6 else name, colors(index, bgr=True))
     drawn = annotator.result()
-    if caption and hasattr(annotator, "label"):  # above all labels; a class pasted from v6.1 has no such method
+    if caption and hasattr(annotator, "label"):  # a class pasted from v6.1 has no such method
         annotator.label((5, 5), caption[-40:], (70, 70, 70))
     return drawn
 

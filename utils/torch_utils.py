@@ -2,18 +2,22 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from utils.general import LOGGER
+from utils.base.constants import AUTO_THREADS
+from utils.general import LOGGER, one_line, plural
+from utils.processes.cores import CoreWatch
 
 IN_PLACE = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 DEVICE_FORMS = "'' (the first GPU if there is one, else the CPU), cpu, mps, or GPU numbers such as 0 or 0,1"
@@ -168,7 +172,12 @@ class FlopCounter(TorchDispatchMode):
     torch's own FlopCounterMode first imports torch's compiler, which takes two seconds.
     """
 
-    flops = 0
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.utils.flop_counter import flop_registry  # imports triton, which takes a quarter of a second
+
+        self.flops = 0
+        self.formulas = flop_registry
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -177,10 +186,118 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:  # noqa: ANN401
         """Run an operation and add its count."""
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = self.formulas.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the reduced precision that a device computes fast and safely in, None for FP32 alone.
+
+    That is bf16 if the hardware has it, as CPUs with AVX-512 BF16 or AMX do; fp16 on older GPUs with tensor cores.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
+    if device.type == "cpu":
+        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
+    return None
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+class ThreadLimit:
+    """Torch's number of threads as --threads asks for it: a number, 0 for torch's own choice, or `auto`.
+
+    `auto` takes one per free core, at least 1, at most as many as torch has at the start, which OMP_NUM_THREADS
+    limits. More threads than free cores are far slower than fewer, since each step waits for the last of them.
+    """
+
+    def __init__(self, asked: int | str) -> None:
+        self.asked = asked
+        self.watch = CoreWatch() if asked == AUTO_THREADS else None
+        self.max_threads = torch.get_num_threads()
+        self.is_logged = False
+
+    def apply(self) -> int:
+        """Set the number, with `auto` by the cores that were free since the last call, and return what was set or 0."""
+        if self.watch is None:
+            count = int(self.asked)
+        else:
+            free, reason = self.watch.free()
+            count = min(free, self.max_threads)
+            if count != torch.get_num_threads() or not self.is_logged:
+                LOGGER.info(f"--threads auto: {count} of {plural(self.max_threads, 'thread')}; {reason}")
+                self.is_logged = True
+        if count:
+            torch.set_num_threads(count)
+        return count
+
+
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+def compile_network(model: nn.Module, is_dynamic: bool) -> None:
+    """Compile a network, or the members of an ensemble, in place by torch.compile: modules and state dict stay theirs.
+
+    The first call compiles, and takes a minute or more; the time is logged. Kernels are kept for later runs in
+    ~/.cache/torch/inductor, unless TORCHINDUCTOR_CACHE_DIR names another folder.
+
+    Args:
+        model: A network of torch's modules.
+        is_dynamic: One program serves images of any size and number; else there is one for each.
+
+    Raises:
+        ValueError: The model is an exported file, or torch.compile does not work on this machine.
+    """
+    networks = list(model) if isinstance(model, nn.ModuleList) else [model]
+    if any(hasattr(network, "metadata") for network in networks):
+        raise ValueError("--compile is for checkpoints (.pt): an exported file is compiled by its own runtime")
+    # Not torch's default, a folder in /tmp whose name is known: another user could put programs there.
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home / "torch" / "inductor"))
+    _check_compiler(next(model.parameters()).device)
+    _log_compile_times()
+    for network in networks:
+        network.compile(dynamic=is_dynamic)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ValueError if torch.compile cannot compile a small function for a device."""
+    import torch._dynamo  # slow, and for --compile only
+
+    remedy = "install a C++ compiler, such as g++, or leave --compile out"
+    try:
+        if device.type == "cpu":
+            from torch._inductor.cpp_builder import get_cpp_compiler
+
+            get_cpp_compiler()  # a kernel from the cache would not show that there is none
+        torch.compile(lambda x: x.exp() + 1)(torch.zeros(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        raise ValueError(f"--compile: torch.compile does not work here ({one_line(error)}); {remedy}") from error
+
+
+@cache
+def _log_compile_times() -> None:
+    """Log from here on when something is compiled, and how long it took."""
+    from torch._dynamo import on_compile_end, on_compile_start
+
+    begun: list[float] = []
+
+    @on_compile_start
+    def _(_args: object) -> None:
+        LOGGER.info("--compile: compiling; the first time this takes a minute or more")
+        begun.append(time.perf_counter())
+
+    @on_compile_end
+    def _(_args: object) -> None:
+        seconds = time.perf_counter() - begun.pop()
+        LOGGER.info(f"--compile: compiled in {seconds:.1f} s; kept in {os.environ['TORCHINDUCTOR_CACHE_DIR']}")
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -280,12 +397,12 @@ def profile_layers(model: nn.Module, images: Tensor) -> list[tuple[float, float]
     LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
 
     def measure(layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             layer.forward(*inputs)  # also the warm-up
         start = time_sync(images.device)
         for _ in range(PROFILE_RUNS):
             layer.forward(*inputs)
-        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.get_total_flops() / 1e9))
+        results.append(((time_sync(images.device) - start) / PROFILE_RUNS * 1000, counter.flops / 1e9))
         LOGGER.info(f"{results[-1][0]:10.2f} {results[-1][1]:10.2f} {layer.np:10.0f}  {layer.type}")
 
     training = model.training

@@ -34,7 +34,7 @@ def try_first(kind: str, path: Path, cpu_s: float = CPU_S, wall_s: float = WALL_
 
     kind: one of READERS. A file that computes badly is let through: that is said better where it is used.
     """
-    size = _size(path)
+    size = size_of(path)
     cpu_s, wall_s = cpu_s + size * S_PER_BYTE, wall_s + size * S_PER_BYTE
     arguments = [kind, str(path.resolve()), str(round(cpu_s + 0.5)), str(memory + MEMORY_PER_BYTE * size)]
     reader, remedy = READERS[kind], "; it is damaged or made to do harm; export it again, or --trust loads it as it is"
@@ -61,8 +61,8 @@ def try_first(kind: str, path: Path, cpu_s: float = CPU_S, wall_s: float = WALL_
         raise ValueError(f"{path}: {reader} ended with {_cause(done.returncode)} on it{remedy}")
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
     parts = [path] if path.is_file() else [part for part in path.iterdir() if part.is_file()]
     return sum(part.stat().st_size for part in parts)
 

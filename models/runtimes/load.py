@@ -41,6 +41,7 @@ from models.runtimes.onnx_header import FLOAT16, Shape, read_onnx_header
 from models.runtimes.tensorrt import EngineRuntime, read_engine
 from models.runtimes.torch_files import Pt2Runtime, SafetensorsRuntime, read_pt2
 from models.runtimes.trust import admit
+from utils.base.constants import PRECISIONS
 from utils.files.addresses import ModelAddress, is_url
 from utils.files.archives import DAMAGED, open_archive, read_entry
 from utils.files.reading import MOST_JSON, open_plain, parse_json
@@ -286,7 +287,8 @@ def load_backend(
     classes = RUNTIMES | ({"onnx": OpenCVRuntime} if dnn else {})
     for kind in kinds:
         known = classes.get(kind, Runtime)  # which knows what torch does with a checkpoint or TorchScript
-        check_setting(f".{kind}" if known is Runtime else kind, "--precision", precision, known.precisions)
+        precisions = PRECISIONS if kind == "pt" else known.precisions  # a checkpoint's is set where it is made ready
+        check_setting(f".{kind}" if known is Runtime else kind, "--precision", precision, precisions)
         check_setting(f".{kind}" if known is Runtime else kind, "--hint", hint, known.hints)
     if threads and set(kinds) <= {"pt", "torchscript"}:
         torch.set_num_threads(threads)

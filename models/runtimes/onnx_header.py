@@ -29,6 +29,7 @@ PARTS = {
 }
 MOST_FIELDS = 1_000_000  # that are looked at for tensors; yolov5x6 has some 30 thousand
 MOST_NESTED = 64  # graphs within graphs
+MOST_KEY = 2**32 - 1  # of a field: its number and kind
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if count > MOST_FIELDS:
             raise ValueError("more parts than a detector has")
         key, place = _varint(data, place)
+        if key > MOST_KEY:  # some readers drop the upper bits and see another field
+            raise ValueError("no protobuf message")
         number, kind = key >> 3, key & 7
         if kind == 0:
             value, place = _varint(data, place)

@@ -4,6 +4,7 @@ A pt2 file is a program: torch evaluates the formulas of sizes in it, and AOTInd
 only as models/runtimes/trust.py has it. What it says of itself is read here, and nothing is run for that.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.experimental import network_of
 from models.runtimes.base import METADATA_FILE, Names, Runtime, own_metadata, require_package
 from models.runtimes.metadata import Metadata
+from models.spec.budget import MOST_NUMBERS
 from utils.files.archives import DAMAGED, open_archive, read_entry
 from utils.files.checkpoint import Checkpoint
 from utils.files.reading import MOST_JSON, parse_json
@@ -92,12 +94,17 @@ class SafetensorsRuntime(Runtime):
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
+                count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+                if count > MOST_NUMBERS:
+                    raise ValueError(f"it has {count} numbers, {MOST_NUMBERS} are possible")
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
             content, yaml = (parse_json(header[key]) for key in (METADATA_KEY, YAML_KEY))
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path}: not a safetensors file, or a damaged one: {_first_line(error)}") from error
         except KeyError as error:
             raise ValueError(f"{path}: has weights only, no yaml of their network; export it with export.py") from error
+        if not isinstance(yaml, dict):
+            raise ValueError(f"{path}: damaged: its yaml is a {type(yaml).__name__}, not a mapping; export it again")
         metadata = own_metadata(path, content)
         super().__init__(metadata, device)
         if threads:

@@ -7,7 +7,7 @@ files that were not written here are loaded in a child process first.
 
 from pathlib import Path
 
-from models.runtimes.first_load import READERS, try_first
+from models.runtimes.first_load import READERS, size_of, try_first
 from models.runtimes.onnx_header import check_external_data
 from utils.files.exported import is_remembered
 
@@ -16,6 +16,7 @@ PROGRAMS = {
     "pt2": "a pt2 file, which is a program",
     "engine": "machine code",
 }
+MOST_BYTES = 4 << 30  # of an exported file: the largest network has 1.4 GB of weights, see models/spec/budget.py
 FOLDER_OF = {"ncnn"}  # kinds of which the file that is named is a part
 
 
@@ -29,6 +30,9 @@ def admit(kind: str, path: Path, trust: bool = False, dnn: bool = False) -> None
     if trust or (kind not in PROGRAMS and kind not in READERS):
         return
     whole = path.parent if (kind in FOLDER_OF or path.suffix.lower() == ".xml") and path.is_file() else path
+    size = size_of(whole)
+    if size > MOST_BYTES:
+        raise ValueError(f"{path}: has {size / 2**30:.0f} GiB, no exported network has more than {MOST_BYTES >> 30}")
     if is_remembered(whole):
         return
     if kind in PROGRAMS:

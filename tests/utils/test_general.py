@@ -35,6 +35,7 @@ from utils.general import (
     run_script,
     scratch_folder,
     set_logging,
+    size_text,
 )
 
 # Log ------------------------------------------------------------------------------------------------------------------
@@ -568,3 +569,7 @@ def test_strides_may_be_tensors():
     assert make_divisible(100, stride) == make_divisible(100, 32) == 128
     assert check_img_size(100, s=stride.max()) == 128
     assert check_img_size([100, 64], s=32) == [128, 64]
+
+
+def test_sizes_of_files():
+    assert [size_text(value) for value in (1, 512, 3400, 14_100_000)] == ["1 byte", "512 bytes", "3.4 KB", "14.1 MB"]

@@ -1,8 +1,11 @@
 """Devices, fusion, summary, moving average and early stop, against plain formulas."""
 
 import copy
+import logging
 import math
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +14,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from utils.general import ROOT
+from utils.processes.cores import CoreWatch
 from utils.torch_utils import (
     EarlyStopping,
     FlopCounter,
     ModelEMA,
+    ThreadLimit,
+    compile_network,
     fuse_conv_and_bn,
     initialize_weights,
     largest_stride,
@@ -224,6 +231,29 @@ def test_operations_are_those_that_torch_counts(toy):
     assert counter.flops == expected.get_total_flops() > 0
 
 
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path):
+    code = (
+        "from torch import nn; from utils.torch_utils import compile_network; compile_network(nn.Conv2d(3, 4, 1), True)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"}
+    environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: --compile: ")
+    assert "g++" in last
+
+
+def test_an_exported_file_is_not_compiled():
+    exported = nn.Conv2d(3, 4, 1)
+    exported.metadata = "of the file"
+    with pytest.raises(ValueError, match="--compile"):
+        compile_network(exported, is_dynamic=True)
+
+
 # Moving average -------------------------------------------------------------------------------------------------------
 
 
@@ -383,3 +413,30 @@ def test_early_stop_goes_on_where_it_was():
 @pytest.mark.parametrize(("strides", "expected"), [([8, 16, 32], 32), ([8, 16, 32, 64], 64), ([8, 16], 32)], ids=str)
 def test_largest_stride(strides, expected):
     assert largest_stride(SimpleNamespace(stride=torch.tensor(strides, dtype=torch.float32))) == expected
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_threads():
+    """A machine on which torch may use four threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield torch.get_num_threads
+    torch.set_num_threads(before)
+
+
+def test_fixed_number_of_threads(torch_threads):
+    assert ThreadLimit(0).apply() == 0
+    assert torch_threads() == 4
+    assert ThreadLimit(3).apply() == torch_threads() == 3
+
+
+def test_automatic_threads_follow_the_free_cores(torch_threads, monkeypatch, caplog):
+    free = iter([8, 8, 2, 1, 3])
+    monkeypatch.setattr(CoreWatch, "free", lambda self: (next(free), "as found"))
+    limit = ThreadLimit("auto")
+    with caplog.at_level(logging.INFO):
+        assert [(limit.apply(), torch_threads()) for _ in range(5)] == [(4, 4), (4, 4), (2, 2), (1, 1), (3, 3)]
+    assert [record.message.split()[2] for record in caplog.records] == ["4", "2", "1", "3"]  # the changes alone

@@ -1,20 +1,21 @@
-"""Trains variants of a detector with several seeds each and says which differ by more than chance.
+"""Train variants of a detector with several seeds each and test their differences.
 
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --dry-run  # show the plan and how long it takes
-    python -m tools.ablate --config data/ablations/nam-shapes.yaml            # do it; goes on after a kill
+    python -m tools.ablate --config data/ablations/nam-shapes.yaml            # run it; resumes after a kill
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --report   # the report of what is done so far
     python -m tools.ablate --config data/ablations/nam-shapes.yaml --plan     # how many seeds a difference needs
     python -m tools.ablate --runs docs/nam-bccd-runs.csv docs/nam-cards-runs.csv  # tables from committed rows
 
-Several processes, on this machine or on others that share --project, may run the same command at the same time: each
-training is done by one of them. Results go to <project>/<name>: report.html, report.md, table.tex, CSV and plots.
+Needs Optuna (pip install optuna). Several processes may run the same command at the same time, those of several
+machines with --storage postgresql://user@host/db: each training is done by one of them. Results go to
+<project>/<name>: report.html, report.md, table.tex, CSV and plots.
 """
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tools.ablate.plan import Plan, Run, load_plan
 from tools.ablate.power import Look, describe, stopped_at
 from tools.ablate.queue import RunQueue
 from tools.ablate.report import write_reports
-from tools.ablate.runs import check_same, work
+from tools.ablate.runs import work
 from tools.ablate.stats import smallest_p
 from tools.ablate.table import Findings, summary
 from tools.costs import measure_costs
@@ -41,7 +42,7 @@ from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
 from utils.draw.curves import read_results
-from utils.evaluation.evaluate import EvalSettings, EvaluatedBatch, evaluate
+from utils.evaluation.evaluate import EvalSettings, evaluate
 from utils.files.checkpoint import load_checkpoint
 from utils.general import LOGGER, ROOT, atomic_write, check_img_size, colorstr, find_file, plural, progress
 from utils.metrics import IOU_LEVELS
@@ -57,7 +58,7 @@ PROBED_IMAGES = 4
 
 @dataclass(frozen=True)
 class AblateOptions:
-    """The flags of `parse_opt`, which holds their defaults and meanings."""
+    """Flags of `parse_opt`."""
 
     config: str
     project: str
@@ -68,24 +69,31 @@ class AblateOptions:
     rounds: int
     plan: bool
     sd: float | None
+    storage: str
     runs: list[str]
     baseline: str
     figure: str
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
-    """The options of the command line, or of `arguments`."""
+    """Parse the command line, or `arguments`."""
     parser = tool_parser(
         "ablate", "Train variants x seeds and compare them.", "--config data/ablations/nam-shapes.yaml --dry-run"
     )
     parser.add_argument("--config", default="", help="the ablation's yaml, as data/ablations/nam-shapes.yaml")
     parser.add_argument("--project", default=str(ROOT / "runs" / "ablate"), help="results go to project/name")
     parser.add_argument("--name", default="", help="results go to project/name, which may exist; empty: as the yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and how long it may take, train nothing")
-    parser.add_argument("--report", action="store_true", help="write the report of what is done so far, train nothing")
-    parser.add_argument("--retry", action="store_true", help="try trainings again that have failed")
-    parser.add_argument("--rounds", type=int, default=50, help="how often the latency is measured")
-    parser.add_argument("--plan", action="store_true", help="how many paired seeds a difference needs; train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and its expected time, train nothing")
+    parser.add_argument("--report", action="store_true", help="write the report of the finished runs, train nothing")
+    parser.add_argument("--retry", action="store_true", help="run failed trainings again")
+    parser.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="database of the runs' states that several machines share, e.g. postgresql://...; default: a file in name",
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="measurements of the latency")
+    parser.add_argument("--plan", action="store_true", help="print the seeds that a difference needs, train nothing")
     parser.add_argument(
         "--sd", type=float, help="for --plan: sd of a pilot's paired differences in mAP; default: that of runs done"
     )
@@ -94,19 +102,19 @@ def parse_opt(arguments: Sequence[str] | None = None) -> AblateOptions:
     parser.add_argument("--figure", default="", metavar="PNG", help="for --runs: draw the effects into this file")
     options = AblateOptions(**vars(parser.parse_args(arguments)))
     if bool(options.config) == bool(options.runs):
-        parser.error("one of --config and --runs is wanted")
+        parser.error("give either --config or --runs")
     return options
 
 
 def main(opt: AblateOptions) -> Path:
-    """Does what is left to do and writes the report; the folder of both."""
+    """Do the open runs and write the report; return its folder."""
     if opt.rounds < 1:
-        raise ValueError(f"--rounds {opt.rounds}: 1 or more")
+        raise ValueError(f"--rounds {opt.rounds}: must be 1 or more")
     if opt.runs:
         return show_runs(opt.runs, opt.baseline, opt.figure)
     folder = (Path(opt.project) / (opt.name or Path(opt.config).stem)).resolve()
     plan = load_plan(opt.config, folder)
-    queue = RunQueue(folder / "queue")
+    queue = RunQueue(folder / "queue", opt.storage, folder.name)
     adopt_known(plan, queue)
     show_plan(plan, queue)
     if opt.dry_run:
@@ -124,8 +132,8 @@ def main(opt: AblateOptions) -> Path:
         work(
             queue,
             plan.runs,
-            lambda run, beat: measure(run, plan.split, data, beat),
-            is_wanted=lambda run: is_wanted(run, plan, queue),
+            lambda run: measure(run, plan.split, data),
+            is_needed=lambda run: is_needed(run, plan, queue),
         )
     findings = find(plan, queue, opt.rounds)
     write_reports(findings, folder)
@@ -133,15 +141,15 @@ def main(opt: AblateOptions) -> Path:
         LOGGER.info(line)
     LOGGER.info(f"Report in {colorstr('bold', str(folder / 'report.html'))}")
     if findings.failed:
-        logs = folder / "queue" / findings.failed[0] / "log.txt"
-        raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {logs}; --retry tries again")
+        log = queue.log(findings.failed[0])
+        raise ValueError(f"{plural(len(findings.failed), 'run')} failed, see {log}; --retry tries again")
     return folder
 
 
 def show_runs(files: Sequence[str], baseline: str, figure: str) -> Path:
-    """Prints the tables of runs.csv files, and draws their figure where one is wanted; the last file written or read.
+    """Print the tables of runs.csv files and draw their figure; return the last file written or read.
 
-    ValueError or FileNotFoundError names the file that is wrong.
+    ValueError or FileNotFoundError names the file at fault.
     """
     effects = read_effects([find_file(file, (".csv",)) for file in files], baseline)
     LOGGER.info(tables_of(effects))
@@ -156,7 +164,7 @@ def show_runs(files: Sequence[str], baseline: str, figure: str) -> Path:
 
 
 def show_plan(plan: Plan, queue: RunQueue) -> None:
-    """Says in the log what is compared and how far it has come."""
+    """Log the variants, seeds and states of the runs."""
     states = [queue.state(run.key) for run in plan.runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "running", "failed", "open"))
     LOGGER.info(
@@ -168,14 +176,14 @@ def show_plan(plan: Plan, queue: RunQueue) -> None:
     least = smallest_p(len(plan.seeds))
     if least >= plan.alpha:
         LOGGER.warning(
-            f"with {plural(len(plan.seeds), 'seed')} an exact test cannot give a p below {least:.3g}, so that a "
-            f"difference at alpha {plan.alpha} rests on Student's t test alone; "
+            f"with {plural(len(plan.seeds), 'seed')} the p of an exact test is {least:.3g} or more, so a difference at "
+            f"alpha {plan.alpha} rests on Student's t test alone; "
             f"{math.ceil(1 - math.log2(plan.alpha) + 1e-9)} seeds can confirm a single one"
         )
 
 
 def show_time(plan: Plan, queue: RunQueue) -> None:
-    """Says each run and what is left to do in hours: as long as those that are done took, or as a few batches take."""
+    """Log each run and the hours left, estimated from the runs that are done or from a few batches."""
     for run in plan.runs:
         LOGGER.info(f"{queue.state(run.key):>8} {run.key}: train.py {' '.join(run.arguments)}")
     records = [queue.record(run.key) for run in plan.runs if queue.state(run.key) == "done"]
@@ -189,32 +197,32 @@ def show_time(plan: Plan, queue: RunQueue) -> None:
 
 
 def show_power(plan: Plan, queue: RunQueue, sd: float | None) -> None:
-    """Says how many paired seeds find which difference, and the rule by which the ablation stops.
+    """Log the paired seeds that each difference needs, and the stopping rule.
 
-    ValueError where neither `sd` nor runs that are done tell how far paired differences are apart.
+    The sd of paired differences is given, or that of the runs that are done; ValueError without both.
     """
     records = [queue.record(run.key) for run in plan.runs if queue.state(run.key) == "done"]
     known = [float(record["train_seconds"]) for record in records if record.get("train_seconds")]
     if sd is None:
         sd = pilot_sd(plan, records)
     if not sd > 0:
-        raise ValueError(f"--sd {sd:g}: the standard deviation of paired differences in mAP, above 0, as 0.01")
+        raise ValueError(f"--sd {sd:g}: the sd of paired differences in mAP must be above 0, such as 0.01")
     for line in describe(sd, float(np.mean(known)) / 60 if known else None, plan.alpha, plan.looks):
         LOGGER.info(line)
 
 
 def pilot_sd(plan: Plan, records: Sequence[Mapping[str, object]]) -> float:
-    """The root mean square of the variants' sd of paired differences, in the runs that are done."""
+    """Return the root mean square of the variants' sd of paired differences, from the runs that are done."""
     pairs = []
     if any(record["variant"] == plan.baseline for record in records):
         pairs = [effect.paired for effect in effects_of(records, plan.baseline) if effect.paired is not None]
     if not pairs:
-        raise ValueError("no pilot: give --sd, or do three seeds of two variants first")
+        raise ValueError("--plan: no pilot; give --sd, or run three seeds of two variants first")
     return math.sqrt(float(np.mean([pair.sd**2 for pair in pairs])))
 
 
-def is_wanted(run: Run, plan: Plan, queue: RunQueue) -> bool:
-    """Whether a run is still to be done: not if a planned look has stopped its variant, or all variants."""
+def is_needed(run: Run, plan: Plan, queue: RunQueue) -> bool:
+    """Return False if a planned look has stopped the run's variant, or for the baseline all variants."""
     if not plan.looks:
         return True
     others = [name for name in plan.variants if name != plan.baseline]
@@ -225,7 +233,7 @@ def is_wanted(run: Run, plan: Plan, queue: RunQueue) -> bool:
 
 
 def look_of(variant: str, plan: Plan, queue: RunQueue) -> Look | None:
-    """The planned look at which a variant's test has stopped, by the runs that are done; None where none has."""
+    """Return the planned look at which a variant has stopped, from the runs that are done, or None."""
     values: dict[str, list[float]] = {variant: [], plan.baseline: []}
     keys = {(run.variant, run.seed): run.key for run in plan.runs}
     for seed in plan.seeds:
@@ -238,7 +246,7 @@ def look_of(variant: str, plan: Plan, queue: RunQueue) -> Look | None:
 
 
 def probe(plan: Plan) -> float:
-    """Seconds of one training by the time that forward and backward of a few images take in the baseline."""
+    """Estimate the seconds of one training from forward and backward passes of the baseline."""
     run = next(run for run in plan.runs if run.variant == plan.baseline)
     opt = options_of(run)
     device = select_device(opt.device)
@@ -261,8 +269,8 @@ def probe(plan: Plan) -> float:
 # A run ----------------------------------------------------------------------------------------------------------------
 
 
-def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) -> dict[str, object]:
-    """How good a trained run is on a split of the data, and what it was; writes images.npz into its folder."""
+def measure(run: Run, split: str, data: DataConfig) -> dict[str, object]:
+    """Evaluate a trained run on a split, write images.npz into its folder, and return metrics and environment."""
     opt = options_of(run)
     device = select_device(opt.device)
     weights = final_weights(run)
@@ -274,18 +282,13 @@ def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) 
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     loader = val_loader(records, imgsz, opt.batch_size * 2 if opt.batch_size > 0 else 32, workers=0, stride=stride)
     recorder = ImageRecorder(data.root)
-
-    def observe(evaluated: EvaluatedBatch) -> None:
-        beat()
-        recorder(evaluated)
-
     result = evaluate(
         model,
         loader,
         rated.names,
         device=device,
         settings=EvalSettings(by_size=True),
-        on_batch=observe,
+        on_batch=recorder,
         show_progress=False,
     )
     recorder.result().save(run.folder / "images.npz")
@@ -306,18 +309,18 @@ def measure(run: Run, split: str, data: DataConfig, beat: Callable[[], object]) 
 
 
 def final_weights(run: Run) -> Path:
-    """The checkpoint of the best epoch on val, or the last one's where none was validated."""
+    """Return the checkpoint of the best epoch on val, or of the last epoch without validation."""
     best = run.folder / "weights" / "best.pt"
     return best if best.is_file() else best.with_name("last.pt")
 
 
 def options_of(run: Run) -> TrainOptions:
-    """The options that its training had."""
+    """Return the options of a run's training."""
     return parse_train(list(run.arguments))
 
 
 def data_hash(splits: Mapping[str, Sequence[LabelRecord]], data: DataConfig) -> str:
-    """16 hexadecimal digits of the names, sizes and labels of all images."""
+    """Return a hash (16 hexadecimal digits) of the names, sizes and labels of all images."""
     content = hashlib.sha256()
     for name, records in sorted(splits.items()):
         content.update(name.encode() + fingerprint(records, data.root).numpy().tobytes())
@@ -328,15 +331,15 @@ def data_hash(splits: Mapping[str, Sequence[LabelRecord]], data: DataConfig) -> 
 
 
 def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
-    """What the runs that are done have come to."""
+    """Collect the findings of the runs that are done; raise ValueError if there are none."""
     states = {run.key: queue.state(run.key) for run in plan.runs}
     done = [run for run in plan.runs if states[run.key] == "done"]
     if not done:
         failed = [key for key, state in states.items() if state == "failed"]
-        where = f"; {failed[0]} failed, see {queue.place(failed[0]) / 'log.txt'} (--retry)" if failed else ""
-        raise ValueError(f"{queue.folder}: no run is done yet, so there is nothing to report{where}")
+        where = f"; {failed[0]} failed, see {queue.log(failed[0])} (--retry)" if failed else ""
+        raise ValueError(f"{queue.folder}: no run is done yet{where}")
     for run in done:
-        check_same(queue, run)
+        queue.check_digest(run.key, run.digest)
     records = [queue.record(run.key) for run in done]
     notes = [
         f"the runs differ in {what}: {', '.join(map(str, values))}"
@@ -356,8 +359,8 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         curves[run.variant].append(read_results(run.folder / "results.csv")["metrics/mAP_0.5:0.95"])
     if len(here) < len(done):
         notes.append(
-            f"{plural(len(done) - len(here), 'run')} known from {plan.known}; curves, costs and draws of the images "
-            f"are of the {len(here)} whose files are here"
+            f"{plural(len(done) - len(here), 'run')} without files here; curves, costs and draws of the images are of "
+            f"the {len(here)} others"
         )
     return Findings(
         title=f"Ablation {plan.file.stem}",
@@ -371,16 +374,17 @@ def find(plan: Plan, queue: RunQueue, rounds: int) -> Findings:
         provenance=provenance(plan, records),
         notes=notes,
         failed=[key for key, state in states.items() if state == "failed"],
-        open=sum(states[run.key] in ("open", "running") and is_wanted(run, plan, queue) for run in plan.runs),
+        looks=plan.looks,
+        open=sum(states[run.key] in ("open", "running") and is_needed(run, plan, queue) for run in plan.runs),
     )
 
 
 def image_intervals(plan: Plan, done: Sequence[Run]) -> dict[str, tuple[float, float]]:
-    """By variant the interval of its difference to the baseline when the images are drawn again."""
+    """Return the bootstrap interval over images of each variant's difference to the baseline."""
     if not plan.bootstrap:
         return {}
     bar = progress(done, desc="Drawing images", delay=2)
-    drawn = {(run.variant, run.seed): drawn_of(run, plan.bootstrap) for run in bar}
+    drawn = {(run.variant, run.seed): bootstrap_maps(run, plan.bootstrap) for run in bar}
     found = {}
     for name in plan.variants:
         seeds = [seed for seed in plan.seeds if {(name, seed), (plan.baseline, seed)} <= drawn.keys()]
@@ -390,8 +394,8 @@ def image_intervals(plan: Plan, done: Sequence[Run]) -> dict[str, tuple[float, f
     return found
 
 
-def drawn_of(run: Run, draws: int) -> np.ndarray:
-    """The run's mAP (draws,) on images drawn again; kept in its folder, as they take a while."""
+def bootstrap_maps(run: Run, draws: int) -> np.ndarray:
+    """Return a run's mAP (draws,) on bootstrap samples of the images; cached in its folder."""
     path = run.folder / "bootstrap.npy"
     if path.is_file():
         found = np.load(path)
@@ -404,7 +408,7 @@ def drawn_of(run: Run, draws: int) -> np.ndarray:
 
 
 def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """What was run on what: the plan, the data, the code, the machine."""
+    """Return plan, data, code and machine as rows of the report."""
     environments = {key.removeprefix("env_"): str(value) for key, value in records[0].items() if key[:4] == "env_"}
     options = {f"--{k.replace('_', '-')}": v for k, v in plan.train.values().items() if k in plan.train.given}
     return {
@@ -423,8 +427,8 @@ def provenance(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[str,
 
 
 def stopping_rule(plan: Plan) -> str:
-    """The rule that was fixed before the first run, in words."""
+    """Describe the stopping rule, which was fixed before the first run."""
     if not plan.looks:
         return f"none: {plural(len(plan.seeds), 'paired seed')}, tested once when all are done"
     limits = ", ".join(f"p <= {look.p:.4f} after {look.pairs} pairs" for look in plan.looks)
-    return f"a variant stops at {limits} (alpha spent as Lan and DeMets have it)"
+    return f"a variant stops at {limits} (alpha spending of Lan and DeMets)"

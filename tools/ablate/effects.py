@@ -1,4 +1,4 @@
-"""What variants change on several data sets, from their runs.csv alone: a table of each, and the effects pooled.
+"""Compute the variants' effects on several data sets from their runs.csv, and pool them.
 
     python -m tools.ablate --runs docs/nam-bccd-runs.csv docs/nam-cards-runs.csv --figure docs/nam-effects.png
 
@@ -19,18 +19,17 @@ from tools.ablate.table import markdown_table
 from utils.draw.curves import font_for, hex_color, new_figure, tidy
 from utils.general import atomic_write
 
-LEAST_PAIRS = 3
-LEAST_VARIANCE = 1e-12  # of a mean difference, where all pairs differ by the same
+MIN_PAIRS = 3
+MIN_VARIANCE = 1e-12  # of a mean difference, where all pairs differ by the same
 HEAD = ("variant", "seeds", "mAP@.5:.95 (sd)", "difference", "95 % interval", "p of the t test (Holm)")
 POOLED = "pooled"
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A variant on a data set: the metric's mean and sd over its seeds, and the paired differences to the baseline.
+    """A variant on a data set: mean and sd over its seeds, and the paired differences to the baseline.
 
-    `paired` and `corrected_p` (by Holm, over the data set's variants) are None where fewer than LEAST_PAIRS seeds
-    are common.
+    `paired` and `corrected_p` (by Holm, over the data set's variants) are None with fewer than MIN_PAIRS common seeds.
     """
 
     variant: str
@@ -43,7 +42,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class PooledEffect:
-    """The mean effect over data sets with its confidence interval, and the sd `tau` of effects between data sets."""
+    """Mean effect over data sets with its confidence interval, and the sd `tau` between data sets."""
 
     mean: float
     low: float
@@ -54,7 +53,7 @@ class PooledEffect:
 def effects_of(
     records: Sequence[Mapping[str, object]], baseline: str = "plain", metric: str = "map", confidence: float = 0.95
 ) -> list[Effect]:
-    """An effect of each variant, the baseline first; ValueError where the baseline has no run."""
+    """Return the effect of each variant, the baseline first; raise ValueError if the baseline has no run."""
     values: dict[str, dict[int, float]] = {}
     for record in records:
         if record.get(metric) is not None:
@@ -65,7 +64,7 @@ def effects_of(
     paired: dict[str, Paired] = {}
     for name, own in values.items():
         seeds = [seed for seed in sorted(own) if seed in base]
-        if len(seeds) >= LEAST_PAIRS:
+        if len(seeds) >= MIN_PAIRS:
             paired[name] = compare_paired([own[seed] for seed in seeds], [base[seed] for seed in seeds], confidence)
     corrected = dict(zip(paired, holm([pair.p_t for pair in paired.values()]), strict=True))
     effects = [Effect(baseline, len(base), *mean_sd(list(base.values())), None, None)]
@@ -76,7 +75,7 @@ def effects_of(
 
 
 def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
-    """The random-effects mean of one variant's differences on k data sets; ValueError without any."""
+    """Pool one variant's differences on k data sets by random effects; raise ValueError if k is 0."""
     import scipy.stats
 
     if not pairs:
@@ -84,7 +83,7 @@ def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
     means = np.array([pair.mean for pair in pairs])
     variances = np.array([pair.sd**2 / pair.n for pair in pairs])
     if not variances.all():  # equal differences in all pairs: nothing to weigh by
-        variances = np.full(len(pairs), max(float(variances.max()), LEAST_VARIANCE))
+        variances = np.full(len(pairs), max(float(variances.max()), MIN_VARIANCE))
     weights = 1 / variances
     fixed = float(weights @ means / weights.sum())
     excess = float(weights @ (means - fixed) ** 2) - (len(pairs) - 1)
@@ -97,7 +96,7 @@ def pool(pairs: Sequence[Paired], confidence: float = 0.95) -> PooledEffect:
 
 
 def table_of(effects: Sequence[Effect]) -> str:
-    """The effects as a Markdown table."""
+    """Return the effects as a Markdown table."""
     return markdown_table(HEAD, map(_cells, effects))
 
 
@@ -115,7 +114,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 
 def pooled_table(by_data: Mapping[str, Sequence[Effect]]) -> str:
-    """A Markdown table of each variant that two or more data sets have."""
+    """Return a Markdown table of the variants that two or more data sets have."""
     head = ("variant", "data sets", "difference", "95 % interval", "sd between data sets")
     rows = []
     for name, pairs in common_pairs(by_data).items():
@@ -126,7 +125,7 @@ def pooled_table(by_data: Mapping[str, Sequence[Effect]]) -> str:
 
 
 def common_pairs(by_data: Mapping[str, Sequence[Effect]]) -> dict[str, list[Paired]]:
-    """By variant its paired differences on each data set that has them, for variants of two or more data sets."""
+    """Return paired differences on each data set, for variants of two or more data sets."""
     found: dict[str, list[Paired]] = {}
     for effects in by_data.values():
         for effect in effects:
@@ -136,7 +135,7 @@ def common_pairs(by_data: Mapping[str, Sequence[Effect]]) -> dict[str, list[Pair
 
 
 def plot_effects(by_data: Mapping[str, Sequence[Effect]], path: Path) -> None:
-    """A forest plot: each variant's difference with its interval on each data set, and pooled."""
+    """Draw a forest plot: each variant's difference and interval on each data set, and pooled."""
     pooled = {name: pool(pairs) for name, pairs in common_pairs(by_data).items()}
     variants = list(dict.fromkeys(e.variant for effects in by_data.values() for e in effects if e.paired))
     figure = new_figure(8, 1.5 + 0.6 * len(variants))
@@ -162,7 +161,7 @@ def plot_effects(by_data: Mapping[str, Sequence[Effect]], path: Path) -> None:
 
 
 def read_effects(paths: Sequence[Path], baseline: str) -> dict[str, list[Effect]]:
-    """The effects in each runs.csv, by the file's name without `-runs.csv`."""
+    """Read the effects in each runs.csv, by the file's name without `-runs.csv`."""
     found = {}
     for path in paths:
         try:
@@ -174,7 +173,7 @@ def read_effects(paths: Sequence[Path], baseline: str) -> dict[str, list[Effect]
 
 
 def tables_of(by_data: Mapping[str, Sequence[Effect]]) -> str:
-    """All tables, in Markdown, each with a head."""
+    """Return all tables in Markdown, each with a title."""
     parts = [f"**{name}**\n\n{table_of(effects)}" for name, effects in by_data.items()]
     if common_pairs(by_data):
         parts.append(f"**{POOLED}** (random effects)\n\n{pooled_table(by_data)}")

@@ -1,4 +1,4 @@
-"""What an ablation compares: its yaml, and the trainings that come of it."""
+"""Read an ablation's yaml and list its trainings."""
 
 import hashlib
 import itertools
@@ -11,13 +11,15 @@ import yaml
 
 from tools.ablate.power import Look, plan_looks
 from train import parse_opt
+from utils.base.constants import SPLITS
 from utils.cli.arguments import normalized
 from utils.cli.train_options import TrainOptions
-from utils.data.config import SPLITS, Hyp
+from utils.data.config import Hyp
 from utils.files.names import safe_name
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
 from utils.general import ROOT, atomic_write, find_file
 
+MOST_SEEDS = 10_000
 KEYS = ("data", "split", "seeds", "baseline", "variants", "train", "alpha", "bootstrap", "known", "looks")
 OWN = frozenset({"data", "seed", "project", "name", "exist_ok", "resume", "evolve", "nosave", "noval", "given"})
 ALLOWED = sorted({field.name for field in fields(TrainOptions)} - OWN)
@@ -26,9 +28,9 @@ BOOTSTRAP = 200  # draws
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its variant and seed, the folder it goes to, the options of train.py, and a hash of what they say.
+    """A training: variant, seed, results folder, options of train.py, and a hash of the options.
 
-    The digest is the same on every machine and in every folder: it is of what files hold, not of where they are.
+    The digest is the same on every machine: it hashes the content of files, not their paths.
     """
 
     variant: str
@@ -39,13 +41,13 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name in the queue."""
+        """Name in the queue."""
         return self.folder.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The content of an ablation's yaml. `split` is what the runs are rated on; `runs` come seed by seed."""
+    """Content of an ablation's yaml. Runs are rated on `split`; `runs` are sorted by seed."""
 
     file: Path
     data: str
@@ -63,9 +65,9 @@ class Plan:
 
 
 def load_plan(file: str, folder: Path) -> Plan:
-    """The plan in a yaml, for results in a folder; the yamls that variants have of their own are written there.
+    """Read a plan for results in a folder; write the variants' own yamls there.
 
-    ValueError or FileNotFoundError where it cannot be carried out as it stands.
+    ValueError or FileNotFoundError names the key at fault.
     """
     path = find_file(file, YAML_SUFFIXES)
     content = read_yaml(path)
@@ -82,9 +84,9 @@ def load_plan(file: str, folder: Path) -> Plan:
         raise ValueError(f"{path}: split {split}: must be one of {', '.join(SPLITS)}")
     alpha, bootstrap = content.get("alpha", 0.05), content.get("bootstrap", BOOTSTRAP)
     if not isinstance(alpha, float) or not 0 < alpha < 1:
-        raise ValueError(f"{path}: alpha {alpha}: between 0 and 1, as 0.05")
+        raise ValueError(f"{path}: alpha {alpha}: must be between 0 and 1, such as 0.05")
     if type(bootstrap) is not int or bootstrap < 0:
-        raise ValueError(f"{path}: bootstrap {bootstrap}: a number of draws, 0 for none")
+        raise ValueError(f"{path}: bootstrap {bootstrap}: must be a number of draws, 0 for none")
     names = [safe_name(str(name)).replace(" ", "_") for name in variants]
     if len({name.casefold() for name in names}) < len(names):
         raise ValueError(f"{path}: variants: two have the same name in the file system: {', '.join(sorted(names))}")
@@ -119,20 +121,20 @@ def load_plan(file: str, folder: Path) -> Plan:
 
 
 def _known(value: object, path: Path) -> Path | None:
-    """The runs.csv that the key `known` names, from the yaml's folder or the repository's."""
+    """Return the path of the key `known`, relative to the yaml or to the repository."""
     if value is None:
         return None
     if not isinstance(value, str) or not value.endswith(".csv"):
-        raise ValueError(f"{path}: known {value!r}: the runs.csv of an earlier time, as docs/nam-bccd-runs.csv")
+        raise ValueError(f"{path}: known {value!r}: must be a runs.csv, such as docs/nam-bccd-runs.csv")
     places = (path.parent / value, ROOT / value)
     return next((place for place in places if place.is_file()), places[-1])
 
 
 def prepare(common: Mapping[str, object], own: Mapping[str, object], place: Path, source: str) -> dict[str, object]:
-    """The options of a variant, those of its own before the common ones.
+    """Return the options of a variant, which override the common ones.
 
-    Its `replace` {block: other block} makes of its cfg the yaml <place>.yaml, and a mapping `hyp` of the common file
-    <place>-hyp.yaml.
+    `replace` {block: other block} writes its cfg to <place>.yaml; a mapping `hyp` writes the changed hyper-parameters
+    to <place>-hyp.yaml.
     """
     own = dict(own)
     replaced, changes = own.pop("replace", None), own.get("hyp")
@@ -153,9 +155,9 @@ def prepare(common: Mapping[str, object], own: Mapping[str, object], place: Path
 
 
 def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
-    """A model yaml's content with other blocks in place of some; of their arguments the first stays, the channels.
+    """Replace blocks of a model yaml; of their arguments only the first, the channels, is kept.
 
-    ValueError where it has no such block.
+    ValueError if the yaml lacks a block.
     """
     path = find_file(cfg, YAML_SUFFIXES)
     content = read_yaml(path)
@@ -167,14 +169,14 @@ def replace_blocks(cfg: str, blocks: Mapping[str, object]) -> dict[str, object]:
             if isinstance(row, list) and len(row) > 3 and row[2] == old
         ]
         if not rows:
-            raise ValueError(f"{path}: replace: it has no block {old}")
+            raise ValueError(f"{path}: replace: there is no block {old}")
         for row in rows:
             row[2], row[3] = str(new), row[3][:1]
     return content
 
 
 def make_run(variant: str, seed: int, folder: Path, options: Mapping[str, object]) -> Run:
-    """A training with options of train.py, named as in Python, whose results go to a folder."""
+    """Create a run from options of train.py, named as in Python."""
     arguments = _arguments(options)
     digest = hashlib.sha256()
     for name, value in sorted(options.items()):
@@ -184,11 +186,11 @@ def make_run(variant: str, seed: int, folder: Path, options: Mapping[str, object
 
 
 def _looks(value: object, seeds: int, alpha: float, path: Path) -> tuple[Look, ...]:
-    """The tests that the key `looks` plans, the last of them after all seeds."""
+    """Return the looks of the key `looks`, the last of which comes after all seeds."""
     if value is None:
         return ()
     if not isinstance(value, list) or any(type(count) is not int for count in value) or value[-1:] != [seeds]:
-        raise ValueError(f"{path}: looks {value}: numbers of seeds that rise and end with all {seeds}, as [8, {seeds}]")
+        raise ValueError(f"{path}: looks {value}: must increase and end with all {seeds} seeds, such as [8, {seeds}]")
     try:
         return plan_looks(value, alpha)
     except ValueError as error:
@@ -196,7 +198,7 @@ def _looks(value: object, seeds: int, alpha: float, path: Path) -> tuple[Look, .
 
 
 def _content_of(name: str, value: object) -> str:
-    """What an option says, for the digest: of a yaml its values, of weights a hash of the file, else the value."""
+    """Return an option's content for the digest: values of a yaml, hash of a weights file, else the value."""
     if not isinstance(value, str) or not value:
         return str(value)
     if name in ("cfg", "hyp", "data"):
@@ -209,11 +211,11 @@ def _content_of(name: str, value: object) -> str:
 
 
 def _options(values: object, source: str) -> dict[str, object]:
-    """Options of train.py, named as in Python or as on the command line."""
+    """Check options of train.py, named as in Python or as on the command line."""
     named = {str(key).replace("-", "_"): value for key, value in _mapping(values, source).items()}
     taken = sorted(named.keys() & OWN)
     if taken:
-        raise ValueError(f"{source}: {taken[0]} is for tools.ablate to choose; leave it out")
+        raise ValueError(f"{source}: {taken[0]} is set by tools.ablate; remove it")
     try:
         return normalized(named, allowed=ALLOWED)
     except ValueError as error:
@@ -221,7 +223,7 @@ def _options(values: object, source: str) -> dict[str, object]:
 
 
 def _arguments(options: Mapping[str, object]) -> list[str]:
-    """The command line of options; what is false or empty (null) is left out."""
+    """Return options as command-line words, without false and null ones."""
     words: list[str] = []
     for name, value in options.items():
         flag = f"--{name}" if name in ("upload_dataset", "bbox_interval") else f"--{name.replace('_', '-')}"
@@ -234,11 +236,13 @@ def _arguments(options: Mapping[str, object]) -> list[str]:
 
 
 def _seeds(value: object, path: Path) -> tuple[int, ...]:
+    if type(value) is int and value > MOST_SEEDS:
+        raise ValueError(f"{path}: seeds {value}: up to {MOST_SEEDS} are possible")
     seeds = list(range(value)) if type(value) is int else value
     if not isinstance(seeds, Sequence) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ValueError(f"{path}: seeds {value}: a count, as 5, or a list of whole numbers from 0 on")
+        raise ValueError(f"{path}: seeds {value}: must be a count, such as 5, or a list of integers from 0 on")
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{path}: seeds {value}: each once; the same seed gives the same run")
+        raise ValueError(f"{path}: seeds {value}: must differ; the same seed gives the same run")
     return tuple(seeds)
 
 
@@ -249,7 +253,7 @@ def _mapping(value: object, source: str) -> dict:
 
 
 def _write(path: Path, content: Mapping[str, object]) -> str:
-    """Writes a yaml where it is not there as it should be; its path."""
+    """Write a yaml unless the file has this content; return its path."""
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How many paired seeds an ablation needs, and when it may stop: planned before the first run.
+"""Plan how many paired seeds an ablation needs, and when it may stop, before the first run.
 
 A variant is compared with the baseline by Student's t test of the paired differences, whose standard deviation comes
 from a pilot. Looking at the result after every run and stopping once it is significant finds differences that are not
@@ -16,13 +16,13 @@ import numpy as np
 
 DIFFERENCES = (0.005, 0.01, 0.02)  # of mAP@.5:.95
 POWER = 0.8
-MOST_PAIRS = 10_000
+MAX_PAIRS = 10_000
 GRID = 2001  # points of a look's distribution
 WIDEST = 8.0  # standard deviations, beyond which nothing is left
 
 
 def power_of(pairs: int, difference: float, sd: float, alpha: float = 0.05) -> float:
-    """The chance that a two-sided paired t test finds a true mean difference, of differences with that sd."""
+    """Return the power of a two-sided paired t test for a true mean difference; sd is that of the differences."""
     import scipy.stats
 
     if pairs < 2:
@@ -33,16 +33,16 @@ def power_of(pairs: int, difference: float, sd: float, alpha: float = 0.05) -> f
 
 
 def pairs_needed(difference: float, sd: float, alpha: float = 0.05, power: float = POWER) -> int:
-    """The least number of pairs that finds a difference with that power; ValueError where MOST_PAIRS do not."""
+    """Return the smallest number of pairs with that power; raise ValueError if MAX_PAIRS are too few."""
     if not (difference > 0 and sd > 0):
         raise ValueError(f"difference {difference} and sd {sd}: must be above 0")
-    if power_of(MOST_PAIRS, difference, sd, alpha) < power:
-        raise ValueError(f"a difference of {difference:g} needs more than {MOST_PAIRS} pairs at an sd of {sd:g}")
-    return bisect.bisect_left(range(MOST_PAIRS), power, key=lambda n: power_of(n, difference, sd, alpha))
+    if power_of(MAX_PAIRS, difference, sd, alpha) < power:
+        raise ValueError(f"a difference of {difference:g} needs more than {MAX_PAIRS} pairs at an sd of {sd:g}")
+    return bisect.bisect_left(range(MAX_PAIRS), power, key=lambda n: power_of(n, difference, sd, alpha))
 
 
 def half_width(pairs: int, sd: float, alpha: float = 0.05) -> float:
-    """Half the expected confidence interval of the mean difference."""
+    """Return half the expected width of the mean difference's confidence interval."""
     import scipy.stats
 
     return float(scipy.stats.t.ppf(1 - alpha / 2, pairs - 1)) * sd / math.sqrt(pairs)
@@ -61,7 +61,7 @@ class Look:
 
 
 def spending(share: float, alpha: float) -> float:
-    """The alpha that may be spent when a share 0..1 of the planned pairs is there: little early, all at the end.
+    """Return the alpha spent after a share 0..1 of the planned pairs: little early, all at the end.
 
     Each side spends its half of alpha.
     """
@@ -71,16 +71,16 @@ def spending(share: float, alpha: float) -> float:
 
 
 def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
-    """The limits of tests after so many pairs each, the last of which is the planned end; alpha is that of all.
+    """Return the looks after these numbers of pairs, the last of which is the planned end, for one alpha of all.
 
-    The limits are those of a normal test; as p values they serve the t test too, whose false positives
-    `simulate` counts. ValueError where the numbers do not rise, or the first is below 3.
+    The limits are those of a normal test. As p values they serve the t test, too: `simulate` counts its false
+    positives. ValueError if the numbers do not increase, or the first is below 3.
     """
     import scipy.stats
 
     counts = list(pairs)
     if not counts or counts[0] < 3 or any(b <= a for a, b in itertools.pairwise(counts)):
-        raise ValueError(f"looks {counts}: numbers of pairs that rise, from 3 on, as 8 12 16 20")
+        raise ValueError(f"looks {counts}: numbers of pairs must increase, from 3 on, as in 8 12 16 20")
     grid = np.linspace(-WIDEST, WIDEST, GRID)
     step = grid[1] - grid[0]
     looks: list[Look] = []
@@ -105,8 +105,15 @@ def plan_looks(pairs: Sequence[int], alpha: float = 0.05) -> tuple[Look, ...]:
     return tuple(looks)
 
 
+def limit_after(pairs: int, looks: Sequence[Look], alpha: float) -> float:
+    """Return the p below which a difference counts after so many pairs: that of the last look; alpha without looks."""
+    if not looks:
+        return alpha
+    return next((look.p for look in reversed(looks) if look.pairs <= pairs), looks[0].p)
+
+
 def stopped_at(differences: np.ndarray, looks: Sequence[Look]) -> Look | None:
-    """The look at which a test of differences (n,), in the order of their seeds, stops; None where none does."""
+    """Return the look at which a test of differences (n,), in the order of their seeds, stops; None if it does not."""
     import scipy.stats
 
     for look in looks:
@@ -120,7 +127,7 @@ def stopped_at(differences: np.ndarray, looks: Sequence[Look]) -> Look | None:
 def simulate(
     looks: Sequence[Look], difference: float, sd: float, trials: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The share of ablations that find a difference, and the pairs they take on average, in `trials` made-up ones."""
+    """Return the share of simulated ablations that find a difference, and their mean number of pairs."""
     import scipy.stats
 
     values = np.random.default_rng(seed).normal(difference, sd, (trials, looks[-1].pairs))
@@ -136,7 +143,7 @@ def simulate(
 
 
 def describe(sd: float, minutes: float | None, alpha: float = 0.05, looks: Sequence[Look] = ()) -> list[str]:
-    """What --plan says: pairs and hours by difference, and the rule for stopping. minutes is a run's time, if known."""
+    """Return the lines of --plan: pairs and hours by difference, and the stopping rule; minutes are those of a run."""
     lines = [f"differences of pairs have an sd of {sd:.4f}; a two-sided t test at alpha {alpha:g} then needs"]
     for difference in DIFFERENCES:
         count = pairs_needed(difference, sd, alpha)
@@ -149,8 +156,8 @@ def describe(sd: float, minutes: float | None, alpha: float = 0.05, looks: Seque
         wrong, _ = simulate(looks, 0.0, sd)
         right, taken = simulate(looks, DIFFERENCES[1], sd)
         lines.append(
-            f"in 10000 simulated ablations these looks find nothing's difference in {wrong:.1%}, and one of "
-            f"{DIFFERENCES[1]:g} in {right:.1%} after {taken:.1f} pairs on average"
+            f"in 10000 simulated ablations these looks find a difference in {wrong:.1%} if there is none, and in "
+            f"{right:.1%} if it is {DIFFERENCES[1]:g}, after {taken:.1f} pairs on average"
         )
     else:
         lines.append("rule: the number of pairs is fixed, and the test is made once, when all are done")

@@ -1,160 +1,173 @@
-"""A queue of runs in a folder, from which any number of processes and machines that share the folder may draw.
+"""The runs of an ablation as Optuna studies in a database, shared by any number of processes.
 
-A run is claimed by making the file claim-<number>.json, which only one process can do; its owner touches it while it
-works. Where the owner is dead (on this machine) or has not touched it for long (on any), the next number may be made,
-so that of several who want to take over just one does. The highest number is the owner. A run ends with done.json or
-failed.json. There is no lock to be left behind, and no file that two processes write.
+Each run has a study, and each attempt at it is a trial. Optuna numbers trials one by one, so of several workers that
+begin a run at the same moment the one with the lowest number owns it, and the others let go. The owner sends
+heartbeats; the trial of a lost worker is marked as failed, and the run is open again.
 """
 
-import json
-import os
-import platform
-import re
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.files.reading import read_json
-from utils.general import LOGGER, atomic_write, is_running
+from utils.evolve.study import WORKER, database_errors, fail_lost, open_storage, worker_id
+from utils.general import LOGGER
 
-LOST_AFTER_S = 180.0  # without a touch
-ENDS = ("done", "failed")
-CLAIM = re.compile(r"claim-\d{4,9}\.json")
-MOST_PID = 2**31 - 1
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+FLAG = "--storage"
+DIGEST = "digest"  # study attribute: Run.digest
+RECORD, FAILURE = "record", "failure"  # trial attributes: the record of a run that is done, or that failed
+
+
+class RunFailedError(Exception):
+    """A training ended with an error; `record` has its status and the end of its log."""
+
+    def __init__(self, record: Mapping[str, object]) -> None:
+        super().__init__(str(record))
+        self.record = dict(record)
+
+
+class RunReleasedError(Exception):
+    """The worker gives a run back, which stays open."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A process's right to do a run; `number` counts the processes that have had it."""
+    """A worker's right to do a run."""
 
-    folder: Path
+    study: "Study"
     number: int
 
-    @property
-    def path(self) -> Path:
-        """The file that stands for it."""
-        return self.folder / f"claim-{self.number:04d}.json"
-
-    def beat(self) -> bool:
-        """Says that the owner is alive; False where another process has taken over, so that this one must stop."""
-        if self.path.with_name(f"claim-{self.number + 1:04d}.json").exists():
-            return False
-        with suppress(FileNotFoundError):  # somebody removed the queue: then nobody else has taken over either
-            os.utime(self.path)
-        return True
-
-    def end(self, state: str, record: Mapping[str, object]) -> None:
-        """Writes how the run ended, `done` or `failed`."""
-        assert state in ENDS
-        with atomic_write(self.folder / f"{state}.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-    def release(self) -> None:
-        """Gives the run back unfinished, for anyone to take up at once."""
-        with suppress(FileNotFoundError):
-            os.utime(self.path, (0, 0))
+    def is_held(self) -> bool:
+        """Return False once another worker may take the run over, as after heartbeats that failed to come."""
+        return not self.study.get_trials(deepcopy=False)[self.number].state.is_finished()
 
 
 class RunQueue:
-    """The runs' states in a folder, by their keys, which must be fit for folder names."""
+    """The states and records of runs by key.
 
-    def __init__(self, folder: Path, lost_after_s: float = LOST_AFTER_S) -> None:
-        self.folder, self.lost_after_s = folder, lost_after_s
-        folder.mkdir(parents=True, exist_ok=True)
+    Args:
+        folder: of the database and of the trainings' logs
+        storage: address of a database that several machines share; empty uses queue.db in the folder
+        name: prefix of the studies' names, for several queues in one database
+    """
 
-    def place(self, key: str) -> Path:
-        """The folder of a run's state."""
-        return self.folder / key
-
-    def claim(self, key: str) -> Claim | None:
-        """The run, for this process alone; None where it has ended or another process is at it."""
-        place = self.place(key)
-        place.mkdir(exist_ok=True)
-        number, is_alive = self._latest(place)
-        if is_alive or self._ended(place):
-            return None
-        claim = Claim(place, number + 1)
+    def __init__(self, folder: Path, storage: str = "", name: str = "ablate") -> None:
         try:
-            with claim.path.open("x", encoding="utf-8") as file:
-                json.dump({"place": this_place(), "pid": os.getpid()}, file)
-        except FileExistsError:
-            return None
-        if self._ended(place):  # its owner came to the end while it was looked at
-            claim.release()
-            return None
-        return claim
+            import optuna
+        except ImportError:
+            raise ImportError("tools.ablate and tools.place need Optuna: pip install optuna") from None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.name, self.is_local = folder, name, not storage
+        self.url = storage or f"sqlite:///{(folder / 'queue.db').resolve()}"
+        self.studies: dict[str, Study] = {}
+        with database_errors(self.url, FLAG):
+            self.storage = open_storage(self.url, FLAG)
+
+    def study(self, key: str) -> "Study":
+        """Return the study of a run; create it if it is new."""
+        import optuna
+
+        if key not in self.studies:
+            with database_errors(self.url, FLAG):
+                self.studies[key] = optuna.create_study(
+                    storage=self.storage, study_name=f"{self.name}/{key}", direction="maximize", load_if_exists=True
+                )
+        return self.studies[key]
+
+    def log(self, key: str) -> Path:
+        """Return the path of a training's log."""
+        return self.folder / f"{key}.log"
 
     def state(self, key: str) -> str:
-        """`open`, `running`, `done` or `failed`."""
-        place = self.place(key)
-        return self._ended(place) or ("running" if self._latest(place)[1] else "open")
+        """Return `open`, `running`, `done` or `failed`."""
+        attempts = self._attempts(key)
+        states = {trial.state.name for trial in attempts}
+        if "COMPLETE" in states:
+            return "done"
+        if "RUNNING" in states:
+            return "running"
+        return "failed" if attempts and FAILURE in attempts[-1].user_attrs else "open"
 
     def record(self, key: str) -> dict[str, object]:
-        """What was written at the end of a run; ValueError where the file is damaged."""
-        paths = [self.place(key) / f"{state}.json" for state in ENDS]
-        path = next((path for path in paths if path.exists()), paths[0])
-        found = _content(path)
-        if not isinstance(found, dict):
-            raise ValueError(f"{path}: damaged; remove it, and the run is done again")
-        return found
+        """Return the record of a run that is done or failed."""
+        attempts = self._attempts(key)
+        trial = next((trial for trial in attempts if trial.state.name == "COMPLETE"), attempts[-1])
+        return dict(trial.user_attrs.get(RECORD) or trial.user_attrs[FAILURE])
 
     def retry(self, key: str) -> None:
-        """Lets a run that failed be claimed again."""
-        (self.place(key) / "failed.json").unlink(missing_ok=True)
+        """Reopen a run that failed."""
+        if self.state(key) == "failed":
+            self.study(key).enqueue_trial({})
 
-    def _ended(self, place: Path) -> str:
-        """How a run ended, "" where it has not; a damaged record is set aside, and the run is open again."""
-        for state in ENDS:
-            path = place / f"{state}.json"
-            if not path.exists():
-                continue
-            if isinstance(_content(path), dict):
-                return state
-            aside = path.with_name(f"{path.name}.damaged")
-            with suppress(FileNotFoundError):  # another process was quicker
-                path.replace(aside)
-                LOGGER.warning(f"{path}: damaged; it is now {aside.name}, and the run is done again")
-        return ""
+    def check_digest(self, key: str, digest: str) -> None:
+        """Store a run's digest; raise ValueError if the run was begun with another one."""
+        study = self.study(key)
+        known = study.user_attrs.get(DIGEST)
+        if known is None:
+            study.set_user_attr(DIGEST, digest)
+        elif known != digest:
+            raise ValueError(f"{key}: begun with other options or files than now; choose another --name")
 
-    def _latest(self, place: Path) -> tuple[int, bool]:
-        """The highest claim's number, -1 without any, and whether its owner is alive."""
-        claims = sorted(path for path in place.glob("claim-*.json") if CLAIM.fullmatch(path.name))
-        if not claims:
-            return -1, False
-        return int(claims[-1].stem.partition("-")[2]), self._is_alive(claims[-1])
+    def add(self, key: str, digest: str, record: Mapping[str, object]) -> None:
+        """Add a run that was done elsewhere."""
+        import optuna
 
-    def _is_alive(self, path: Path) -> bool:
-        if self._now() - path.stat().st_mtime > self.lost_after_s:
-            return False
-        owner = _content(path)
-        if not isinstance(owner, dict) or not isinstance(owner.get("pid"), int):  # being written, or damaged
-            return True
-        return owner.get("place") != this_place() or (0 < owner["pid"] <= MOST_PID and is_running(owner["pid"]))
+        self.check_digest(key, digest)
+        value = float(record.get("map") or 0.0)
+        self.study(key).add_trial(optuna.trial.create_trial(value=value, user_attrs={RECORD: dict(record)}))
 
-    def _now(self) -> float:
-        """The time by the clock that the claims' times are of, which may be a file server's."""
-        clock = self.folder / "clock"
+    def do(self, key: str, function: Callable[[Claim], Mapping[str, object]]) -> None:
+        """Do a run if it is open, as its only worker, and store the record that function(claim) returns.
+
+        RunFailedError of the function is stored, too; any other exception leaves the run open and is raised.
+        """
+        import optuna
+
+        study = self.study(key)
+        if fail_lost(study, self.is_local):
+            LOGGER.warning(f"{key}: its worker was killed or lost; the run is resumed")
+        if self.state(key) != "open":
+            return
+
+        raised: list[Exception] = []
+
+        def objective(trial: "Trial") -> float:
+            try:
+                return attempt(trial)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        def attempt(trial: "Trial") -> float:
+            trial.set_user_attr(WORKER, worker_id())
+            earlier = study.get_trials(deepcopy=False)[: trial.number]
+            if any(other.state.name in ("RUNNING", "COMPLETE") for other in earlier):
+                raise optuna.TrialPruned("another worker has begun this run first")
+            claim = Claim(study, trial.number)
+            try:
+                record = function(claim)
+            except RunFailedError as error:
+                trial.set_user_attr(FAILURE, error.record)
+                raise
+            trial.set_user_attr(RECORD, dict(record))
+            return float(record["map"])
+
         try:
-            clock.touch()
-            return clock.stat().st_mtime
-        except PermissionError:  # another user's: the own clock must do
-            return time.time()
+            with database_errors(self.url, FLAG):
+                study.optimize(objective, n_trials=1, catch=(RunFailedError, RunReleasedError))
+        except ValueError as error:
+            if error in raised or isinstance(error.__cause__, Exception):
+                raise
+            # Optuna refuses the end of a trial that another worker has marked as failed.
+            LOGGER.warning(f"{key}: another worker has taken the run over; the result of this one is dropped")
 
-
-def _content(path: Path) -> object:
-    """What a JSON file holds; None where it is gone or damaged."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None
-
-
-def this_place() -> str:
-    """The name of what process numbers count within: a machine, or a container on it."""
-    parts = [platform.node()]
-    with suppress(OSError):  # no Linux
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
+    def _attempts(self, key: str) -> "list[FrozenTrial]":
+        """Return the trials of a run, without those of workers that came second."""
+        study = self.study(key)
+        with database_errors(self.url, FLAG):
+            return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "PRUNED"]

@@ -1,4 +1,4 @@
-"""The report of an ablation: report.html (one file), report.md, table.tex, runs.csv, summary.csv and two plots."""
+"""Write the report of an ablation: report.html, report.md, table.tex, runs.csv, summary.csv and two plots."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from utils.general import atomic_write
 
 
 def write_reports(findings: Findings, folder: Path) -> None:
-    """Writes all files into the folder, replacing older ones."""
+    """Write all files into a folder; replace older ones."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "report.md": markdown(findings, RULE),
@@ -72,7 +72,7 @@ def write_html(findings: Findings, path: Path) -> None:
 
 
 def mean_curves(findings: Findings) -> dict[str, np.ndarray]:
-    """The mean over a variant's seeds of each epoch's mAP (E,), as long as any of them trained."""
+    """Return each variant's mean mAP by epoch (E,) over the seeds that reached the epoch."""
     means = {}
     for name, curves in findings.curves.items():
         length = max((len(curve) for curve in curves), default=0)
@@ -87,7 +87,7 @@ def mean_curves(findings: Findings) -> dict[str, np.ndarray]:
 
 
 def plot_convergence(findings: Findings, path: Path) -> None:
-    """Each run's mAP on the validation images by epoch, thin, and the mean of each variant's."""
+    """Plot the mAP on val by epoch: runs as thin lines, means of the variants as thick ones."""
     figure = new_figure(9, 5)
     axes = figure.add_subplot()
     means = mean_curves(findings)
@@ -105,7 +105,7 @@ def plot_convergence(findings: Findings, path: Path) -> None:
 
 
 def plot_differences(findings: Findings, path: Path) -> None:
-    """Each seed's difference to the baseline as a dot, their mean and its confidence interval as a bar."""
+    """Plot each seed's difference to the baseline as a dot, and the mean with its confidence interval."""
     rows = [row for row in findings.rows if row.paired]
     base = findings.values(findings.baseline)
     figure = new_figure(8, 1.5 + 0.5 * len(rows))

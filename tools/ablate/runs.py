@@ -1,21 +1,20 @@
-"""Does the trainings of an ablation, each in a process and a folder of its own, one after the other.
+"""Train and rate the runs of an ablation one after the other, each in a process and a folder of its own.
 
-A worker that is killed takes its training with it, on Linux at once; whoever comes next goes on with it by --resume.
+A worker that is killed takes its training with it, on Linux at once; the next worker resumes the run.
 """
 
-import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.ablate.plan import Run
-from tools.ablate.queue import Claim, RunQueue
-from tools.subprocesses import TAIL, TRAINER, Ended, run_logged
-from utils.files.reading import read_json
-from utils.general import LOGGER, atomic_write
+from tools.ablate.queue import Claim, RunFailedError, RunQueue, RunReleasedError
+from tools.subprocesses import TAIL, TRAINER, run_logged
+from utils.general import LOGGER, duration, plural
 from utils.processes.locks import InUseError, Lock
 from utils.training.resume import has_ended
 
-Measure = Callable[[Run, Callable[[], object]], dict[str, object]]
+Measure = Callable[[Run], dict[str, object]]
 
 
 def work(
@@ -23,62 +22,67 @@ def work(
     runs: Sequence[Run],
     measure: Measure,
     trainer: Sequence[str] = TRAINER,
-    is_wanted: Callable[[Run], bool] = lambda run: True,
+    is_needed: Callable[[Run], bool] = lambda run: True,
 ) -> None:
-    """Does all runs that nobody else has done or is at; measure(run, beat) rates one that is trained.
+    """Do all runs that are open.
 
-    It calls beat() now and then, so that nobody takes the run for lost. A training that fails is
-    recorded and the next one is begun. `is_wanted` is asked before each run whether it is still needed.
+    A training that fails is recorded, and the next run is begun.
+
+    Args:
+        measure: rates a trained run
+        is_needed: called before each run; False skips it
     """
+    began, done = time.monotonic(), 0
     for run in runs:
-        if not is_wanted(run):
-            continue
-        claim = queue.claim(run.key)
-        if claim is None:
-            continue
-        try:
-            check_same(queue, run)
-            do(claim, run, measure, trainer)
-        finally:
-            claim.release()
+        if is_needed(run) and queue.state(run.key) in ("open", "running"):
+            queue.check_digest(run.key, run.digest)
+            queue.do(run.key, lambda claim, run=run: do(queue, claim, run, measure, trainer))
+            done += 1
+            left = sum(queue.state(other.key) == "open" for other in runs)
+            if left:
+                seconds = left * (time.monotonic() - began) / done
+                LOGGER.info(f"{plural(left, 'run')} left, about {duration(seconds)} for this process alone")
 
 
-def do(claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINER) -> None:
-    """Trains, or goes on with it, and rates one run, and writes how it ended; nothing if the claim is lost."""
+def do(
+    queue: RunQueue, claim: Claim, run: Run, measure: Measure, trainer: Sequence[str] = TRAINER
+) -> dict[str, object]:
+    """Train or resume a run, rate it, and return its record.
+
+    RunFailedError if the training fails; RunReleasedError if another process trains in the folder or owns the run.
+    """
     facts: dict[str, object] = {"train_seconds": None, "peak_mb": None}
-    last = run.folder / "weights" / "last.pt"
+    last, log = run.folder / "weights" / "last.pt", queue.log(run.key)
     if is_in_use(run.folder):
-        return
+        raise RunReleasedError
     if not is_trained(run.folder):
-        goes_on = last.is_file()
-        LOGGER.info(f"{run.key}: {'goes on' if goes_on else 'training'}; log in {claim.folder / 'log.txt'}")
-        ended = supervise([*trainer, *(("--resume", str(last)) if goes_on else run.arguments)], claim)
+        is_resumed = last.is_file()
+        LOGGER.info(f"{run.key}: {'resumed' if is_resumed else 'training'}; log in {log}")
+        arguments = ("--resume", str(last)) if is_resumed else run.arguments
+        ended = run_logged([*trainer, *arguments], log, claim.is_held)
         if ended is None:
-            LOGGER.warning(f"{run.key}: another worker has taken it over, and this one lets go of it")
-            return
+            LOGGER.warning(f"{run.key}: another worker has taken the run over; its training here is ended")
+            raise RunReleasedError
         if ended.status:
-            lines = (claim.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-            claim.end("failed", {"status": ended.status, "log": lines[-TAIL:]})
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             LOGGER.error(f"{run.key}: the training failed with status {ended.status}: {' / '.join(lines[-1:])}")
-            return
-        # Of a run that was cut off only the last part's time is known: it is not the training's.
-        facts = {"train_seconds": None if goes_on else ended.seconds, "peak_mb": ended.peak_mb}
-    claim.beat()
-    who = {"variant": run.variant, "seed": run.seed, "digest": run.digest}
-    claim.end("done", who | facts | measure(run, claim.beat))
+            raise RunFailedError({"status": ended.status, "log": lines[-TAIL:]})
+        # Of a resumed run only the last part's time is known, which is not the training's.
+        facts = {"train_seconds": None if is_resumed else ended.seconds, "peak_mb": ended.peak_mb}
+    return {"variant": run.variant, "seed": run.seed, "digest": run.digest} | facts | measure(run)
 
 
 def is_trained(folder: Path) -> bool:
-    """Return whether a training has come to its end; train.py finishes one that was cut off in it."""
+    """Return whether a training has ended; train.py --resume finishes one that was cut off after its last epoch."""
     try:
         return has_ended(folder / "weights" / "last.pt", is_plotted=False)
     except ValueError as error:
-        LOGGER.debug(f"{error}: train.py --resume will say so")
+        LOGGER.debug(f"{error}: train.py --resume reports it")
         return False
 
 
 def is_in_use(folder: Path) -> bool:
-    """Return whether a process trains in the folder: that of a worker which was taken for lost, for instance."""
+    """Return whether a process trains in the folder, such as that of a worker that was taken for lost."""
     try:
         with Lock() as lock:
             if folder.is_dir():
@@ -87,28 +91,3 @@ def is_in_use(folder: Path) -> bool:
         LOGGER.warning(f"{error}")
         return True
     return False
-
-
-def supervise(command: Sequence[str], claim: Claim) -> Ended | None:
-    """Runs a command, its output in the claim's log.txt, and keeps the claim; None where the claim was lost."""
-    return run_logged(command, claim.folder / "log.txt", claim.beat)
-
-
-def check_same(queue: RunQueue, run: Run) -> None:
-    """ValueError where the run was begun with other settings or files; notes those of a new one."""
-    path = queue.place(run.key) / "run.json"
-    record = {"digest": run.digest, "arguments": list(run.arguments)}
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        return
-    try:
-        digest = read_json(path)["digest"]  # type: ignore[index]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove its folder and {run.folder}") from error
-    if digest != run.digest:
-        raise ValueError(
-            f"{run.key} was begun with other options or files than the yaml has now (see {path}): choose another "
-            f"--name, or remove {path.parent} and {run.folder}"
-        )

@@ -115,9 +115,10 @@ def smallest_p(n: int) -> float:
 
 RULE = (
     "A variant differs from the baseline if the p of Student's paired t test over the seeds, corrected by Holm for the "
-    "number of variants, is below alpha. That test assumes normal differences. Wilcoxon's test and the permutation "
-    "test do not, but with n seeds their p cannot be below 2 / 2^n. The verdict states whether the permutation test "
-    "confirms the t test. With fewer than 3 paired seeds there is no verdict."
+    "number of variants, is below alpha, or with planned looks below the limit of the last one. That test assumes "
+    "normal differences. Wilcoxon's test and the permutation test do not, but with n seeds their p cannot be below "
+    "2 / 2^n. The verdict states whether the permutation test confirms the t test. With fewer than 3 paired seeds, "
+    "there is no verdict."
 )
 MIN_PAIRS = 3
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tools.ablate.power import Look, limit_after
 from tools.ablate.stats import Paired, compare_paired, holm, mean_sd, smallest_p, verdict
 from utils.files.names import plain_cell
 from utils.general import plural
@@ -38,6 +39,7 @@ class Findings:
         notes: warnings for the reader
         failed: keys of the runs that failed
         open: number of runs that are still to be done
+        looks: planned interim tests, whose limits the verdicts keep
     """
 
     title: str
@@ -52,6 +54,7 @@ class Findings:
     notes: Sequence[str] = ()
     failed: Sequence[str] = ()
     open: int = 0
+    looks: Sequence[Look] = ()
 
     def values(self, variant: str, metric: str = METRIC) -> dict[int, float]:
         """Return a metric of a variant by seed, without runs that lack it."""
@@ -76,7 +79,7 @@ class Findings:
             own, pair = list(self.values(name).values()), paired.get(name)
             p = corrected.get(name, (math.nan,) * 3)
             if pair:
-                words = verdict(pair, p[0], p[2], self.alpha)
+                words = verdict(pair, p[0], p[2], limit_after(pair.n, self.looks, self.alpha))
             elif name == self.baseline:
                 words = "baseline"
             else:

@@ -72,4 +72,4 @@ def _sample(record: LabelRecord, names: Sequence[str]) -> str:
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     tile = cv2.resize(image, (max(round(w * scale), 1), max(round(h * scale), 1)), interpolation=interpolation)
     rows = np.insert(record.boxes, 0, 0, axis=1)  # (n, 6)
-    return image_tag(jpeg(draw_tile(tile, rows, names, "")), Path(record.image).name)
+    return image_tag(jpeg(draw_tile(tile, rows, names)), Path(record.image).name)

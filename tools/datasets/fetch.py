@@ -6,22 +6,27 @@ with that of the first fetch, which CHECKSUMS beside it records; publishers of d
 
 import hashlib
 import json
+import lzma
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder
+from utils.files.reading import parse_json
+from utils.general import LOGGER, atomic_write, plural, progress, remove_stale, scratch_folder, size_text
 
 CHECKSUMS = "sha256.json"  # file name: hash, in the folder of the fetched files
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# What zipfile and tarfile raise for damaged archives; RuntimeError for encrypted and unknown ones.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -59,7 +64,7 @@ def fetch(url: str, folder: Path) -> Path:
     with atomic_write(lock) as temporary:
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
     part.replace(target)
-    LOGGER.info(f"{target}: {target.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
+    LOGGER.info(f"{target}: {size_text(target.stat().st_size)}, SHA-256 {digest}")
     return target
 
 
@@ -74,8 +79,8 @@ def _receive(url: str, part: Path) -> None:
             is_rest = answer.status == 206
             size = answer.headers.get("Content-Length")
             total = None if size is None else int(size) + (start if is_rest else 0)
-            shown = "of unknown size" if total is None else f"{total / 1e6:.1f} MB"
-            LOGGER.info(f"fetching {url}: {shown}" + (f", {start / 1e6:.1f} MB are there" if is_rest else ""))
+            shown = "of unknown size" if total is None else size_text(total)
+            LOGGER.info(f"fetching {url}: {shown}" + (f", {size_text(start)} are there" if is_rest else ""))
             with part.open("ab" if is_rest else "wb") as file:
                 chunks = iter(lambda: answer.read(CHUNK), b"")
                 for chunk in progress(chunks, None if total is None else -(-total // CHUNK), part.stem, delay=1.0):
@@ -102,7 +107,7 @@ def _check_address(url: str) -> None:
 def _read_checksums(lock: Path) -> dict[str, str]:
     """The recorded hashes by file name; ValueError where the file is not such a record."""
     try:
-        known = json.loads(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+        known = parse_json(lock.read_bytes()) if lock.exists() else {}
     except ValueError as error:
         raise ValueError(f"{lock}: {error}; correct or remove it") from None
     if not isinstance(known, dict):
@@ -153,5 +158,5 @@ def unpack(path: Path, folder: Path) -> None:
         else:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: cannot be unpacked: {error}") from None

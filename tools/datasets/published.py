@@ -5,7 +5,6 @@ tools/convert.py makes labels in v6.1's layout. Their classes are those of the y
 """
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from tools.datasets.annotations import AnnotatedObject, CocoSource, Picture, VocSource, shown_size
 from utils.general import one_line
 from utils.files.images import IMAGE_SUFFIXES
+from utils.files.reading import MOST_ANNOTATIONS, read_json
 from utils.data.label_files import read_labels
 
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
@@ -228,10 +228,7 @@ def objects365_source(roots: Roots) -> CocoSource:
 
 
 def _json(file: Path, keys: Sequence[str]) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    content = read_json(file, MOST_ANNOTATIONS)
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{file}: has no list {key!r}: not the published file")

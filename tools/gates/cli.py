@@ -31,6 +31,7 @@ from models.yolo import Model
 from tools.gates.fork import inspect_fork, sentences
 from tools.gates.gates import (
     BINS,
+    Counterfactual,
     GateStats,
     GateTally,
     as_constant,
@@ -41,7 +42,9 @@ from tools.gates.gates import (
     hooked,
 )
 from tools.gates.layer_cam import log_means, write_cams
-from utils.cli.arguments import add_run_folder, add_weights, read_weights, tool_parser
+from tools.gates.page import PAGE, verdict, write_page
+from utils.base.constants import SIZE_DEFAULT
+from utils.cli.arguments import add_run_folder, add_weights, check_size, read_weights, tool_parser
 from utils.data.config import DataConfig
 from utils.data.labels import LabelRecord, load_split
 from utils.datasets import val_loader
@@ -51,7 +54,7 @@ from utils.files.names import run_folder
 from utils.files.weights import DEFAULT_WEIGHTS, find_weights
 from utils.general import LOGGER, ROOT, atomic_write, colorstr
 from utils.metrics import EvalResult
-from utils.predict.inference import SIZE_DEFAULT, check_size, choose_size, input_size
+from utils.predict.inference import choose_size, input_size
 from utils.torch_utils import largest_stride, select_device
 
 ALL = "all"
@@ -70,18 +73,6 @@ def watch_gates(model: nn.Module, rate: Callable[[], EvalResult]) -> tuple[list[
     if not result.images:
         raise ValueError("the data set's split has no image")
     return [tally.stats() for tally in tallies.values()], result
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """The AP of a network in which a block, or all, has another gate; `carried` is by how much that is less."""
-
-    block: str
-    gate: str
-    map50: float
-    map: float
-    carried50: float
-    carried: float
 
 
 def counterfactuals(
@@ -180,7 +171,9 @@ def plot_gates(stats: Sequence[GateStats], path: Path) -> None:
         channels.plot(place, mean, color=INK, linewidth=1.2, label="mean")
         channels.axhline(stat.rest, color=FAINT, linestyle="--", linewidth=1, label="at rest")
         channels.set(xlabel="channel, by mean", ylabel="gate", ylim=(0, stat.top))
-        channels.set_title(f"{stat.name}  {stat.module}  {stat.alarm and '- constant'}", loc="left", color=INK)
+        numbers = f"mean {stat.mean.mean():.4f}, sd {stat.sd_all:.4f}"
+        constant = "  - constant" if stat.alarm else ""
+        channels.set_title(f"{stat.name}  {stat.module}  {numbers}{constant}", loc="left", color=INK)
         edges = np.linspace(0, stat.top, BINS + 1)
         counts.stairs(stat.histogram / max(stat.histogram.sum(), 1), edges, fill=True, color=ACCENT)
         counts.axvline(stat.rest, color=FAINT, linestyle="--", linewidth=1)
@@ -188,6 +181,7 @@ def plot_gates(stats: Sequence[GateStats], path: Path) -> None:
         for axes in (channels, counts):
             tidy(axes)
     panels[0, 0].legend(fontsize=8, frameon=False, ncols=4)
+    figure.suptitle("Gates by channel, over all images and positions", color=INK)
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -286,7 +280,7 @@ def draw_cam(opt: Options, folder: Path, model: Model, records: Sequence[LabelRe
 
 
 def main(opt: Options) -> Path:
-    """Looks as the options say; the folder with gates.csv, gates.png, inspect.json and, of --cam, the folder cam.
+    """Look as the options say; the folder with gates.csv, gates.png, gates.html, inspect.json and, of --cam, cam.
 
     Of --fork without a data set there is no folder, and the yaml is returned.
     """
@@ -317,5 +311,10 @@ def main(opt: Options) -> Path:
             write_files(folder, stats, trained, found)
         if opt.cam is not None:
             draw_cam(opt, folder / "cam", model, records, stats)
+        if blocks:
+            write_page(folder, weights.name, stats, trained, found)
     LOGGER.info(f"files in {colorstr('bold', str(folder))}")
+    if blocks:
+        LOGGER.info(f"Page: {folder / PAGE}")
+        LOGGER.info(verdict(stats, found))
     return folder

@@ -60,6 +60,18 @@ class GateStats:
         return ""
 
 
+@dataclass(frozen=True)
+class Counterfactual:
+    """The AP of a network in which a block, or all, has another gate; `carried` is by how much that is less."""
+
+    block: str
+    gate: str
+    map50: float
+    map: float
+    carried50: float
+    carried: float
+
+
 class GateTally:
     """Adds up the gates of one block, batch by batch, as deviations from their rest, which keeps their digits."""
 

@@ -1,4 +1,4 @@
-"""Finds the place in a network where a block helps, or says that no place is better than none.
+"""Find the position in a network where a block helps, or report that none does.
 
     python -m tools.place --module NAMAttention --cfg yolov5n.yaml --weights yolov5n.pt --data bccd.yaml --budget 2h
     python -m tools.place --module SE --cfg yolov5n.yaml --data shapes.yaml --imgsz 160 --dry-run   # signals alone
@@ -14,9 +14,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -28,7 +28,7 @@ from tools.ablate.plan import Run, make_run
 from tools.ablate.queue import RunQueue
 from tools.ablate.runs import work
 from tools.gates.gates import GateTally, counting, gated_blocks, hooked
-from tools.place.search import PLAIN, Schedule, Verdict, least_runs, plan_schedule, search
+from tools.place.search import PLAIN, Schedule, Verdict, min_runs, plan_schedule, search
 from tools.place.signals import Signals, first_signals, ordered, places_of
 from utils.cli.arguments import tool_parser
 from utils.data.config import DataConfig, Hyp
@@ -48,7 +48,7 @@ FIRST_EPOCHS = 1  # of the trainings that signals are taken from
 
 @dataclass(frozen=True)
 class PlaceOptions:
-    """The flags of `parse_opt`, which holds their defaults and meanings."""
+    """Flags of `parse_opt`."""
 
     module: str
     cfg: str
@@ -68,14 +68,14 @@ class PlaceOptions:
 
 
 def parse_opt(arguments: Sequence[str] | None = None) -> PlaceOptions:
-    """The options of the command line, or of `arguments`."""
+    """Parse the command line, or `arguments`."""
     parser = tool_parser(
         "place",
         "Find where a block helps, if anywhere.",
         "--module NAMAttention --cfg yolov5n.yaml --weights yolov5n.pt --data bccd.yaml --imgsz 320 --budget 2h",
     )
     parser.add_argument("--module", required=True, help="the block: NAMAttention, or with arguments SE[c, 16]")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml to put it into (default: %(default)s)")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml to insert it into (default: %(default)s)")
     parser.add_argument("--weights", default="", help="checkpoint that all trainings start from (default: none)")
     parser.add_argument("--data", default=str(ROOT / "data" / "shapes.yaml"), help="data yaml (default: %(default)s)")
     parser.add_argument("--hyp", default="hyp.scratch-low.yaml", help="hyper-parameters (default: %(default)s)")
@@ -93,19 +93,19 @@ def parse_opt(arguments: Sequence[str] | None = None) -> PlaceOptions:
 
 
 def read_budget(text: str) -> float:
-    """Seconds of `2h`, `90m`, `1h30m`; ValueError where it is none."""
+    """Return the seconds of `2h`, `90m` or `1h30m`; raise ValueError for other text."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"--budget {text}: a time is wanted, as 2h, 90m or 1h30m")
+        raise ValueError(f"--budget {text}: not a time; give one such as 2h, 90m or 1h30m")
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
 def main(opt: PlaceOptions) -> Path:
-    """Finds the place, and logs and writes the verdict; the folder of the results."""
+    """Search positions, log and write the verdict, and return the results folder."""
     end = time.monotonic() + read_budget(opt.budget)
     for flag, value in (("--epochs", opt.epochs), ("--imgsz", opt.imgsz), ("--batch-size", opt.batch_size)):
         if value < 1:
-            raise ValueError(f"{flag} {value}: 1 or more")
+            raise ValueError(f"{flag} {value}: must be 1 or more")
     block = parse_block(opt.module)
     data = DataConfig.from_yaml(opt.data)
     data.prepare()
@@ -135,7 +135,7 @@ def main(opt: PlaceOptions) -> Path:
         partial(trainer.rate, split=confirm_split),
         opt.alpha,
     )
-    for line in tell(verdict, signals, opt, confirm_split):
+    for line in verdict_lines(verdict, signals, opt, confirm_split):
         LOGGER.info(line)
     content = asdict(verdict) | {"module": opt.module, "confirmed on": confirm_split, "schedule": asdict(schedule)}
     with atomic_write(folder / "verdict.json") as temporary:
@@ -150,7 +150,7 @@ def main(opt: PlaceOptions) -> Path:
 def take_first_signals(
     opt: PlaceOptions, block: Block, data: DataConfig, checkpoint: Checkpoint | None
 ) -> list[Signals]:
-    """The signals of each place that need no training, on one batch of the training images."""
+    """Return the signals of each position that need no training, from one batch of training images."""
     places = places_of(opt.cfg, block)
     records = load_split(data, "train", workers=0)
     if not records:
@@ -165,7 +165,7 @@ def take_first_signals(
 
 
 def take_spreads(signals: Sequence[Signals], trainer: "Trainer") -> tuple[list[Signals], float]:
-    """The signals with the spread of each gate after an epoch, and the mean seconds of those trainings."""
+    """Add the spread of each gate after an epoch; return the signals and the mean seconds of the trainings."""
     found, seconds = [], []
     for signal in signals:
         run = trainer.run(signal.place, 0, FIRST_EPOCHS)
@@ -176,13 +176,13 @@ def take_spreads(signals: Sequence[Signals], trainer: "Trainer") -> tuple[list[S
             seconds.append(float(record["train_seconds"]))
     if not seconds:
         raise ValueError(
-            "how long a training takes is not known: its runs were cut off; remove the folder and begin anew"
+            f"{trainer.folder}: all runs were resumed, so the time of a training is unknown; remove the folder"
         )
     return found, sum(seconds) / len(seconds)
 
 
 def spread_of(model: nn.Module, data: DataConfig, run: Run) -> float:
-    """The standard deviation of the gates of a network's blocks on the validation images; nan without a gate."""
+    """Return the largest sd of the gates of a network's blocks on the val images; nan without a gate."""
     blocks = gated_blocks(model)
     if not blocks:
         return math.nan
@@ -197,14 +197,14 @@ def spread_of(model: nn.Module, data: DataConfig, run: Run) -> float:
 
 
 def log_signals(signals: Sequence[Signals]) -> None:
-    """Says the places in their order, with their signals."""
+    """Log the positions and their signals in order."""
     LOGGER.info(f"{'place':>6}{'drift':>10}{'gradient':>10}{'spread':>10}  row")
     for s in signals:
         LOGGER.info(f"{s.place:>6}{s.drift:>10.4f}{s.gradient:>10.4f}{s.spread:>10.4f}  {s.row}")
 
 
 def write_signals(signals: Sequence[Signals], path: Path) -> None:
-    """Writes a row for each place, in their order."""
+    """Write a row for each position in order."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("place", "row", "drift", "gradient", "spread"))
@@ -216,7 +216,7 @@ def write_signals(signals: Sequence[Signals], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains a place with a seed, once: what was trained before is known by its record."""
+    """Trains a position with a seed, unless its record is in the queue."""
 
     opt: PlaceOptions
     data: DataConfig
@@ -224,11 +224,16 @@ class Trainer:
 
     @property
     def device(self) -> object:
-        """Where networks are rated."""
+        """Device of the evaluation."""
         return select_device(self.opt.device)
 
+    @cached_property
+    def queues(self) -> dict[str, RunQueue]:
+        """The queue of each split that runs are rated on."""
+        return {split: RunQueue(self.folder / "queue", name=split) for split in ("val", "test")}
+
     def run(self, place: str, seed: int, epochs: int) -> Run:
-        """The training of a place, or of the plain network."""
+        """Return the run of a position, or of the plain network."""
         opt = self.opt
         options: dict[str, object] = {
             "weights": opt.weights,
@@ -251,30 +256,26 @@ class Trainer:
         return make_run(name, seed, self.folder / "runs" / f"{name}-e{epochs}-s{seed}", options)
 
     def rate(self, place: str, seed: int, split: str) -> float:
-        """The mAP@.5:.95 on a split of a full training."""
+        """Return the mAP@.5:.95 of a full training on a split."""
         return float(self.train(self.run(place, seed, self.opt.epochs), split)["map"])
 
     def train(self, run: Run, split: str) -> Mapping[str, object]:
-        """The record of a training, which is done where it is not done yet; ValueError where it failed."""
-        queue = RunQueue(self.folder / f"queue-{split}")
-
-        def rate(done: Run, beat: Callable[[], object]) -> dict[str, object]:
-            return measure(done, split, self.data, beat)
-
-        work(queue, [run], rate)
+        """Return the record of a training, after doing it if it is open; raise ValueError if it failed."""
+        queue = self.queues[split]
+        work(queue, [run], lambda done: measure(done, split, self.data))
         state = queue.state(run.key)
         if state != "done":
-            raise ValueError(f"{run.key}: the training is {state}, see {queue.place(run.key) / 'log.txt'}")
+            raise ValueError(f"{run.key}: the training is {state}, see {queue.log(run.key)}")
         return queue.record(run.key)
 
 
 def schedule_within(places: int, seconds_left: float, seconds_a_run: float) -> Schedule:
-    """The schedule that the time left allows; ValueError says what budget would do."""
+    """Return the schedule for the time left; the ValueError names the missing hours."""
     runs = int(seconds_left / seconds_a_run)
     try:
         return plan_schedule(places, runs)
     except ValueError as error:
-        needed = (least_runs() - runs) * seconds_a_run / 3600
+        needed = (min_runs() - runs) * seconds_a_run / 3600
         raise ValueError(
             f"--budget: {error}; a training takes about {seconds_a_run / 60:.1f} minutes, so add {needed:.1f} hours or "
             f"take fewer --epochs. Signals of the places are in places.csv"
@@ -282,7 +283,7 @@ def schedule_within(places: int, seconds_left: float, seconds_a_run: float) -> S
 
 
 def describe(schedule: Schedule, seconds_a_run: float) -> str:
-    """What will be trained, in a sentence."""
+    """Describe a schedule in a sentence."""
     rungs = ", then ".join(plural(places, "place") for places in schedule.rungs) or "no rung"
     return (
         f"{rungs}, each with {plural(schedule.seeds, 'paired seed')}; {schedule.confirmations} fresh pairs confirm the "
@@ -290,8 +291,8 @@ def describe(schedule: Schedule, seconds_a_run: float) -> str:
     )
 
 
-def tell(verdict: Verdict, signals: Sequence[Signals], opt: PlaceOptions, split: str) -> list[str]:
-    """The answer in words, and the command that uses it."""
+def verdict_lines(verdict: Verdict, signals: Sequence[Signals], opt: PlaceOptions, split: str) -> list[str]:
+    """Return the verdict as lines, with the command that uses it."""
     row = next(signal.row for signal in signals if signal.place == verdict.winner)
     pair = verdict.confirmed
     numbers = (

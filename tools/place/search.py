@@ -13,7 +13,7 @@ import numpy as np
 from tools.ablate.stats import Paired, compare_paired
 
 PLAIN = ""  # the place of a network without the block
-LEAST_CONFIRMATIONS = 6  # pairs: the least with which an exact test can give a p below 0.05
+MIN_CONFIRMATIONS = 6  # pairs: the least with which an exact test can give a p below 0.05
 CONFIRMED_SHARE = 0.5  # of the runs
 
 Train = Callable[[str, int], float]  # a place, or PLAIN, and a seed; the run's mAP
@@ -21,7 +21,7 @@ Train = Callable[[str, int], float]  # a place, or PLAIN, and a seed; the run's 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many places each rung trains, with how many new seeds each, and how many pairs confirm the winner."""
+    """Positions of each rung, new seeds of a rung, and pairs that confirm the winner."""
 
     rungs: tuple[int, ...]  # 8, 4, 2
     seeds: int
@@ -29,13 +29,13 @@ class Schedule:
 
     @property
     def runs(self) -> int:
-        """The trainings in all, those of the plain network included."""
+        """Number of trainings, including those of the plain network."""
         return sum((places + 1) * self.seeds for places in self.rungs) + 2 * self.confirmations
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner of the rungs, its mean difference there by place, and its confirmation."""
+    """Winner of the rungs, mean differences by position, and the confirmation."""
 
     winner: str
     differences: dict[str, float]  # by place, over all its seeds in the rungs; selected, so not to be quoted
@@ -44,30 +44,30 @@ class Verdict:
 
 
 def plan_schedule(places: int, runs: int) -> Schedule:
-    """The schedule for so many places within a number of trainings; ValueError where those are too few.
+    """Plan the rungs within a number of trainings; raise ValueError if those are too few.
 
-    Half of the runs confirm the winner. The first rung has as many places as the rest allows.
+    Half of the trainings confirm the winner. The first rung has as many positions as the other half allows.
     """
     if places < 1:
-        raise ValueError("no place is left to try")
-    confirmations = max(LEAST_CONFIRMATIONS, int(runs * CONFIRMED_SHARE) // 2)
+        raise ValueError("no position to try")
+    confirmations = max(MIN_CONFIRMATIONS, int(runs * CONFIRMED_SHARE) // 2)
     left = runs - 2 * confirmations
     first = places
     while first > 1 and _cost(_rungs(first)) > left:
         first -= 1
     rungs = _rungs(first)
     if _cost(rungs) > left:
-        raise ValueError(f"{runs} trainings are too few: {least_runs()} or more are needed")
+        raise ValueError(f"{runs} trainings are too few; {min_runs()} or more are required")
     return Schedule(rungs, max(1, left // _cost(rungs)) if rungs else 0, confirmations)
 
 
-def least_runs() -> int:
-    """The trainings without which there is no answer: a rung of two places, and the confirmation."""
-    return _cost(_rungs(2)) + 2 * LEAST_CONFIRMATIONS
+def min_runs() -> int:
+    """Return the smallest number of trainings: a rung of two positions, and the confirmation."""
+    return _cost(_rungs(2)) + 2 * MIN_CONFIRMATIONS
 
 
 def _rungs(places: int) -> tuple[int, ...]:
-    """The numbers of places from rung to rung, halved until one would be left; of one place there is nothing to try."""
+    """Return the positions of each rung, halved until one is left; no rung for a single one."""
     rungs = []
     while places > 1:
         rungs.append(places)
@@ -80,9 +80,12 @@ def _cost(rungs: Sequence[int]) -> int:
 
 
 def search(places: Sequence[str], schedule: Schedule, train: Train, confirm: Train, alpha: float = 0.05) -> Verdict:
-    """Find the best of the places, the most promising of which come first, and test it against none.
+    """Find the best position and test it against the plain network.
 
-    `train` rates on what places are chosen by, `confirm` on what the winner is tested by.
+    Args:
+        places: positions, the most promising first
+        train: trains and rates on the split that positions are chosen by
+        confirm: trains and rates on the split that the winner is tested on
     """
     alive = list(places[: schedule.rungs[0]] if schedule.rungs else places[:1])
     differences: dict[str, list[float]] = {place: [] for place in alive}

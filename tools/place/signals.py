@@ -1,4 +1,4 @@
-"""What is known of a place before anything is trained for long: three cheap signals, and an order by them.
+"""Rank positions of a block by three cheap signals, before any long training.
 
 None of them says that a block helps. They say where it can do something: it starts without breaking what the network
 has learnt (drift), the loss moves it (gradient), and its gate does move (spread). A place is ranked by the sum of its
@@ -26,7 +26,7 @@ SKIPPED = {HEAD, "nn.Upsample"}  # behind an upsampling a block sees what it see
 
 @dataclass(frozen=True)
 class Signals:
-    """Of a place: its row as it stands in the yaml, and the three signals; nan where one could not be taken."""
+    """A position: its row in the yaml and three signals, nan if unknown."""
 
     place: str
     row: str
@@ -36,10 +36,7 @@ class Signals:
 
 
 def places_of(cfg: str, block: Block) -> dict[str, str]:
-    """The rows behind which a block can stand, by their numbers as places of --insert, with their text.
-
-    ValueError where the block fits behind none of them.
-    """
+    """Return the rows behind which a block fits, by number as in --insert; raise ValueError if there are none."""
     content, file = load_model_yaml(cfg)
     found, reason = {}, ""
     for row in read_rows(content, file)[:-1]:
@@ -58,7 +55,7 @@ def places_of(cfg: str, block: Block) -> dict[str, str]:
 
 
 def network(cfg: str, block: Block | None, place: str, nc: int, checkpoint: Checkpoint | None, seed: int = 0) -> Model:
-    """The network with the block at a place, or without one, with the checkpoint's weights where it has them."""
+    """Build the network with a block, or without one, and transfer the checkpoint's weights."""
     content, file = load_model_yaml(cfg)
     if block is not None:
         content = insert(content, [Insertion(block, place)], file).content
@@ -71,13 +68,13 @@ def network(cfg: str, block: Block | None, place: str, nc: int, checkpoint: Chec
 
 @torch.no_grad()
 def drift_of(model: Model, plain: Model, images: Tensor) -> float:
-    """The relative change of the maps that the head reads of images (B, 3, H, W) in 0..1, the mean of its levels."""
+    """Return the mean relative change of the head's inputs for images (B, 3, H, W) in 0..1."""
     theirs, own = (_head_inputs(network.eval(), images) for network in (plain, model))
     return float(np.mean([float((a - b).norm() / b.norm()) for a, b in zip(own, theirs, strict=True)]))
 
 
 def _head_inputs(model: Model, images: Tensor) -> list[Tensor]:
-    """The maps that the head reads."""
+    """Return the head's input maps."""
     found: list[Tensor] = []
     hook = model.head.register_forward_pre_hook(lambda _head, inputs: found.extend(inputs[0]))
     try:
@@ -88,7 +85,7 @@ def _head_inputs(model: Model, images: Tensor) -> list[Tensor]:
 
 
 def gradient_share(model: Model, index: int, images: Tensor, targets: Tensor, hyp: Hyp) -> float:
-    """The share of layer `index` in the norm of the gradient of the loss of a batch; 0 for a layer without parameters.
+    """Return the share of layer `index` in the norm of the loss gradient; 0 without parameters.
 
     images are (B, 3, H, W) in 0..1, targets (T, 6) image, class, cxcywh in 0..1.
     """
@@ -112,7 +109,7 @@ def gradient_share(model: Model, index: int, images: Tensor, targets: Tensor, hy
 def first_signals(
     cfg: str, block: Block, place: str, batch: Batch, nc: int, checkpoint: Checkpoint | None, hyp: Hyp
 ) -> tuple[float, float]:
-    """Drift and share of the gradient of the block at a place, on one batch."""
+    """Return drift and gradient share of a block at a position, on one batch."""
     images = batch.images.float() / 255
     plain, model = (network(cfg, what, place, nc, checkpoint) for what in (None, block))
     drift = drift_of(model, plain, images)
@@ -120,7 +117,7 @@ def first_signals(
 
 
 def ordered(signals: Sequence[Signals]) -> list[Signals]:
-    """The signals from the most promising place on, by the sum of ranks; unknown signals rank last among theirs."""
+    """Sort signals by the sum of their ranks, the most promising first; unknown ones rank last."""
     if not signals:
         return []
     columns = np.array([[s.drift, -s.gradient, -s.spread] for s in signals], np.float64)

@@ -37,7 +37,8 @@ from models.yolo import Model
 from tools.costs import measure_costs
 from tools.prune.report import PrunedRow, plot, table, with_front, write_csv
 from tools.subprocesses import TAIL, TRAINER, run_logged
-from utils.cli.arguments import add_weights, read_weights, tool_parser
+from utils.base.constants import SIZE_DEFAULT
+from utils.cli.arguments import add_weights, check_size, read_weights, tool_parser
 from utils.data.config import DataConfig, Hyp
 from utils.data.labels import load_split
 from utils.datasets import val_loader
@@ -45,7 +46,7 @@ from utils.evaluation.evaluate import check_names, evaluate
 from utils.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import LOGGER, ROOT, check_img_size, colorstr, increment_path, plural
 from utils.metrics import EvalResult
-from utils.predict.inference import SIZE_DEFAULT, check_size, choose_size
+from utils.predict.inference import choose_size
 from utils.torch_utils import largest_stride, select_device
 from utils.training.optim import Schedule
 

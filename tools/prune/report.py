@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.draw.curves import ACCENT, FAINT, INK, font_for, new_figure, tidy
+from utils.draw.curves import ACCENT, FAINT, INK, font_for, limit_ticks, new_figure, tidy
 from utils.files.names import plain_cell
 from utils.general import atomic_write, in_columns
 
@@ -110,6 +110,7 @@ def plot(rows: Sequence[PrunedRow], path: Path) -> None:
             font = font_for([row.name], 8)
             axes.annotate(row.name, (x, y), xytext=(5, 5), textcoords="offset points", fontproperties=font)
         axes.set(xlabel=title, ylabel="mAP@.5:.95")
+        limit_ticks(axes)
         axes.margins(0.15)
         axes.legend(frameon=False, loc="lower right")
         tidy(axes, grid=True)

@@ -24,14 +24,15 @@ from tools.serve.limits import Limits, punctual_protocol
 from tools.serve.metrics import Metrics
 from tools.serve.page import export_page
 from tools.serve.predictor import Predictor, Thresholds, model_card
-from utils.cli.arguments import tool_parser
+from utils.base.constants import HINTS, PRECISIONS, SIZE_DEFAULT
+from utils.cli.arguments import check_size, check_threads, thread_count, tool_parser
 from utils.data.config import names_of
-from utils.files.addresses import shown
+from utils.files.addresses import log_options
 from utils.files.weights import find_weights
-from utils.general import LOGGER, ROOT, colorstr
+from utils.general import LOGGER, ROOT
 from utils.ops.boxes import PAD_VALUE
-from utils.predict.inference import HINTS, PRECISIONS, SIZE_DEFAULT, check_size, ready, warm_up
-from utils.torch_utils import select_device
+from utils.predict.inference import ready, warm_up
+from utils.torch_utils import ThreadLimit, select_device
 
 CONNECTIONS = 512  # at a time; each costs a few kilobytes
 KEEP_ALIVE_S = 5  # how long a connection may wait for its next request
@@ -48,7 +49,7 @@ class ServeOptions:
     half: bool
     dnn: bool
     trust: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
     host: str
@@ -63,10 +64,11 @@ class ServeOptions:
     timeout: float
     allow_urls: list[str]
     export_page: str
+    verbose: bool
 
     def check(self) -> None:
         """ValueError where a number is out of its range."""
-        least = {"batch_size": 1, "queue": 1, "max_images": 1, "max_wait": 0, "port": 0, "threads": 0}
+        least = {"batch_size": 1, "queue": 1, "max_images": 1, "max_wait": 0, "port": 0}
         for key, low in least.items():
             if getattr(self, key) < low:
                 raise ValueError(f"--{key.replace('_', '-')} {getattr(self, key)}: {low} or more")
@@ -78,6 +80,7 @@ class ServeOptions:
         if self.queue < self.max_images:
             raise ValueError(f"--queue {self.queue} has no room for a request of --max-images {self.max_images}")
         check_size(self.imgsz)
+        check_threads(self.threads)
         if not self.host.strip():
             raise ValueError("--host is empty; 127.0.0.1 for this machine only, 0.0.0.0 for its network")
 
@@ -94,7 +97,8 @@ def main(opt: ServeOptions) -> None:
     Ctrl-C or SIGTERM lets what has begun be finished; a second one does not.
     """
     opt.check()
-    LOGGER.info(colorstr("serve: ") + ", ".join(f"{key}={value}" for key, value in shown(asdict(opt)).items()))
+    if opt.verbose:
+        log_options("serve", asdict(opt))
     weights = find_weights(opt.weights)
     if opt.export_page:
         model = load_backend(weights, "cpu", names=names_of(opt.data), trust=opt.trust)
@@ -118,11 +122,11 @@ def service(opt: ServeOptions, weights: Sequence[Path]) -> Iterator[Service]:
         names=names_of(opt.data),
         dnn=opt.dnn,
         trust=opt.trust,
-        threads=opt.threads,
+        threads=ThreadLimit(opt.threads).apply(),
         precision=opt.precision,
         hint=opt.hint,
     )
-    model = ready(backend, opt.half)
+    model = ready(backend, opt.half, opt.precision)
     metrics = Metrics()
     predictor = Predictor(model, opt.imgsz, Metrics())
     warm_up(model, predictor.imgsz)
@@ -209,12 +213,19 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         action="store_true",
         help="load a program that was not exported here (.torchscript, .pt2, .engine), which may do all that you may",
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads that the network may use; 0: as it likes")
+    parser.add_argument(
+        "--threads",
+        type=thread_count,
+        default=0,
+        metavar="N|auto",
+        help="threads that the network may use; 0: as it likes; auto: as many as cores are free now",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what an OpenVINO file computes in, ncnn's (no fp16) and MNN's (fp32, auto); auto: what is quickest here",
+        help="what a checkpoint (fp16: on a GPU), an OpenVINO, ncnn (no fp16) or MNN file (fp32, auto) computes in; "
+        "auto: what is quickest here",
     )
     parser.add_argument(
         "--hint",
@@ -245,4 +256,5 @@ def parse_opt(arguments: Sequence[str] | None = None) -> ServeOptions:
         metavar="FOLDER",
         help="write the page with the --weights, an .onnx file, into this folder: it runs in the browser; then end",
     )
+    parser.add_argument("--verbose", action="store_true", help="log all options at the start")
     return ServeOptions(**vars(parser.parse_args(arguments)))

@@ -2,10 +2,12 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
+
+from utils.base.constants import AUTO_THREADS
 
 Options = TypeVar("Options")
 
@@ -25,6 +27,8 @@ OTHER_NAMES = {  # what other programs and flags of ours call an option
 }
 MIN_WORD = 3  # letters of an option's first word that are looked for
 MAX_HINTS = 3
+MIN_SLICE = 32  # pixels
+MAX_OVERLAP = 0.9  # of slices: with more they hardly advance
 
 
 def normalized(
@@ -104,10 +108,56 @@ def given_names(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     return frozenset(vars(parser.parse_args(arguments)))
 
 
+def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
+    """ValueError where a threshold is no share, or one of the counts, by their flags, is below 1."""
+    for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{flag} {value}: a share between 0 and 1")
+    for flag, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{flag} {value}: 1 or more")
+
+
+def check_size(imgsz: int | Sequence[int] | None) -> None:
+    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
+    if imgsz is None:
+        return
+    if isinstance(imgsz, int):
+        if imgsz < 1:
+            raise ValueError(f"--imgsz {imgsz}: 1 or more")
+    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
+        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
+
+
+def thread_count(text: str) -> int | str:
+    """Parse the value of --threads: a number or auto."""
+    return text if text == AUTO_THREADS else int(text)
+
+
+def check_threads(threads: int | str) -> None:
+    """Raise ValueError unless --threads is auto or a number of 0 or more."""
+    if threads != AUTO_THREADS and (not isinstance(threads, int) or threads < 0):
+        raise ValueError(f"--threads {threads}: 0 or more, or {AUTO_THREADS}")
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append each option's default to its help, unless the help states it itself or the default is empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "") or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Create the parser of `python -m tools.<name>`, whose --help ends with an example of its arguments."""
+    """Create the parser of `python -m tools.<name>`, whose --help has the defaults and ends with an example."""
     command = f"python -m tools.{name}"
-    return argparse.ArgumentParser(prog=command, description=description, epilog=f"Example: {command} {example}")
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"Example: {command} {example}",
+        formatter_class=DefaultsFormatter,
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser, what: str) -> None:
@@ -136,3 +186,11 @@ def add_run_folder(parser: argparse.ArgumentParser, project: str | Path) -> None
     parser.add_argument(
         "--exist-ok", action="store_true", help="write into an existing project/name, replacing files of the same names"
     )
+
+
+def check_slices(size: int | None, overlap: float) -> None:
+    """Raise ValueError unless slices have MIN_SLICE pixels or more and advance."""
+    if size is not None and size < MIN_SLICE:
+        raise ValueError(f"--slice {size}: {MIN_SLICE} or more pixels")
+    if not 0 <= overlap <= MAX_OVERLAP:
+        raise ValueError(f"--overlap {overlap}: a share between 0 and {MAX_OVERLAP}")

@@ -1,15 +1,16 @@
 """The options of detect.py: their types and checks."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.general import ROOT
-from utils.predict.inference import check_limits, check_size
-from utils.predict.opencv import check_display
+from utils.base.constants import ROOT, TRACKERS
+from utils.cli.arguments import check_limits, check_size, check_slices, check_threads
+from utils.processes.display import check_display
 
 DEFAULT_SOURCE = ROOT / "data" / "images"
-SEVERAL = {"weights", "imgsz", "classes"}  # options that take several values
+SEVERAL = {"weights", "imgsz", "classes", "line"}  # options that take several values
 
 
 class JoinedWords(argparse.Action):
@@ -62,14 +63,22 @@ class DetectOptions:
     hide_conf: bool
     half: bool
     dnn: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
+    compile: bool
     batch_size: int
     vid_stride: int
     save_csv: bool
     save_json: bool
     trust: bool
+    verbose: bool
+    track: str | None
+    save_mot: bool
+    line: list[float] | None
+    zone: str | None
+    slice: int | None
+    overlap: float
 
     def check(self) -> None:
         """ValueError where a number is out of its range, or options do not go together."""
@@ -81,11 +90,31 @@ class DetectOptions:
         }
         check_limits(self.conf_thres, self.iou_thres, counts)
         check_size(self.imgsz)
-        if self.threads < 0:
-            raise ValueError(f"--threads {self.threads}: 0 or more")
+        check_threads(self.threads)
         if self.view_img:
             check_display()
+        if self.visualize and self.compile:
+            raise ValueError(
+                "--visualize shows each layer, but --compile makes one program of all: leave one of them out"
+            )
+        if self.track is not None and self.track not in TRACKERS:
+            raise ValueError(f"--track {self.track}: must be one of {', '.join(TRACKERS)}")
+        if self.save_mot and self.track is None:
+            raise ValueError("--save-mot writes the tracks of objects: add --track")
+        if self.line is not None:
+            check_line(self.line)
+            if self.track is None:
+                raise ValueError("--line counts tracked objects that cross it: add --track")
+        check_slices(self.slice, self.overlap)
+        if self.visualize and self.slice is not None:
+            raise ValueError("--visualize shows the layers for one image, not for --slice; leave one of them out")
         if self.visualize and len(self.weights) > 1:
             raise ValueError(
                 f"--visualize shows the layers of one network: name one checkpoint, not {len(self.weights)}"
             )
+
+
+def check_line(line: Sequence[float]) -> None:
+    """Raise ValueError unless a line is four finite coordinates of two different points."""
+    if len(line) != 4 or not all(map(math.isfinite, line)) or tuple(line[:2]) == tuple(line[2:]):
+        raise ValueError(f"--line {' '.join(map(str, line))}: x1 y1 x2 y2 of two points, in pixels")

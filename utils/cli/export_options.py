@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.predict.inference import check_limits, check_size
+from utils.cli.arguments import check_limits, check_size
 
 FORMATS = {
     "torchscript": ".torchscript",

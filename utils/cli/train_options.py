@@ -3,10 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.general import ROOT
-from utils.loggers import check_services
-from utils.loggers.wandb import WandbFlags
-from utils.ops.quads import QUAD
+from utils.base.constants import QUAD, ROOT
+from utils.cli.arguments import check_threads
 
 AUTO_BATCH = -1  # in place of a batch size: the largest that fits
 LEAST = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "close_mosaic": 0}
@@ -18,13 +16,16 @@ CHANGEABLE = frozenset(
         "epochs",
         "device",
         "workers",
+        "threads",
         "cache",
         "patience",
         "nosave",
         "noval",
         "noplots",
+        "verbose",
         "save_period",
         "save_on_signal",
+        "compile",
         "wandb",
         "mlflow",
         "entity",
@@ -82,6 +83,7 @@ class TrainOptions:
     device: str
     optimizer: str
     workers: int
+    threads: int | str
     project: str
     name: str
     exist_ok: bool
@@ -100,6 +102,7 @@ class TrainOptions:
     image_weights: bool
     close_mosaic: int
     deterministic: bool
+    compile: bool
     sync_bn: bool
     evolve: int | None
     evolve_sampler: str
@@ -112,22 +115,12 @@ class TrainOptions:
     bbox_interval: int
     artifact_alias: str
     local_rank: int
+    verbose: bool
     given: frozenset[str] = frozenset()
 
     def values(self) -> dict[str, object]:
         """The flags' values by name."""
         return {name: value for name, value in asdict(self).items() if name != "given"}
-
-    @property
-    def wandb_flags(self) -> WandbFlags:
-        """What the options ask of W&B."""
-        return WandbFlags(
-            project=self.wandb,
-            entity=self.entity,
-            upload_dataset=self.upload_dataset,
-            bbox_interval=self.bbox_interval,
-            artifact_alias=self.artifact_alias,
-        )
 
     def comparable(self) -> dict[str, object]:
         """Return the values that all trainings of a search must have in common."""
@@ -158,6 +151,7 @@ class TrainOptions:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: {least} or more")
+        check_threads(self.threads)
         if self.batch_size < 1 and self.batch_size != AUTO_BATCH:
             raise ValueError(f"--batch-size {self.batch_size}: 1 or more, or {AUTO_BATCH} for the largest that fits")
         if not 0 <= self.label_smoothing < 1:
@@ -170,7 +164,6 @@ class TrainOptions:
             raise ValueError(
                 "--rect has a fixed order, --image-weights draws a new one each epoch: leave one of them out"
             )
-        check_services(self.wandb_flags, self.mlflow)
         if not 0 <= self.require_transfer <= 1:
             raise ValueError(f"--require-transfer {self.require_transfer}: a share, from 0 to 1")
         if self.evolve is not None and self.evolve < 1:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from utils.data.config import SPLITS
-from utils.general import LOGGER
-from utils.predict.inference import check_limits, check_size
+from utils.base.constants import SPLITS
+from utils.base.log import LOGGER
+from utils.cli.arguments import check_limits, check_size, check_slices, check_threads
 
 LOW_CONFIDENCE = 0.001  # what an AP wants: the curve must go on to where nearly all is found
 TASKS = (*SPLITS, "speed", "study")
@@ -38,19 +38,23 @@ class ValOptions:
     exist_ok: bool
     half: bool
     dnn: bool
-    threads: int
+    threads: int | str
     precision: str
     hint: str
+    compile: bool
     noplots: bool
     trust: bool
+    slice: int | None
+    overlap: float
 
     def check(self) -> None:
         """ValueError where a number is out of its range; what is allowed but hardly meant is said in the log."""
         check_limits(self.conf_thres, self.iou_thres, {"--batch-size": self.batch_size, "--max-det": self.max_det})
         check_size(self.imgsz)
-        for flag, value in (("--workers", self.workers), ("--threads", self.threads)):
-            if value < 0:
-                raise ValueError(f"{flag} {value}: 0 or more")
+        check_threads(self.threads)
+        check_slices(self.slice, self.overlap)
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers}: 0 or more")
         if self.task not in TASKS:
             raise ValueError(f"--task {self.task}: must be one of {', '.join(TASKS)}")
         if not self.sizes or min(self.sizes) < 1:

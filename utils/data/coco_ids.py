@@ -1,4 +1,4 @@
-"""The numbers that COCO 2017 gives its 80 classes."""
+"""Category ids of COCO 2017's 80 classes."""
 
 from collections.abc import Sequence
 
@@ -11,5 +11,5 @@ COCO_IDS = tuple(index for index in range(1, 91) if index not in UNUSED_IDS)  # 
 
 
 def is_coco(names: Sequence[str]) -> bool:
-    """Whether these are the 80 classes of COCO in their order, whatever the data set is called."""
+    """Return True if the names are COCO's 80 classes in order, whatever the data set is called."""
     return len(names) == len(COCO_IDS) and tuple(names) == DataConfig.from_yaml(COCO_YAML).names

@@ -1,4 +1,4 @@
-"""The two YAML files of a training as checked values: hyper-parameters and the description of a data set."""
+"""Hyper-parameter and data set yamls as checked values."""
 
 import math
 import os
@@ -8,7 +8,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
-from utils.data.shapes import SPLITS, generate
+from utils.base.constants import SPLITS
+from utils.data.shapes import generate
 from utils.files.yamls import YAML_SUFFIXES, read_yaml, report_unknown
 from utils.general import LOGGER, ROOT, find_file
 
@@ -22,9 +23,9 @@ TEXT_KEYS = ("path", *SPLITS, "names")  # what the user writes there is text: cl
 
 @dataclass(frozen=True)
 class Hyp:
-    """Hyper-parameters; data/hyps/hyp.scratch-low.yaml says what each means. `anchors` is optional, as in v6.1.
+    """Hyper-parameters; data/hyps/hyp.scratch-low.yaml describes each. `anchors` is optional, as in v6.1.
 
-    `nam_sparsity` too, and 0 without: p of NAM's penalty p * (sum |gamma| + sum |lambda|) on each image's loss.
+    `nam_sparsity`, default 0, is p of NAM's penalty p * (sum |gamma| + sum |lambda|) on each image's loss.
     """
 
     lr0: float
@@ -60,13 +61,13 @@ class Hyp:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
-        """The values of a YAML file, found as `find_file` finds it; ValueError names what is wrong and where."""
+        """Read a YAML file, found as `find_file` does; ValueError names the key and the fault."""
         path = find_file(file, YAML_SUFFIXES)
         return cls.from_dict(read_yaml(path), str(path))
 
     @classmethod
     def from_dict(cls, values: dict, source: str) -> Self:
-        """The values of a mapping; `source` names it in errors."""
+        """Build from a mapping; `source` names it in errors."""
         unknown = [str(key) for key in values if key not in {field.name for field in fields(cls)}]
         missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         if unknown:
@@ -81,7 +82,7 @@ class Hyp:
         return hyp
 
     def check(self, source: str) -> None:
-        """ValueError where a value is out of its range."""
+        """Raise ValueError if a value is out of range."""
         for name in ("mosaic", "mixup", "copy_paste", "flipud", "fliplr", "momentum", "warmup_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{source}: {name} {getattr(self, name)}: must lie between 0 and 1")
@@ -92,7 +93,7 @@ class Hyp:
             raise ValueError(f"{source}: anchor_t {self.anchor_t}: a ratio of sides, must be above 1")
 
     def scaled(self, levels: int, nc: int, imgsz: int) -> Self:
-        """The loss gains for so many detection levels, classes and this image size (v6.1's scaling); a new one."""
+        """Return a copy with the loss gains scaled to the number of levels, classes and the image size, as in v6.1."""
         by_levels = 3 / levels
         return replace(
             self,
@@ -102,12 +103,12 @@ class Hyp:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """The values as a mapping; `anchors` and `nam_sparsity` only where they are given."""
+        """Return the values as a mapping; `anchors` and `nam_sparsity` only if set."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def _number(value: object, what: str) -> float:
-    """A finite number; YAML 1.1 reads 1e-3 as text, which is taken as the number it is meant to be."""
+    """Parse a finite number. YAML 1.1 reads 1e-3 as a string; it is accepted as a number."""
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
@@ -141,13 +142,14 @@ class DataConfig:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
-        """The description in a data yaml, found as `find_file` finds it.
+        """Read a data yaml, found as `find_file` does. No other file is read; `prepare` checks for the images.
 
-        A relative `path` lies below the repository, as in v6.1, or else beside the yaml; without `path` the root is the
-        yaml's folder or else the repository. Splits are looked for in both, then as `_sources` says.
-        Names are a list or a mapping from 0 on. Names and paths are texts as they are written, whatever YAML would make
-        of them. ValueError names what is wrong.
-        Nothing is read but the yaml; `prepare` sees to it that the images are there.
+        A relative `path` is below the repository, as in v6.1, or else beside the yaml. Without `path` the root is the
+        yaml's folder or else the repository. Splits are looked up in both, then as in `_sources`. Names are a list or a
+        mapping from 0 on. Names and paths are taken as strings as written, without YAML's types.
+
+        Raises:
+            ValueError: names the key and the fault.
         """
         path = find_file(file, YAML_SUFFIXES)
         content = read_yaml(path, TEXT_KEYS)
@@ -164,16 +166,16 @@ class DataConfig:
         return cls(path, roots[0], *splits, names, generator)
 
     def as_one_class(self) -> Self:
-        """The same with all classes as one, `item`; what has but one keeps its name."""
+        """Return a copy with all classes as one, `item`; a single class keeps its name."""
         return self if self.nc == 1 else replace(self, names=("item",))
 
     def prepare(self) -> None:
-        """Draws the data set where it is a generated one that is missing; downloads nothing."""
+        """Generate the data set if it is a generated one and missing. Nothing is downloaded."""
         if self.generator:
             generate(self.root)
 
     def split(self, name: str) -> tuple[Path, ...]:
-        """The sources of train, val or test; ValueError or FileNotFoundError where there are none."""
+        """Return the sources of train, val or test; ValueError or FileNotFoundError if there are none."""
         sources: tuple[Path, ...] = getattr(self, name)
         if not sources:
             raise ValueError(f"{self.file}: has no `{name}`, which is needed; name a folder or a list of images")
@@ -187,7 +189,7 @@ class DataConfig:
 
 
 def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
-    """Class names of a data yaml: a list, a mapping from 0 on, or absent where nc is given; ValueError otherwise."""
+    """Parse class names: a list, a mapping from 0 on, or absent if nc is given; ValueError otherwise."""
     if nc is not None and (isinstance(nc, bool) or not isinstance(nc, int) or not 1 <= nc <= MOST_CLASSES):
         raise ValueError(f"{source}: nc: {nc!r} is not a number of classes, 1 to {MOST_CLASSES}")
     if names is None:
@@ -211,7 +213,7 @@ def parse_names(names: object, nc: object, source: str) -> tuple[str, ...]:
 
 
 def _find_roots(path: object, file: Path) -> list[Path]:
-    """Where splits are looked for; the first one, which exists if one does, is the root."""
+    """Return the folders to look up splits in; the first one, which exists if any does, is the root."""
     folder = file.resolve().parent
     if path is None or path == "":
         return [folder, ROOT]
@@ -223,7 +225,7 @@ def _find_roots(path: object, file: Path) -> list[Path]:
 
 
 def _warn_of_equal_names(names: Sequence[str], source: str) -> None:
-    """Warn of names that several classes have: results are told apart by their numbers only."""
+    """Warn of names shared by several classes: results tell them apart by index only."""
     for name, count in Counter(names).items():
         if count > 1:
             numbers = ", ".join(str(i) for i, other in enumerate(names) if other == name)
@@ -231,11 +233,11 @@ def _warn_of_equal_names(names: Sequence[str], source: str) -> None:
 
 
 def _sources(value: object, roots: Sequence[Path], file: Path, split: str) -> tuple[Path, ...]:
-    """The paths of a split; where one is found elsewhere than below the roots, the log says where.
+    """Return the paths of a split; log where one is found if it is not below the roots.
 
-    `../train/images`, as some tools export it, is looked for below the first root too; `My-Project-1/train/images`
-    below the folder above it, where the yaml may lie in `My-Project-1`, below the current folder, as v6.1 does, and,
-    for an export that was renamed or moved, as `train/images` below the root.
+    `../train/images`, as some tools export it, is also looked up below the first root. `My-Project-1/train/images` is
+    also looked up below the folder above it, if the yaml is in `My-Project-1`; below the current folder, as in v6.1;
+    and, for a renamed or moved export, as `train/images` below the root.
     """
     names: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
     sources = []
@@ -255,5 +257,5 @@ def _sources(value: object, roots: Sequence[Path], file: Path, split: str) -> tu
 
 
 def names_of(file: str | Path) -> Callable[[], Sequence[str]]:
-    """Return a function that reads the class names of a data yaml, which need not exist before it is called."""
+    """Return a function that reads the class names of a data yaml when called."""
     return lambda: DataConfig.from_yaml(file).names

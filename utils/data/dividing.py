@@ -1,4 +1,4 @@
-"""Divide images into parts at random: exact numbers, copies of an image in one part, for one seed always the same."""
+"""Random splits of images with exact sizes; copies of an image stay in one split; deterministic for a seed."""
 
 import hashlib
 import os
@@ -11,10 +11,10 @@ ROBOFLOW_MARK = ".rf."  # dog_jpg.rf.<hash>.jpg: all versions of one picture beg
 
 
 def divide(groups: Sequence[int], shares: Sequence[float], seed: int = 0) -> list[int]:
-    """Give each image (N,) a part by its group, so that no group is torn; the parts' numbers, (N,).
+    """Assign each image (N,) to a part by its group, without dividing a group; return part indices (N,).
 
-    Part i gets shares[i] of the images: rounded so that all are given, and one at least if its share is above 0 and
-    there are enough. Where groups do not fit, a part that is not the largest stays below that by less than a group.
+    Part i gets shares[i] of the images, rounded so that all are assigned; at least one if its share is above 0 and
+    there are enough. If groups do not fit, each part but the largest is short by less than a group.
     """
     sizes = _part_sizes(len(groups), shares)
     members = Counter(groups)
@@ -35,7 +35,7 @@ def divide(groups: Sequence[int], shares: Sequence[float], seed: int = 0) -> lis
 
 
 def _part_sizes(count: int, shares: Sequence[float]) -> list[int]:
-    """Round the shares of a number of images so that the sizes sum up to it."""
+    """Round the parts' shares of `count` to sizes that sum to it."""
     exact = [count * share / sum(shares) for share in shares]
     sizes = [int(value + 1e-9) for value in exact]
     by_rest = sorted(range(len(sizes)), key=lambda i: sizes[i] - exact[i])
@@ -50,9 +50,10 @@ def _part_sizes(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def group_copies(images: Sequence[str | Path]) -> list[int]:
-    """Number the images (N,) so that copies of one have one number: files of equal content, Roboflow's versions of one.
+    """Number images (N,) so that copies have one number: files of equal content, and Roboflow's versions of one image.
 
-    Raises OSError for a file that cannot be read.
+    Raises:
+        OSError: if a file cannot be read.
     """
     sizes = [os.path.getsize(image) for image in images]
     shared = {size for size, count in Counter(sizes).items() if count > 1}

@@ -1,8 +1,8 @@
-"""Pictures of a data set at the size the network needs, decoded as rarely as memory or disk allow.
+"""Images of a data set at the network's size, with caches in memory or on disk.
 
-For training JPEGs are decoded at a half, a quarter or an eighth where that is large enough, and the latest pictures are
-kept in each process; `cache="ram"` keeps all of them in one tensor, which worker processes share, `cache="disk"` keeps
-them as .npy files beside the images' folder. How a picture is kept never changes its pixels.
+In training JPEGs are decoded at 1/2, 1/4 or 1/8 if that is large enough, and each process keeps recent images.
+`cache="ram"` keeps all images in one tensor shared by the workers; `cache="disk"` keeps them as .npy files beside the
+images' folder. Caches never change pixels.
 """
 
 import os
@@ -25,10 +25,10 @@ READING_RULE = 2  # of utils/files/pixels.py; another number makes earlier .npy 
 
 
 class ImageStore:
-    """The pictures `paths` (N,), native sizes `hw` (N, 2), with the longest side scaled to imgsz; `get(i)` gives one.
+    """Images of `paths` (N,) with native sizes `hw` (N, 2), their longest side resized to imgsz.
 
-    `strict` is for validation: full decoding, shrinking by area means, and a ValueError that names a file which cannot
-    be read. Otherwise speed comes first, and such a file is named once in the log and given as None.
+    `strict` is for validation: full decoding, area interpolation, and a ValueError for a file that cannot be read.
+    Otherwise speed matters more, and such a file is logged once and returned as None.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ImageStore:
             self._prepare_folders()
 
     def get(self, index: int) -> np.ndarray | None:
-        """Picture `index`, read-only (h, w, 3) uint8 BGR; None where it cannot be read and the store is not strict."""
+        """Return image `index`, read-only (h, w, 3) uint8 BGR; None if it is unreadable and the store not strict."""
         index = int(self._first[index])
         if self._pool is not None:
             return self._from_pool(self._pool, index)
@@ -77,7 +77,7 @@ class ImageStore:
         return image
 
     def path(self, index: int) -> str:
-        """The file of picture `index`."""
+        """Return the file of image `index`."""
         return os.fsdecode(self.paths[index])
 
     def _decode(self, index: int) -> np.ndarray:
@@ -99,7 +99,7 @@ class ImageStore:
         return cv2.resize(image, hw[::-1], interpolation=how)
 
     def _remember(self, index: int, image: np.ndarray) -> None:
-        """Keep the picture; the longest unused ones make room."""
+        """Keep an image; the least recently used ones are dropped."""
         if image.nbytes > self._capacity:
             return
         self._buffer[index] = image
@@ -168,9 +168,9 @@ class ImageStore:
         return path.parent.with_name(f"{path.parent.name}_npy") / f"{path.name}.{self.imgsz}-{kind}.npy"
 
     def _from_disk(self, index: int) -> np.ndarray:
-        """The picture's .npy file if it was made of the image file as it is now, else the image, then in a new .npy.
+        """Return the image from its .npy file if that is up to date, otherwise decode it and write a new .npy.
 
-        The pixels come after 40 bytes: the image file's mtime and size, the picture's height and width, READING_RULE.
+        40 bytes precede the pixels: the image file's mtime and size, the image's height and width, READING_RULE.
         """
         source = os.stat(self.path(index))
         h, w = self.hw[index].tolist()
@@ -193,29 +193,29 @@ class ImageStore:
 
 
 def resized_hw(hw: np.ndarray, imgsz: int) -> np.ndarray:
-    """Sizes (..., 2) scaled so that the longest side is imgsz, rounded (v6.1 truncated), int64."""
+    """Resize (..., 2) sizes so that the longest side is imgsz, rounded (v6.1 truncated), int64."""
     return np.rint(hw * (imgsz / hw.max(-1, keepdims=True))).astype(np.int64).clip(1)
 
 
 def shrink_rest(image: np.ndarray, covered_hw: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """A reduced image resized to hw, of whose last row and column only a part counts: up to covered_hw."""
+    """Resize an image decoded at reduced size to hw; covered_hw is the part of it that shows the image."""
     scale_y, scale_x = hw / covered_hw
     matrix = np.array([[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5]])
     return cv2.warpAffine(image, matrix, hw[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def buffer_share(processes: int) -> int:
-    """The bytes that each of so many processes may keep pictures in; 0 processes are the main one alone."""
+    """Return the bytes of images that each of `processes` may keep; 0 processes mean the main one alone."""
     return max(BUFFER_BYTES // max(processes, 1), LEAST_BUFFER_BYTES)
 
 
 def cpu_count() -> int:
-    """Cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-    """Bytes to be had without swapping, a container's limit respected; None where the system is not Linux."""
+    """Return the bytes available without swapping, within a container's limit; None unless on Linux."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""What a scan of labels found, kept for the next one: plain arrays in an .npz, no pickle, no code.
+"""Cache of a label scan: plain arrays in an .npz, without pickle.
 
-A cache is only a saving of time: a file that is missing, foreign or damaged is ignored and written anew. It holds the
-hash of its own content, so that a changed number is noticed, and nothing in it that no scan can find is taken. The
-entries do not depend on the number of classes. What makes an entry valid is decided in utils/data/labels.py.
+A missing, foreign or damaged cache is ignored and rewritten. It contains the hash of its content, and values that no
+scan can produce are rejected. Entries do not depend on the number of classes. utils/data/labels.py decides whether an
+entry is valid.
 
 Shapes: N images, n boxes of an image, k points of a polygon.
 """
@@ -33,7 +33,7 @@ _UNREADABLE = (
 
 
 class Entry(NamedTuple):
-    """What is known of one pair. Valid while the image's stamp (mtime_ns, bytes) and the label file's digest hold."""
+    """Scan result of one pair, valid while the image's stamp (mtime_ns, bytes) and the label file's digest match."""
 
     stamp: tuple[int, int]
     digest: bytes  # of the label file's content; b"" if there is no such file
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> None:
-    """Write the entries; a place that cannot be written is reported and costs only time at the next start."""
+    """Write the entries; a folder that is not writable is logged and only costs time at the next start."""
     texts = {i: [e.corrupt, *e.problems] for i, e in enumerate(entries) if e.corrupt or e.problems}
     polygons = [polygon for e in entries for polygon in (e.polygons or (None,) * len(e.boxes))]
     arrays = {
@@ -73,7 +73,7 @@ def save_cache(path: Path, images: Sequence[str], entries: Sequence[Entry]) -> N
 
 
 def load_cache(path: Path) -> dict[str, Entry]:
-    """The entries by image; {} if there is no cache, or a file that is none of ours, which is not trusted."""
+    """Read the entries by image; {} if there is no valid cache."""
     if not path.exists():
         return {}
     try:
@@ -100,7 +100,7 @@ def load_cache(path: Path) -> dict[str, Entry]:
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Of all arrays: their names, types, shapes and numbers."""
+    """Hash all arrays: names, dtypes, shapes and values."""
     whole = hashlib.blake2b(digest_size=16)
     for name, array in sorted(arrays.items()):
         whole.update(f"{name} {array.dtype.str} {array.shape};".encode())
@@ -109,7 +109,7 @@ def _hash(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """ValueError where an array says of itself that it is larger than its entry, and numpy would take the memory."""
+    """Raise ValueError if an array claims to be larger than its entry, before numpy allocates it."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -145,7 +145,7 @@ def _unpack_entries(arrays: dict[str, np.ndarray]) -> dict[str, Entry]:
 
 
 def _are_shares(values: np.ndarray) -> bool:
-    """Whether all lie in 0..1, which not a number does not."""
+    """Return True if all values are in 0..1; nan is not."""
     return bool(((values >= 0) & (values <= 1)).all())
 
 

@@ -1,12 +1,13 @@
-"""One label file: its rows become boxes and polygons, its mistakes are named by line.
+"""Parse a label file into boxes and polygons; errors name the line.
 
-A label file holds one object a row, `class x_centre y_centre width height` or a polygon `class x1 y1 x2 y2 x3 y3 ...`,
-coordinates as shares of the image's width and height. Each row is judged by itself: boxes and polygons may be mixed.
+A label file has one object per row, `class x_centre y_centre width height` or a polygon `class x1 y1 x2 y2 x3 y3 ...`,
+normalized by the image's width and height. Boxes and polygons may be mixed.
 
 Shapes: n objects of an image, k points of a polygon.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ MAX_CLASS = 1 << 24  # float32 counts exactly up to here
 
 
 class Labels(NamedTuple):
-    """A label file's objects, as in LabelRecord, and a line about each thing in it that is not as it should be."""
+    """The objects of a label file, as in LabelRecord, and a message for each fault."""
 
     boxes: np.ndarray  # (n, 5)
     polygons: tuple[np.ndarray | None, ...]
@@ -33,23 +34,25 @@ class Labels(NamedTuple):
 
 
 def read_labels(path: Path | str, nc: int | None = None) -> Labels:
-    """The objects of a label file, in its order; nc None takes any class from 0.
+    """Read the objects of a label file, in order; nc None allows any class from 0.
 
-    A row of 5 values is a box, of 7, 9, ... a polygon, whose box is its bounds; of 6 a box with the confidence that
-    detect.py and val.py write with --save-conf, which is not used. A row that is none of these, or not finite, or
-    outside 0..1, is dropped, as are copies and boxes without area; `problems` names each. Raises ValueError for a class
-    below 0 or >= nc, for a file that is not text, and for one that holds rows, but no good one.
+    A row of 5 values is a box; of 6 a box with the confidence that detect.py and val.py write with --save-conf, which
+    is ignored; of 7, 9, ... a polygon, whose box is its bounds. Other rows, values that are not finite or outside 0..1,
+    duplicates and boxes without area are dropped; `problems` names each.
+
+    Raises:
+        ValueError: for a class below 0 or >= nc, a file that is not text, or one whose rows are all dropped.
     """
     return parse_labels(read_bytes(str(path)), str(path), nc)
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a label file; raises ValueError for one that is too large to be one, and OSError."""
+    """Read a label file; ValueError if it is too large to be one, and OSError."""
     return read_plain(path, MAX_LABEL_BYTES, "label file")
 
 
 def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False) -> Labels:
-    """read_labels() of a file's content; any_class leaves the classes to be checked later."""
+    """Parse a file's content as `read_labels`; any_class leaves the check of classes to the caller."""
     limit = MAX_CLASS if nc is None else nc
     objects: dict[tuple[float, ...], np.ndarray | None] = {}  # box row -> polygon; a dict, to find copies
     problems: list[str] = []
@@ -89,7 +92,7 @@ def parse_labels(data: bytes, name: str, nc: int | None, any_class: bool = False
 
 
 def find_faults(data: bytes, name: str, nc: int) -> list[str]:
-    """A line `file:number: ...` about each row that training leaves out or refuses; ValueError where it is no text."""
+    """Return a line `file:number: ...` for each row that training drops or refuses; ValueError if it is not text."""
     faults = []
     seen: dict[tuple[float, ...], int] = {}
     for number, line in enumerate(decode_text(data, name).splitlines(), 1):
@@ -112,7 +115,7 @@ def find_faults(data: bytes, name: str, nc: int) -> list[str]:
 
 
 def _parse_row(words: list[str]) -> tuple[tuple[float, ...], np.ndarray | None, int]:
-    """(class, x centre, y centre, width, height), polygon, number of values clipped. ValueError says what is wrong."""
+    """Return (class, x centre, y centre, width, height), polygon, number of clipped values; ValueError if malformed."""
     try:
         label, *values = (float(word) for word in words)
     except ValueError:
@@ -144,17 +147,22 @@ def _parse_row(words: list[str]) -> tuple[tuple[float, ...], np.ndarray | None, 
 
 
 def class_error(place: str, label: int, nc: int | None) -> str:
-    """The message for a class that the data set's description does not know."""
+    """Return the message for a class outside the data set's names."""
     allowed = "0 or more" if nc is None else f"0 to {nc - 1}, as the data yaml has nc {nc} and {nc} names"
     return f"{place}: label class {label} {'is negative' if label < 0 else f'>= nc {nc}'}; allowed is {allowed}"
 
 
-def label_rows(detections: Tensor, image_hw: tuple[int, int], with_confidence: bool) -> str:
-    """The text of a label file: rows `class cx cy w h [confidence]`, boxes in shares of the image's sides.
+def label_rows(
+    detections: Tensor, image_hw: tuple[int, int], with_confidence: bool, ids: Sequence[int] | None = None
+) -> str:
+    """Format a label file: rows `class cx cy w h [confidence] [id]`, normalized.
 
-    detections are (n, 6): xyxy in pixels of the image, confidence, class.
+    detections are (n, 6): xyxy in pixels of the image, confidence, class. ids: (n,) of their tracks.
     """
     h, w = image_hw
     parts = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], w, h), detections[:, 4:5]]  # (n, 1), (n, 4), (n, 1)
     rows = torch.cat(parts if with_confidence else parts[:2], 1).tolist()
-    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)
+    lines = [" ".join(f"{value:g}" for value in row) for row in rows]
+    if ids is not None:
+        lines = [f"{line} {track_id}" for line, track_id in zip(lines, ids, strict=True)]
+    return "".join(f"{line}\n" for line in lines)

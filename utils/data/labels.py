@@ -1,8 +1,7 @@
-"""Images and labels of a data set: found, paired, checked and remembered.
+"""Find, pair, check and cache the images and labels of a data set.
 
-Mistakes are named by file and line. The user's images and labels are never changed. The rows of a label file are read
-in utils/data/label_files.py, what a scan found is kept by utils/data/label_cache.py; decoding for training,
-augmentation and batches are utils/datasets.py's.
+Errors name file and line. The user's images and labels are never changed. utils/data/label_files.py parses label files,
+utils/data/label_cache.py keeps the results of a scan; utils/datasets.py decodes and augments.
 
 Shapes: n objects of an image, k points of a polygon.
 """
@@ -44,8 +43,8 @@ _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 class LabelRecord:
     """One image and its objects.
 
-    hw: pixels after the EXIF rotation. boxes: (n, 5) float32 class, x centre, y centre, width, height in 0..1.
-    polygons: per box its (k, 2) float32 points in 0..1 or None for a box row; () when the file holds no polygon at all.
+    hw: pixels after EXIF rotation. boxes: (n, 5) float32 class, x centre, y centre, width, height in 0..1. polygons:
+    for each box (k, 2) float32 points in 0..1, or None for a box row; () if the file has no polygon.
     """
 
     image: str
@@ -56,9 +55,9 @@ class LabelRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
-    """Counts of a scan: found + missing + corrupt = images given; empty is part of found; corrupt ones are dropped.
+    """Counts of a scan: found + missing + corrupt = images; empty is part of found; corrupt images are dropped.
 
-    checked: how many were read afresh, the others were known from the cache. notes: a line each, with file names.
+    checked: number of pairs read, not known from the cache. notes: messages with file names.
     """
 
     found: int
@@ -69,12 +68,12 @@ class ScanReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """v6.1's four counts as one line."""
+        """Format v6.1's four counts in one line."""
         return f"{self.found} found, {self.missing} missing, {self.empty} empty, {self.corrupt} corrupt"
 
 
 def as_one_class(record: LabelRecord) -> LabelRecord:
-    """The record with all objects of class 0."""
+    """Return the record with all objects as class 0."""
     boxes = record.boxes.copy()
     boxes[:, 0] = 0
     return replace(record, boxes=boxes)
@@ -86,9 +85,10 @@ def as_one_class(record: LabelRecord) -> LabelRecord:
 def load_split(
     data: DataConfig, split: str, workers: int, single_cls: bool = False, needs_labels: bool = True
 ) -> list[LabelRecord]:
-    """The usable images of a split with their labels, with single_cls all as class 0.
+    """Load the usable images of a split with their labels; single_cls makes all objects class 0.
 
-    ValueError where no image can be used or, if labels are needed, none has any; else that is warned of.
+    Raises:
+        ValueError: if no image can be used, or if labels are needed and none has any; otherwise that is a warning.
     """
     sources = data.split(split)
     images = find_images(sources)
@@ -108,12 +108,15 @@ def load_split(
 
 
 def find_images(sources: Iterable[Path | str]) -> list[str]:
-    """Paths of all images of folders (with their subfolders), `.txt` lists and single images, sorted.
+    """Return the paths of all images of folders (recursive), `.txt` lists and single images, sorted.
 
-    An image that is named several times is there as often: repetition in a list, or of a source, balances classes.
+    An image that is listed several times is returned as often: repetition balances classes. A list has an image per
+    line; relative lines, `./` first, are below the list's own folder, or below the current one if the image is only
+    there. Hidden files are skipped.
 
-    A list names an image a line; `./` and other relative lines start at the list's own folder, the latter at the
-    current one if the image is only there. Hidden files are passed over. Raises FileNotFoundError and ValueError.
+    Raises:
+        FileNotFoundError: if a source does not exist.
+        ValueError: if a list is not text or has no images.
     """
     images: list[str] = []
     for source in map(Path, sources):
@@ -137,7 +140,7 @@ def find_images(sources: Iterable[Path | str]) -> list[str]:
 
 
 def _log_repeats(images: Sequence[str], source: str) -> None:
-    """Log if images are named more than once."""
+    """Log if images are listed more than once."""
     once = len(set(images))
     if once < len(images):
         given = plural(once, "image")
@@ -145,7 +148,7 @@ def _log_repeats(images: Sequence[str], source: str) -> None:
 
 
 def label_path(image: str) -> str:
-    """An image's label file: the last folder `images` becomes `labels`, the suffix `.txt`; else beside the image."""
+    """Return an image's label file: its last folder `images` becomes `labels`; without one it is beside the image."""
     folder = _LAST_IMAGES_FOLDER.match(image)
     if folder:
         image = f"{folder[1]}labels{image[folder.end() :]}"
@@ -153,7 +156,7 @@ def label_path(image: str) -> str:
 
 
 def cache_path(sources: Sequence[Path | str]) -> Path:
-    """Where the scan of these sources is remembered: `labels/train.cache.npz` for `images/train`, beside a list.
+    """Return the cache file of a scan: `labels/train.cache.npz` for `images/train`; beside a list.
 
     v6.1's `labels/train.cache` is another file, which is neither read nor overwritten.
     """
@@ -176,7 +179,7 @@ def _tell(error: OSError) -> None:
 
 
 def _walk(folder: Path) -> Iterable[str]:
-    """Paths of the images below a folder; follows links, but enters no folder twice."""
+    """Yield the images below a folder; follow links, but enter no folder twice."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_tell, followlinks=True):
         info = os.stat(parent)
@@ -191,7 +194,7 @@ def _walk(folder: Path) -> Iterable[str]:
 
 
 def _read_list(path: Path) -> list[str]:
-    """The images a list names. Single missing ones are left to the scan to report; if all are, the paths are wrong."""
+    """Read the images of a list. The scan reports missing ones; if all are missing, FileNotFoundError."""
     images, missing = [], 0
     text = decode_text(read_plain(path, MAX_LIST_BYTES, "list of images"), str(path))
     for number, line in enumerate(io.StringIO(text, newline=None), 1):  # one at a time: there may be millions
@@ -219,11 +222,11 @@ def _read_list(path: Path) -> list[str]:
 
 
 def check_image(path: str, note: Callable[[str], object] = LOGGER.warning) -> tuple[int, int]:
-    """(h, w) after the EXIF rotation; raises one of BROKEN for a file that cannot be decoded to its end.
+    """Return (h, w) after EXIF rotation; raise one of BROKEN if the file cannot be fully decoded.
 
-    `note` takes a line about pixels whose scale is not certain, see utils/files/pixels.py.
-    JPEG and PNG of 8 bits, nearly all there are, are not decoded: a JPEG that ends with its end mark and a PNG whose
-    checksums hold are taken for whole. That is twenty times faster.
+    `note` is called with a message if the scale of the pixels is uncertain, see utils/files/pixels.py. 8-bit JPEG and
+    PNG, nearly all files, are not decoded: a JPEG with its end marker and a PNG with valid checksums count as complete,
+    which is twenty times faster.
     """
     with open_plain(path) as file:
         if not file.read(1):
@@ -265,11 +268,13 @@ def check_image(path: str, note: Callable[[str], object] = LOGGER.warning) -> tu
 def scan(
     images: Sequence[str], nc: int | None, cache: Path | None = None, workers: int = 8, desc: str = "labels"
 ) -> tuple[list[LabelRecord], ScanReport]:
-    """A record for each usable image, in the order given, and a report, which is also logged.
+    """Return a record for each usable image, in order, and a report, which is also logged.
 
-    An image without a label file, or with an empty one, is background: (0, 5) boxes. nc None takes any class from 0
-    (for single-class training). Only pairs that changed since `cache` was written are read again; None keeps no cache.
-    Raises ValueError for a class below 0 or >= nc.
+    An image without a label file, or with an empty one, is background: (0, 5) boxes. Only pairs that changed since
+    `cache` was written are read; None uses no cache. nc None allows any class from 0, for single-class training.
+
+    Raises:
+        ValueError: for a class below 0 or >= nc.
     """
     known = load_cache(cache) if cache else {}
     once = list(dict.fromkeys(images))
@@ -307,7 +312,7 @@ def scan(
 
 
 def count_entries(images: Sequence[str], entries: Mapping[str, Entry]) -> ScanReport:
-    """The counts of a scan, images that are given several times counted as often; all are taken for read afresh."""
+    """Count a scan's results; repeated images count as often, and all count as read."""
     usable = [entries[image] for image in images if not entries[image].corrupt]
     missing = sum(not entry.digest for entry in usable)
     found = len(usable) - missing
@@ -316,7 +321,7 @@ def count_entries(images: Sequence[str], entries: Mapping[str, Entry]) -> ScanRe
 
 
 def layout_notes(images: Sequence[str], paths: Sequence[str], entries: Sequence[Entry]) -> list[str]:
-    """What is remarkable about where labels were looked for: nothing silently becomes background."""
+    """Return messages about where labels were searched, so that nothing becomes background silently."""
     notes = []
     beside = [i for i, image in enumerate(images) if not _LAST_IMAGES_FOLDER.match(image)]
     if beside:
@@ -334,10 +339,10 @@ def layout_notes(images: Sequence[str], paths: Sequence[str], entries: Sequence[
 
 
 def examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: int, desc: str) -> list[Entry]:
-    """The entry of each of all (image, label file) pairs, in threads where that pays.
+    """Examine all (image, label file) pairs, in threads if that is faster.
 
-    From memory or a fast disk a pair takes some 0.2 ms, nearly all of it Python's own, which threads would only slow
-    down. Where the first ones take longer, a slow disk or a decoder is what is waited for.
+    From memory or a fast disk a pair takes about 0.2 ms, mostly in Python, where threads do not help. If the first
+    pairs take longer, the time goes to a slow disk or to decoding, where they do.
     """
     examine = partial(_examine, known=known)
     start = time.perf_counter()
@@ -350,7 +355,7 @@ def examine_all(pairs: list[tuple[str, str]], known: dict[str, Entry], workers: 
 
 
 def _examine(pair: tuple[str, str], known: dict[str, Entry]) -> Entry:
-    """The known entry of an (image, label file) pair if both are as they were, else a fresh one."""
+    """Return the known entry of a pair if both files are unchanged, otherwise a new one."""
     image, path = pair
     nothing = Entry((-1, -1), b"", (0, 0), np.zeros((0, 5), np.float32), (), (), "")
     try:

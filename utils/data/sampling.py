@@ -1,8 +1,8 @@
-"""Which images make an epoch's batches, in which order: shuffled, by aspect, or rare classes more often than others.
+"""Select the images of an epoch's batches: shuffled, by aspect ratio, or weighted by rare classes.
 
-What is drawn is a function of the seed, the epoch and, with image weights, those weights: a resume draws the same.
+The selection depends on seed, epoch and, with image weights, those weights, so a resumed run draws the same.
 
-Legend: N images, n labels of an image, T labels of all.
+Shapes: N images, n labels of an image, T labels of all.
 """
 
 import itertools
@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.base.constants import QUAD
 from utils.data.labels import LabelRecord
 from utils.dist import SINGLE, DistEnv
-from utils.ops.quads import QUAD
 
 # Keep the numbers drawn for one purpose apart from those for another: the last of (seed, ..., purpose).
 DRAW_WEIGHTED, DRAW_QUAD, DRAW_SCALE = 1, 2, 3
 
 
 class SampleKey(NamedTuple):
-    """Name a training sample: its epoch and its image index, or four image indices for a quad."""
+    """Identifies a training sample: its epoch and its image index, or four image indices for a quad."""
 
     epoch: int
     indices: tuple[int, ...]  # (1,) or (4,), see utils/ops/quads.py
@@ -31,9 +31,9 @@ class SampleKey(NamedTuple):
 def rectangular_shapes(
     hw: np.ndarray, batch_size: int, imgsz: int, stride: int = 32, pad: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order images by aspect and, per image in its native order, find the (h, w) of its batch: (N,), (N, 2).
+    """Sort images by aspect ratio: (N,) order and, per image in its native order, the (h, w) of its batch (N, 2).
 
-    A batch is as flat, or as narrow, as its least flat or narrow image allows; `pad` adds that many strides.
+    The aspect ratio of a batch is that of its least extreme image; `pad` adds that many strides.
     """
     aspect = hw[:, 0] / hw[:, 1]
     order = np.argsort(aspect, kind="stable")
@@ -47,7 +47,7 @@ def rectangular_shapes(
 
 
 class ImageWeights:
-    """Weigh how often each image should be drawn: the more labels of rare and badly found classes, the more often."""
+    """Sampling weights of images: higher with more labels of rare classes and of classes with low mAP."""
 
     def __init__(self, records: Sequence[LabelRecord], nc: int) -> None:
         self.n, self.nc = len(records), nc
@@ -55,9 +55,9 @@ class ImageWeights:
         self._class = np.concatenate([record.boxes[:, 0] for record in records]).astype(np.int64)  # (T,)
 
     def __call__(self, maps: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-        """Return weights (N,) that sum up to 1, for the mAP (nc,) of each class in 0..1; without them all count 0.
+        """Compute weights (N,) with sum 1 from the mAP (nc,) of each class in 0..1; by default 0.
 
-        A label weighs (1 - mAP)^2 / (labels of its class); an image without labels has the weight 0.
+        A label weighs (1 - mAP)^2 / (labels of its class); an image without labels weighs 0.
         """
         found = np.zeros(self.nc) if maps is None else np.asarray(maps, np.float64)
         assert found.shape == (self.nc,)
@@ -68,7 +68,7 @@ class ImageWeights:
 
 
 def numbered_repeats(indices: np.ndarray) -> np.ndarray:
-    """Add N to those of the indices (N,), each below N, that come for the second time, 2N for the third, and so on."""
+    """Add N to indices (N,), each below N, at their second occurrence, 2N at the third, and so on."""
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     repeats = np.empty_like(indices)
@@ -78,7 +78,7 @@ def numbered_repeats(indices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class OrderedBatches:
-    """Yield one process's part of the batches of indices in a fixed order."""
+    """One process's part of the batches of indices in a fixed order."""
 
     order: np.ndarray  # (N,)
     batch_size: int
@@ -86,32 +86,31 @@ class OrderedBatches:
 
     @property
     def share(self) -> range:
-        """Return the numbers of this process's batches."""
+        """Return the indices of this process's batches."""
         return self.ranks.share(math.ceil(len(self.order) / self.batch_size))
 
     def batch(self, number: int) -> list[int]:
-        """Return the indices of a batch by its number, which may be another process's."""
+        """Return the image indices of a batch, which may be another process's."""
         return self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
     def __len__(self) -> int:
-        """Count the batches of this process."""
+        """Return the number of batches of this process."""
         return len(self.share)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of one batch after another."""
+        """Yield the image indices of each batch."""
         return map(self.batch, self.share)
 
 
 @dataclass(frozen=True, eq=False)
 class EpochBatches:
-    """Yield batches of sample keys, epoch after epoch: one rank's share of n images.
+    """Batches of sample keys, epoch after epoch: one rank's share of n images.
 
     Every epoch has its own order, drawn from (seed, epoch), or the fixed one of rectangular batches; its last batch may
-    be smaller. With `weights` (n,) an epoch's n images are drawn by them, with repetition; image i is then i, n + i,
-    2n + i, ..., which are samples of it that differ. With `quad` each key has four indices, and there are a quarter as
-    many; the last image is taken several times where they do not make a four.
-    The ranks' batches together are those of one process, but that the last sample is taken again, up to world_size - 1
-    times, where it takes that to give all equally many.
+    be smaller. With `weights` (n,) an epoch's n images are drawn with replacement; occurrences of image i are i, n + i,
+    2n + i, ..., which are augmented differently. With `quad` each key has four indices and there are a quarter as many
+    keys; the last image is repeated if it takes that to complete a four. The ranks' batches together are those of one
+    process, except that the last sample is repeated up to world_size - 1 times to give all ranks the same number.
     """
 
     n: int
@@ -136,17 +135,17 @@ class EpochBatches:
         return np.random.default_rng((self.seed, epoch)).permutation(self.n)
 
     def __len__(self) -> int:
-        """Count the batches per epoch."""
+        """Return the number of batches per epoch."""
         per_rank = math.ceil(math.ceil(self.n / self.group) / self.world_size)
         return math.ceil(per_rank / (self.batch_size // self.group))
 
     @property
     def group(self) -> int:
-        """Return the number of images of a sample."""
+        """The number of images of a sample."""
         return QUAD if self.quad else 1
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Yield the keys of one batch after another, from start_epoch and its start_batch on until `epochs`."""
+        """Yield the keys of each batch, from start_epoch and its start_batch on until `epochs`."""
         samples_per_batch = self.batch_size // self.group
         for epoch in itertools.count(self.start_epoch):
             if self.epochs is not None and epoch >= self.epochs:

@@ -1,10 +1,10 @@
-"""Pictures of ten drawn shapes with their boxes, for the data set of utils/data/shapes.py.
+"""Draw images of ten shapes with their boxes, for the data set of utils/data/shapes.py.
 
-Varied grounds, clutter that is no class, occlusion, rotation, shading, blur and noise make that a model must learn
-outlines, not colours. All chance comes from the generator that is passed in.
+Varied backgrounds, clutter of no class, occlusion, rotation, shading, blur and noise make outlines matter, not colours.
+All randomness comes from the given generator.
 
-Shapes: H, W of the picture, n objects, k points of a contour. Pictures are planes, (3, H, W) BGR float32 in 0..255,
-until they are exposed: numpy is several times faster on planes than on interleaved pixels.
+Shapes: H, W of the image, n objects, k points of a contour. Images are planes, (3, H, W) BGR float32 in 0..255, until
+`_expose`: numpy is several times faster on planes than on interleaved pixels.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Outline = list[np.ndarray]  # contours (k, 2) in -1..1; a second contour is a ho
 
 
 class Scene(NamedTuple):
-    """A picture and what is on it."""
+    """An image and its objects."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     labels: np.ndarray  # (n, 5) class, x centre, y centre, width, height of the visible part in 0..1

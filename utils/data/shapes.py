@@ -1,8 +1,7 @@
-"""A data set of drawn shapes, made on this machine alone: no download, the same pictures for the same seed.
+"""A data set of drawn shapes, generated offline; equal seeds give equal images.
 
-It is meant for trying things out, for tests of the whole chain and for comparisons under equal conditions. The pictures
-themselves are drawn in utils/data/shape_scenes.py. `python -m tools.shapes --help` makes the set by hand;
-data/shapes.yaml makes it where it is missing.
+It is for trying things out, for end-to-end tests and for comparisons under equal conditions. utils/data/shape_scenes.py
+draws the images. `python -m tools.shapes --help` generates the set by hand; data/shapes.yaml generates it if missing.
 """
 
 import json
@@ -15,17 +14,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.base.constants import SPLITS
 from utils.data.shape_scenes import NAMES, VERSION, Scene, draw_scene
 from utils.general import LOGGER, progress, remove_stale, scratch_folder
 
 MAKER = "utils/shapes.py"  # what sets say that they were made by, wherever this file lies
 STAMP = "shapes.json"  # says what made the folder and with which settings; written last
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class ShapesSettings:
-    """How many pictures of each split, and the seed of their random numbers."""
+    """Number of images per split, and the seed."""
 
     train: int = 960
     val: int = 160
@@ -33,18 +32,21 @@ class ShapesSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
+        """Raise ValueError for invalid numbers."""
         for name, value in asdict(self).items():
             if value < 0:
                 raise ValueError(f"{name} {value}: 0 or more")
 
 
 def generate(root: Path, settings: ShapesSettings | None = None) -> None:
-    """Make the data set in `root`, images/<split> and labels/<split>, if it is not there with these settings.
+    """Generate the data set in `root`, images/<split> and labels/<split>, unless it exists with these settings.
 
-    Without settings those of the set that is there hold, so it is renewed only if an older version of this program made
-    it. The set is drawn into a folder beside and renamed when whole: an interruption leaves nothing half made, and of
-    two processes that start at once one wins. Any other folder at that place is left alone and raises ValueError.
+    The default settings are those of the existing set, which is renewed only if an older version of this program made
+    it. The set is drawn beside `root` and renamed when complete, so an interruption leaves nothing, and of two
+    concurrent processes one wins.
+
+    Raises:
+        ValueError: if `root` is another folder.
     """
     root = Path(root).resolve()
     present = _read_stamp(root)
@@ -68,7 +70,7 @@ def generate(root: Path, settings: ShapesSettings | None = None) -> None:
 
 
 def _jobs(settings: ShapesSettings) -> Iterator[tuple[str, int, np.random.Generator]]:
-    """Split, number and random numbers of each picture; a picture does not depend on how many others there are."""
+    """Yield split, index and generator of each image; an image does not depend on the number of others."""
     for number, split in enumerate(SPLITS):
         for index in range(getattr(settings, split)):
             yield split, index, np.random.default_rng((settings.seed, VERSION, number, index))
@@ -82,17 +84,17 @@ def _write_scene(scene: Scene, root: Path, split: str, stem: str) -> None:
 
 
 def _read_stamp(root: Path) -> dict | None:
-    """What the generator wrote into the folder; None for a folder that it did not make."""
+    """Read the generator's stamp; None if it did not make the folder."""
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
         ours = stamp["made by"] == MAKER and stamp["settings"].keys() == asdict(ShapesSettings()).keys()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return stamp if ours else None
 
 
 def _install(made: Path, root: Path, stamp: dict) -> None:
-    """Rename the finished folder to `root`; an older set gives way, one that another process just finished stays."""
+    """Rename the complete folder to `root`; replaces an older set, but not one that another process just completed."""
     older = made.with_name(f"{made.name}-older")
     if _read_stamp(root) not in (None, stamp):
         root.rename(older)
@@ -108,7 +110,7 @@ def _install(made: Path, root: Path, stamp: dict) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Delete an older set, unless someone has put files of his own into it."""
+    """Delete an older set, unless it contains a user's files."""
     ours = re.compile(
         rf"{re.escape(STAMP)}|images/\w+/\d{{6}}\.jpg|labels/\w+/\d{{6}}\.txt|labels/[\w+]+\.cache(\.npz)?"
     )

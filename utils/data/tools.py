@@ -1,4 +1,4 @@
-"""Small tools for data sets, under v6.1's names: random splits, statistics, crops of the boxes, flat folders."""
+"""v6.1's small data set tools: random splits, statistics, crops of boxes, flat folders."""
 
 import json
 import os
@@ -26,12 +26,15 @@ def autosplit(
     annotated_only: bool = False,
     seed: int = 0,
 ) -> dict[str, Path]:
-    """Divides the images of a folder at random, for one seed always the same way; the lists written, by split.
+    """Split the images of a folder at random, deterministic for a seed; return the lists written, by split.
 
-    They are autosplit_{train,val,test}.txt beside the folder named, with lines `./images/a.jpg`, those of a split
-    without any image left out. weights: shares of train, val and test, which are kept exactly; copies of an image stay
-    in one split. annotated_only leaves images without label file out.
-    ValueError where nothing is to be divided, FileExistsError where other lists of these names are there.
+    They are autosplit_{train,val,test}.txt beside the folder, with lines `./images/a.jpg`; a split without images is
+    left out. weights: shares of train, val and test, kept exactly; copies of an image stay in one split. annotated_only
+    leaves out images without a label file.
+
+    Raises:
+        ValueError: if there is nothing to split.
+        FileExistsError: if other lists of these names exist.
     """
     folder = Path(path)
     if len(weights) != len(SPLITS) or min(weights) < 0 or not sum(weights) > 0:
@@ -60,9 +63,9 @@ def autosplit(
 
 
 def extract_boxes(path: str | Path, out: str | Path | None = None) -> Path:
-    """Writes what is in each labelled box of a folder's images as <out>/<class>/<stem>_<number>.jpg; the folder.
+    """Write each labelled box of a folder's images to <out>/<class>/<stem>_<number>.jpg; return the folder.
 
-    Without `out` it is `classifier` beside the images' folder; it must not exist, so that nothing is written over.
+    The default `out` is `classifier` beside the images' folder. It must not exist, so that nothing is overwritten.
     """
     folder = Path(path)
     target = folder.parent / "classifier" if out is None else Path(out)
@@ -88,9 +91,9 @@ def extract_boxes(path: str | Path, out: str | Path | None = None) -> Path:
 
 
 def flatten_recursive(path: str | Path, out: str | Path | None = None) -> Path:
-    """Copies all files below a folder into one, without its subfolders; that folder, `<path>_flat` where none is named.
+    """Copy all files below a folder into one folder, by default `<path>_flat`, and return it.
 
-    Files of one name get numbers. The folder must not exist, so that nothing is written over.
+    Files of one name get numbers. The folder must not exist, so that nothing is overwritten.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -107,16 +110,16 @@ def flatten_recursive(path: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _free(names: UniqueNames, stem: str, suffix: str) -> str:
-    """The stem, with a number where a file of this stem and suffix is there already."""
+    """Return the stem, with a number if a file of this stem and suffix exists."""
     claimed = names.claim(f"{stem}{suffix}")
     return stem if claimed == f"{stem}{suffix}" else f"{stem}_{claimed.removeprefix(f'{stem}{suffix}')}"
 
 
 def dataset_stats(path: str | Path, verbose: bool = False) -> dict[str, object]:
-    """What a data yaml's splits hold: for each the numbers of images and of objects, whole and by class, as plain data.
+    """Return the numbers of images and objects in each split of a data yaml, in all and by class, as plain data.
 
-    per_class counts the objects of each class and the images that show it; labels lists each image's rows
-    [class, x centre, y centre, width, height]. `verbose` writes it to standard output as JSON, the labels left out.
+    per_class counts the objects of each class and the images with it; labels lists each image's rows [class, x centre,
+    y centre, width, height]. `verbose` prints it as JSON, without labels.
     """
     data = DataConfig.from_yaml(path)
     data.prepare()

@@ -1,7 +1,7 @@
-"""Files that lie beside a data set's images and labels and are not used, named before they silently become background.
+"""Name files beside a data set's images and labels that are not used, before they silently become background.
 
-Looked at are the folders of the images, those of their labels, and the folders beside `images` and `labels`. Each is
-read once, and no file is opened.
+Searched are the folders of the images, those of their labels, and the folders beside `images` and `labels`. Each is
+listed once; no file is opened.
 """
 
 import os
@@ -27,7 +27,7 @@ MAX_BESIDE = 50  # folders beside `images` that are looked into
 
 
 class FolderNames:
-    """The names in folders, each read once; of a folder that cannot be read there are none."""
+    """Cached listings of folders; a folder that cannot be read is empty."""
 
     def __init__(self) -> None:
         self.known: dict[Path, list[str]] = {}
@@ -42,7 +42,7 @@ class FolderNames:
         return self.known[folder]
 
     def by_stem(self, folder: Path) -> dict[str, list[str]]:
-        """Return the names of annotation files by their stems."""
+        """Return the names of annotation files by stem."""
         found: dict[str, list[str]] = {}
         for name in self(folder):
             stem, suffix = os.path.splitext(name)
@@ -52,9 +52,12 @@ class FolderNames:
 
 
 def unused_notes(images: Sequence[str], paths: Sequence[str], missing: Sequence[bool]) -> list[str]:
-    """Lines about files that are there, but not used, each with an example and what to do.
+    """Return messages about unused files, each with an example and a remedy.
 
-    images: (N,) each once. paths: (N,) where their label files were looked for. missing: (N,) whether there is none.
+    Args:
+        images: (N,) distinct images.
+        paths: (N,) where their label files were searched.
+        missing: (N,) True if there is none.
     """
     names = FolderNames()
     return [
@@ -67,7 +70,7 @@ def unused_notes(images: Sequence[str], paths: Sequence[str], missing: Sequence[
 def _stray_labels(
     images: Sequence[str], paths: Sequence[str], missing: Sequence[bool], names: FolderNames
 ) -> list[str]:
-    """Name annotations of images without a label file, by suffix and by whether they lie beside the image."""
+    """Return messages about annotations of images without a label file, by suffix and folder."""
     found: dict[tuple[str, bool], list[tuple[Path, str]]] = {}
     listings: dict[tuple[Path, Path], list[tuple[Path, dict[str, list[str]]]]] = {}
     for image, path, is_missing in zip(images, paths, missing, strict=True):
@@ -95,12 +98,12 @@ def _stray_labels(
 
 
 def _rank(name: str) -> int:
-    """Order annotation files: the nearest to a label file first."""
+    """Return the sort key of an annotation file: the most similar to a label file first."""
     return list(ANNOTATIONS).index(os.path.splitext(name)[1].lower())
 
 
 def _candidates(image_folder: Path, label_folder: Path, names: FolderNames) -> list[Path]:
-    """List where annotations may lie: the folders of labels and images, and those beside them and beside `images`."""
+    """Return folders that may contain annotations: those of labels and images, beside them and beside `images`."""
     folders = [label_folder, image_folder]
     parts = image_folder.parts
     lower = [part.lower() for part in parts]
@@ -119,7 +122,7 @@ def _candidates(image_folder: Path, label_folder: Path, names: FolderNames) -> l
 
 
 def _whole_sets(folders: Sequence[Path], names: FolderNames) -> list[str]:
-    """Name files with the annotations of a whole folder, as Roboflow and COCO write them."""
+    """Return messages about files with the annotations of a whole folder, as Roboflow and COCO write them."""
     places = dict.fromkeys([*folders, *(folder.parent for folder in folders)])
     files = [
         place / name
@@ -135,7 +138,7 @@ def _whole_sets(folders: Sequence[Path], names: FolderNames) -> list[str]:
 
 
 def _foreign_images(images: Sequence[str], names: FolderNames) -> list[str]:
-    """Name images of formats that are not read, in the folders of the others."""
+    """Return messages about images in unsupported formats."""
     folders = sorted({Path(image).parent for image in images})
     files = [
         folder / name
@@ -151,7 +154,7 @@ def _foreign_images(images: Sequence[str], names: FolderNames) -> list[str]:
 
 
 def _lone_labels(images: Sequence[str], paths: Sequence[str], names: FolderNames) -> list[str]:
-    """Name label files without an image, where labels have a folder of their own."""
+    """Return messages about label files without an image, if labels have a folder of their own."""
     pairs = sorted({(Path(path).parent, Path(image).parent) for image, path in zip(images, paths, strict=True)})
     files = []
     for labels, folder in pairs:

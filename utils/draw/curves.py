@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from utils.files.fonts import find_font
+from utils.general import plural
 from utils.ops.boxes import xywh2xyxy
 from utils.plots import colors
 
@@ -119,7 +120,7 @@ def plot_ap_bars(ap: np.ndarray, names: Sequence[str], path: Path) -> None:
 
 
 def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: Path, normalize: bool = True) -> None:
-    """The matrix (nc + 1, nc + 1), predicted class x true class with the background last, as shares of each column."""
+    """The matrix (nc + 1, nc + 1), predicted class x true class, background last: counts, and shares of each column."""
     assert matrix.shape == (len(names) + 1,) * 2, "rows and columns: the named classes and the background"
     shares = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix.astype(float)
     count = len(names)
@@ -137,7 +138,9 @@ def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: Path, 
         threshold = 0.5 * (1 if normalize else max(shares.max(), 1))
         for (row, column), value in np.ndenumerate(shares):
             if value >= 0.005:
-                text = f"{value:.2f}" if normalize else f"{value:.0f}"
+                text = f"{matrix[row, column]:.0f}"
+                if normalize:
+                    text = f"{value:.2f}\n({text})"
                 ink = "white" if value > threshold else INK
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=font_size)
     if count < MAX_CELL_NAMES:
@@ -209,7 +212,9 @@ def plot_label_overview(labels: np.ndarray, names: Sequence[str], path: Path) ->
     counts = np.bincount(labels[:, 0].astype(int), minlength=len(names))
     bars.bar(range(len(counts)), counts, color=[hex_color(i) for i in range(len(counts))], width=0.8)
     bars.set(
-        ylabel="labels", xlabel="" if len(names) < 30 else "class", title=f"{len(labels)} labels, {len(names)} classes"
+        ylabel="labels",
+        xlabel="" if len(names) < 30 else "class",
+        title=f"{plural(len(labels), 'label')}, {plural(len(names), 'class')}",
     )
     if 0 < len(names) < 30:
         upright = len(names) < 6 and max(map(len, names)) < 14
@@ -312,6 +317,13 @@ def tidy(axes: "Axes", grid: bool = False, frame: bool = False) -> None:
     if grid:
         axes.grid(color=PALE, linewidth=0.6)
         axes.set_axisbelow(True)
+
+
+def limit_ticks(axes: "Axes", count: int = 4) -> None:
+    """Put at most `count` intervals between the ticks of the x axis, so that their numbers do not overlap."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=count))
 
 
 def density_colours() -> "Colormap":

@@ -134,7 +134,7 @@ class BestAndWorst:
         ):
             shares = xyxy2xywhn(boxes_xyxy, w, h)
             rows = np.concatenate((np.zeros((len(classes), 1)), classes, shares, confidences), 1)  # (n, 6) or (n, 7)
-            drawn.append(jpeg(draw_tile(tile, rows, self.names, "")))
+            drawn.append(jpeg(draw_tile(tile, rows, self.names)))
         return KeptImage(Path(batch.paths[i]).name, score.right, score.false, score.missed, *drawn)
 
 

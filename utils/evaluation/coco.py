@@ -15,6 +15,7 @@ from torch import Tensor
 from utils.data.coco_ids import COCO_IDS, is_coco
 from utils.data.config import DataConfig
 from utils.evaluation.evaluate import EvaluatedBatch, Observer
+from utils.files.reading import MOST_ANNOTATIONS, read_json
 from utils.general import LOGGER, atomic_write
 
 ImageId = int | str
@@ -149,10 +150,7 @@ def find_annotations(data: DataConfig, sources: Sequence[Path]) -> Path | None:
 
 def read_annotations(path: Path) -> dict:
     """A COCO annotations file; ValueError where it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    content = read_json(path, MOST_ANNOTATIONS)
     present = content if isinstance(content, dict) else {}
     absent = [key for key in ("images", "annotations", "categories") if key not in present]
     if absent:

@@ -18,7 +18,7 @@ from utils.data.config import DataConfig
 from utils.datasets import Batch, ImageShape
 from utils.dist import SINGLE, DistEnv
 from utils.evaluation.shards import EvaluatedBatch, gather_batches, without_images
-from utils.general import LOGGER, non_max_suppression, progress
+from utils.general import LOGGER, non_max_suppression, plural, progress
 from utils.metrics import IOU_LEVELS, EvalResult, average_precision, box_iou, match_predictions
 from utils.ops.boxes import scaled_coords, xywhn2xyxy
 from utils.ops.nms import load_nms
@@ -28,6 +28,7 @@ from utils.torch_utils import time_sync, to_device
 Network = Callable[..., tuple[Tensor, list[Tensor]]]
 Criterion = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]
 TABLE_COLUMNS = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
+Refine = Callable[[Batch, Sequence[Tensor]], Sequence[Tensor]]
 Observer = Callable[[EvaluatedBatch], None]
 PART_PIXELS = 2**21  # that a CPU computes at a time: five images of 640 x 640
 
@@ -62,6 +63,7 @@ def evaluate(
     device: torch.device,
     settings: EvalSettings = DEFAULT_SETTINGS,
     compute_loss: Criterion | None = None,
+    refine: Refine | None = None,
     on_batch: Observer | None = None,
     show_progress: bool = True,
     ranks: DistEnv = SINGLE,
@@ -70,6 +72,7 @@ def evaluate(
 
     model: gives (decoded (B, N, 5 + nc), raw maps) for images (B, 3, H, W) in 0..1 on `device`. A Module is put into
     evaluation mode and left there. names: the data set's. compute_loss(raw, targets): (loss, its three parts (3,)).
+    refine: adds to a batch's detections, B of (n, 6) in the network's pixels, or takes from them.
     on_batch: is called after each batch, in rank 0 alone. ranks: each evaluates its loader's batches and gets the
     result of all. ValueError where model and data differ in classes.
     """
@@ -101,6 +104,8 @@ def evaluate(
                 labels=known,
                 max_det=settings.max_det,
             )
+            if refine is not None:
+                found = refine(batch, found)
             watch.lap()
             if compute_loss is not None:
                 losses += compute_loss(raw, to_device(targets, device))[1]
@@ -150,8 +155,8 @@ def check_classes(model_nc: int, data_nc: int, or_else: str = "") -> None:
     """Raise ValueError where model and data set differ in their number of classes; `or_else`: what may be done too."""
     if model_nc != data_nc:
         raise ValueError(
-            f"the model has {model_nc} classes, the data set {data_nc}: evaluate on the data set (--data) that the "
-            f"model was trained for{or_else}"
+            f"the model has {plural(model_nc, 'class')}, the data set {data_nc}: evaluate on the data set (--data) "
+            f"that the model was trained for{or_else}"
         )
 
 

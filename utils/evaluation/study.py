@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.draw.curves import add_legend, hex_color, new_figure, tidy
+from utils.draw.curves import add_legend, hex_color, limit_ticks, new_figure, tidy
 from utils.files.names import UniqueNames
 from utils.general import atomic_write
 from utils.metrics import EvalResult
 
-STUDY_SIZES = tuple(range(256, 1536 + 1, 128))
 PANELS = ("precision", "recall", "mAP@.5", "pre-process (ms)", "inference (ms)", "NMS (ms)")
 PANEL_COLUMNS = (0, 1, 2, 7, 8, 9)
 
@@ -68,6 +67,7 @@ def plot_study(tables: dict[str, np.ndarray], sizes: Sequence[Sequence[int]], pa
             main.annotate(str(size), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     for axes, title in zip(panels, PANELS, strict=True):
         axes.set(title=title, xlabel="image size", ylim=(0, None))
+        limit_ticks(axes)
         tidy(axes, grid=True)
     main.set(title="mAP@.5:.95 and speed, by image size", xlabel="ms per image, all three parts", xlim=(0, None))
     add_legend(main, main.lines, list(tables))

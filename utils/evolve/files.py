@@ -1,4 +1,4 @@
-"""What a search for hyper-parameters leaves to read: evolve.csv, hyp_evolve.yaml and evolve.png, as v6.1 has them.
+"""Write and read the files of a search: evolve.csv, hyp_evolve.yaml and evolve.png, in v6.1's formats.
 
 Legend: R generations that have a result.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.draw.curves import ACCENT, INK, new_figure, tidy
+from utils.draw.curves import ACCENT, INK, limit_ticks, new_figure, tidy
 from utils.evolve.sampler import GENES
 from utils.files.reading import read_plain
 from utils.general import atomic_write, remove_stale
@@ -28,21 +28,21 @@ assert len(GENES) <= math.prod(PANELS)
 
 @dataclass(frozen=True)
 class Generation:
-    """A training that has ended well: what it trained with, and its seven results."""
+    """A complete training: its hyper-parameters and seven results."""
 
     hyp: Mapping[str, float]
     results: Sequence[float]
 
     @property
     def fitness(self) -> float:
-        """The number that is searched for; 0 where there is none."""
+        """Value that the search maximizes; 0 if it is not finite."""
         value = float(fitness(np.array([self.results]))[0])
         return value if math.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True)
 class EvolveFiles:
-    """The files of a search for the values of these names, in a folder."""
+    """Files of a search in a folder; names are those of its hyper-parameters."""
 
     folder: Path
     names: tuple[str, ...]
@@ -50,16 +50,16 @@ class EvolveFiles:
 
     @property
     def csv(self) -> Path:
-        """One row for each generation: its results, then its values."""
+        """Path of the table: results and values of each generation."""
         return self.folder / "evolve.csv"
 
     @property
     def best(self) -> Path:
-        """The best values, for train.py --hyp."""
+        """Path of the best values, for train.py --hyp."""
         return self.folder / "hyp_evolve.yaml"
 
     def write(self, generations: Sequence[Generation]) -> None:
-        """Writes all anew, each file whole or not at all."""
+        """Write all files, each atomically."""
         remove_stale(self.folder)
         rows = [[f"{name:>20}" for name in (*RESULT_KEYS, *self.names)]]
         for generation in generations:
@@ -75,7 +75,7 @@ class EvolveFiles:
                     plot_evolve(generations, self.names, temporary)
 
     def read(self) -> list[Generation]:
-        """The generations of an evolve.csv, of v6.1's too; none where there is none. ValueError says what is wrong."""
+        """Read the generations of an evolve.csv, also v6.1's; raise ValueError if it is damaged."""
         if not self.csv.exists():
             return []
         try:
@@ -95,18 +95,18 @@ class EvolveFiles:
                 values = [float(cell) for cell in row]
                 hyp = dict(zip(names, values[len(RESULT_KEYS) :], strict=True))
             except ValueError:
-                raise ValueError(f"{self.csv}, line {number}: {len(header)} numbers are wanted") from None
+                raise ValueError(f"{self.csv}, line {number}: {len(header)} numbers expected") from None
             generations.append(Generation(hyp, values[: len(RESULT_KEYS)]))
         return generations
 
 
 def best_index(generations: Sequence[Generation]) -> int:
-    """Which of them is the best; the first of several."""
+    """Return the index of the fittest generation."""
     return int(np.argmax([generation.fitness for generation in generations]))
 
 
 def best_text(generations: Sequence[Generation], rows: Sequence[Sequence[str]]) -> str:
-    """The best values as yaml below a comment with their generation, the last one, and their results."""
+    """Return the best values as yaml below a comment with generation numbers and results."""
     best = best_index(generations)
     width = len(RESULT_KEYS)
     head = (
@@ -121,7 +121,7 @@ def best_text(generations: Sequence[Generation], rows: Sequence[Sequence[str]]) 
 
 
 def plot_evolve(generations: Sequence[Generation], names: Sequence[str], path: Path) -> None:
-    """The fitness over each value, the best one marked and named; later generations are darker."""
+    """Plot fitness over each value; the best is marked, later generations are darker."""
     reached = np.array([generation.fitness for generation in generations])  # (R,)
     best = best_index(generations)
     figure = new_figure(13, 15)
@@ -132,6 +132,7 @@ def plot_evolve(generations: Sequence[Generation], names: Sequence[str], path: P
         axes.plot(values[best], reached[best], "*", color="#FFB000", ms=12, mec=INK, clip_on=False, zorder=3)
         axes.set_title(f"{name} = {values[best]:.3g}", fontsize=10, color=INK)
         axes.tick_params(labelsize=7)
+        limit_ticks(axes)
         tidy(axes, grid=True)
     for axes in figure.axes[len(names) :]:
         axes.set_visible(False)

@@ -1,4 +1,4 @@
-"""What --evolve searches, and the two ways to choose the next hyper-parameters: v6.1's genetic one, and TPE.
+"""Search space of --evolve, and its two samplers: v6.1's genetic one, and TPE.
 
 Both stand behind Optuna's interface, so that many workers may draw from one study; what a trial trained with and how
 good it was are the trial's own attributes and value. A trial's choice depends on the seed, on the trial's number and
@@ -27,7 +27,7 @@ HYP = "hyp"  # the trial's attribute with all values that it trained with
 
 
 class Gene(NamedTuple):
-    """How much a hyper-parameter may change from parent to child (0 = never), and its bounds."""
+    """Mutation gain of a hyper-parameter (0 = fixed), and its bounds."""
 
     gain: float
     low: float
@@ -69,26 +69,26 @@ GENES = {
 
 
 def outside(hyp: Mapping[str, float]) -> list[str]:
-    """The names of the values that no child can have, because they lie outside of their bounds."""
+    """Return the names of the values outside of their bounds."""
     return [name for name, value in hyp.items() if not GENES[name].low <= value <= GENES[name].high]
 
 
 def bounded(hyp: Mapping[str, float]) -> dict[str, float]:
-    """The values within their bounds, rounded to five decimals."""
+    """Clip values to their bounds and round them to five decimals."""
     return {
         name: round(float(np.clip(value, GENES[name].low, GENES[name].high)), DECIMALS) for name, value in hyp.items()
     }
 
 
 def choose_parent(fitness: np.ndarray, rng: np.random.Generator) -> int:
-    """Which of the individuals of this fitness (P,) has the child: one of the best five, the better the likelier."""
+    """Draw the index of a parent from the best five, weighted by fitness (P,)."""
     best = np.argsort(-fitness, kind="stable")[:PARENTS]
     weights = fitness[best] - fitness[best].min() + 1e-6
     return int(rng.choice(best, p=weights / weights.sum()))
 
 
 def mutation(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Factors (G,) for the genes of these gains (G,), of which at least one is not 1.
+    """Draw mutation factors (G,) for gains (G,), at least one of which is not 1.
 
     One number for all genes says how far the child goes, so that some go far and others hardly move.
     """
@@ -103,7 +103,7 @@ def mutation(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def child(
     parents: Sequence[Mapping[str, float]], fitness: Sequence[float], rng: np.random.Generator
 ) -> dict[str, float]:
-    """The values of a child of one of the parents, within their bounds; a value of 0 stays 0, as in v6.1."""
+    """Mutate one of the parents within the bounds; a value of 0 stays 0, as in v6.1."""
     parent = parents[choose_parent(np.asarray(fitness, np.float64), rng)]
     factors = mutation(np.array([GENES[name].gain for name in parent], np.float64), rng)
     return bounded({name: value * factor for (name, value), factor in zip(parent.items(), factors, strict=True)})
@@ -113,7 +113,7 @@ def child(
 
 
 def search_space(hyp: Mapping[str, float]) -> "dict[str, BaseDistribution]":
-    """What Optuna is to know of the values that change, by name."""
+    """Return the distributions of the values that change."""
     from optuna.distributions import FloatDistribution
 
     genes = {name: GENES[name] for name in hyp if GENES[name].gain}
@@ -121,7 +121,7 @@ def search_space(hyp: Mapping[str, float]) -> "dict[str, BaseDistribution]":
 
 
 def make_sampler(kind: str, start: Mapping[str, float], seed: int, number: int) -> "BaseSampler":
-    """The sampler of this kind for the trial of this number; `start` has children until a trial has ended."""
+    """Create the sampler of a trial; `start` is the only parent until a trial has ended."""
     import optuna
 
     if kind == "ga":
@@ -132,7 +132,7 @@ def make_sampler(kind: str, start: Mapping[str, float], seed: int, number: int) 
 
 
 def genetic_sampler(start: Mapping[str, float], seed: int) -> "BaseSampler":
-    """v6.1's way as a sampler of Optuna's: children of the best trials of the study that have ended well."""
+    """Create v6.1's sampler: children of the best complete trials."""
     import optuna
 
     class GeneticSampler(optuna.samplers.BaseSampler):

@@ -1,12 +1,10 @@
-"""The search for hyper-parameters, `train.py --evolve`: a study of Optuna whose trials are trainings.
+"""Search hyper-parameters for `train.py --evolve`: an Optuna study whose trials are trainings.
 
-The study is in a database, so that a search that was cut off goes on and workers on many machines share one. A training
-comes as a function, since this layer knows no models.
+The study is in a database, so a search can be resumed and workers on many machines can share one. A training is passed
+as a function, because `utils` does not import `models`.
 """
 
 import math
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from utils.evolve.study import (
     fail_lost,
     open_study,
     running,
+    worker_id,
 )
 from utils.files.names import run_folder
 from utils.general import LOGGER, colorstr, one_line, plural
@@ -46,12 +45,12 @@ TrainOne = Callable[[dict[str, float], Report], Sequence[float]]  # a training: 
 
 
 class Surplus(Exception):
-    """Another worker has begun this generation first."""
+    """Another worker has started this generation first."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How hyper-parameters are searched, and where the files of the search go.
+    """Settings of a search, and the folder of its files.
 
     start: the values to begin with. common: what all trainings of the search must have in common, epochs among it.
     folder: of the files; a number is added where it exists, unless exist_ok. storage: the address of a database that
@@ -71,7 +70,7 @@ class SearchSettings:
 
 
 def find_hyp(settings: SearchSettings, train_one: TrainOne) -> Path:
-    """Search hyper-parameters and write what is found; the folder of the files.
+    """Search hyper-parameters and write the files; return their folder.
 
     train_one(hyp, report) trains once; after each validation it calls report(epoch, fitness), which may raise.
     """
@@ -102,14 +101,14 @@ def find_hyp(settings: SearchSettings, train_one: TrainOne) -> Path:
 
 
 def finish(study: "Study", files: EvolveFiles) -> None:
-    """Writes the files and says what was found."""
+    """Write the files and log the best generation."""
     generations = ended(study)
     if len(files.read()) != len(generations):  # the last was another worker's
         files.write(generations)
     if left := running(study):
         LOGGER.info(f"{plural(len(left), 'generation')} more may still be trained by other workers")
     if not generations:
-        raise ValueError("--evolve: no training has come to its end; begin with a lower lr0 in --hyp")
+        raise ValueError("--evolve: all trainings diverged or failed; start with a lower lr0 in --hyp")
     best = generations[best_index(generations)]
     LOGGER.info(
         f"{colorstr(PREFIX)}the best of {plural(len(generations), 'generation')} has the fitness {best.fitness:.4g}, "
@@ -123,7 +122,7 @@ def finish(study: "Study", files: EvolveFiles) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """How hyper-parameters are searched: from `start` on, until the study has so many generations.
+    """A search from `start` until the study has a number of generations.
 
     is_local: all workers are processes of this machine.
     """
@@ -135,12 +134,13 @@ class Search:
     is_local: bool = True
 
     def run(self, study: "Study", train_one: TrainOne, on_generation: "Callable[[Study], None]") -> None:
-        """Trains until the generations are complete; on_generation(study) after each of them.
+        """Train until the generations are complete; call on_generation(study) after each.
 
-        What was pruned or diverged is a generation, too; what was killed is none, and another is trained in its place.
+        Pruned and diverged trainings count as generations. Killed ones do not; another is trained in their place.
         """
         while True:
-            fail_lost(study, self.is_local)
+            if lost := fail_lost(study, self.is_local):
+                LOGGER.warning(f"{plural(lost, 'generation')} of a killed worker left out; another one is trained")
             if len(counted(study)) >= self.generations:
                 return
             add_first(study, self.start)
@@ -149,13 +149,13 @@ class Search:
             on_generation(study)
 
     def train_trial(self, study: "Study", trial: "Trial", train_one: TrainOne) -> float:
-        """One generation: its fitness, kept with what it trained with and its seven results."""
+        """Train one generation, store its values and results, and return its fitness."""
         import optuna
 
         before = sum(other.number < trial.number for other in counted(study))
         if before >= self.generations or (before and HYP in trial.user_attrs):
             raise Surplus
-        trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+        trial.set_user_attr(WORKER, worker_id())
         space = search_space(self.start)
         drawn = {name: trial.suggest_float(name, of.low, of.high, log=of.log) for name, of in space.items()}
         hyp = trial.user_attrs.get(HYP) or bounded(self.start | drawn)
@@ -190,6 +190,6 @@ def start_values(hyp_file: str, with_anchors: bool) -> dict[str, float]:
         start.setdefault("anchors", ANCHORS)
     if far := outside(start):
         LOGGER.warning(
-            f"{hyp_file}: {', '.join(far)} beyond the bounds of the search: only the first generation has the values"
+            f"{hyp_file}: {', '.join(far)} outside of the search bounds; only the first generation uses these values"
         )
     return start

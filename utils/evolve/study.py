@@ -1,14 +1,18 @@
-"""The study of a search for hyper-parameters: its database, its trials, and which of them count.
+"""The Optuna study of a search for hyper-parameters: its database, its trials, and which of them count.
 
-Workers on many machines may share one; a worker that is killed or lost leaves a trial that is marked as failed.
+Workers on many machines may share one. The trial of a worker that was killed or lost is marked as failed.
+`tools.ablate` opens its database and marks its lost trials with the same functions.
 """
 
 import math
+import os
 import platform
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.evolve.files import RESULT_KEYS, Generation
@@ -21,20 +25,21 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-RESULTS = "results"  # the trial's attribute with P, R, mAP@.5, mAP@.5:.95 and the three losses of the validation
-WORKER = "worker"  # the trial's attribute with the machine and the process that trains it
-SEARCH = "search"  # the study's attribute with what all its trainings have in common
+RESULTS = "results"  # trial attribute: P, R, mAP@.5, mAP@.5:.95 and the three losses of the validation
+WORKER = "worker"  # trial attribute: the machine and the process that trains it
+SEARCH = "search"  # study attribute: the options that all trainings share
+EVOLVE_FLAG = "--evolve-storage"
 OPENING_WAITS_S = (0.2, 0.5, 1.0)
-HEARTBEAT_S, GRACE_S = 30, 120  # how often a worker shows that it lives, and when it counts as lost
-# A trial is pruned where its best epoch so far is among the worst quarter of those that have ended, at the same epoch:
-# most children are worse than their parents, so the median would end every second one.
+HEARTBEAT_S, GRACE_S = 30, 120  # interval of heartbeats, and the silence after which a worker is lost
+# A trial is pruned if its best epoch so far is among the worst quarter of the ended trials at the same epoch: most
+# children are worse than their parents, so the median would end every second one.
 PRUNED_PERCENT, TRIALS_BEFORE_PRUNING = 25.0, 10
-LEAST_EPOCHS = 5  # before pruning: the longest warm-up that can be tried
+MIN_EPOCHS = 5  # before pruning: the longest warm-up in the search space
 
 
 @contextmanager
-def database_errors(url: str) -> Iterator[None]:
-    """Turns what a database says that is not there or not as it should be into a ValueError without its password."""
+def database_errors(url: str, flag: str = EVOLVE_FLAG) -> Iterator[None]:
+    """Raise a database's errors as a ValueError that names the flag and the address without its password."""
     import optuna
     import sqlalchemy
 
@@ -42,24 +47,28 @@ def database_errors(url: str) -> Iterator[None]:
         yield
     except sqlalchemy.exc.ArgumentError:
         raise ValueError(
-            "--evolve-storage: a database's address is wanted, as in sqlite:///evolve.db or postgresql://user@host/name"
+            f"{flag}: not a database address; give one such as sqlite:///study.db or postgresql://user@host/name"
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = one_line(error.__cause__ or error).partition(" [SQL: ")[0]
-        raise ValueError(f"--evolve-storage {shown(url)}: {reason}") from error
+        raise ValueError(f"{flag} {shown(url)}: {reason}") from error
 
 
 def shown(url: str) -> str:
-    """The database's address without its password."""
+    """Return a database address without its password."""
     import sqlalchemy
 
     return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
 
 
 def open_study(url: str, name: str, common: Mapping[str, object], epochs: int) -> "Study":
-    """The study of this name in the database, a new one where there is none.
+    """Open a study of a database, or create it.
 
-    common: what all its trainings have in common, as plain values; ValueError where those of the study had another.
+    Args:
+        common: options that all trainings share, as plain values
+
+    Raises:
+        ValueError: the study was created with other options
     """
     import optuna
 
@@ -74,14 +83,14 @@ def open_study(url: str, name: str, common: Mapping[str, object], epochs: int) -
     for key, value in common.items():
         if before.get(key) != value:
             raise ValueError(
-                f"{shown(url)}: the study {name!r} has {key} {before.get(key)!r}, not {value!r}; go on with the same "
-                "options, or begin another study with another --name"
+                f"{shown(url)}: the study {name!r} has {key} {before.get(key)!r}, not {value!r}; use the same "
+                "options, or start another study with another --name"
             )
     return study
 
 
-def open_storage(url: str) -> "RDBStorage":
-    """The database, with its tables; it is tried again where another worker makes them at the same moment."""
+def open_storage(url: str, flag: str = EVOLVE_FLAG) -> "RDBStorage":
+    """Open a database and create its tables; try again if another worker creates them at the same moment."""
     import optuna
     import sqlalchemy
 
@@ -92,9 +101,8 @@ def open_storage(url: str) -> "RDBStorage":
                 return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
             except ImportError as error:  # the database's driver
                 missing = getattr(error.__cause__, "name", None) or "its driver"
-                raise ImportError(
-                    f"--evolve-storage {shown(url)} needs another package: pip install {missing}"
-                ) from None
+                missing = "psycopg2-binary" if missing == "psycopg2" else missing  # the other one needs a compiler
+                raise ImportError(f"{flag} {shown(url)} needs another package: pip install {missing}") from None
             except sqlalchemy.exc.DBAPIError:
                 if wait_s is None:
                     raise
@@ -103,21 +111,21 @@ def open_storage(url: str) -> "RDBStorage":
 
 
 def make_pruner(epochs: int) -> "BasePruner":
-    """Ends hopeless trainings of so many epochs; never in the first third nor before the warm-up can be over."""
+    """Return a pruner of hopeless trainings, idle in their first third and until every warm-up is over."""
     import optuna
 
-    warmup = max(math.ceil(epochs / 3), LEAST_EPOCHS)
+    warmup = max(math.ceil(epochs / 3), MIN_EPOCHS)
     return optuna.pruners.PercentilePruner(PRUNED_PERCENT, TRIALS_BEFORE_PRUNING, warmup, n_min_trials=5)
 
 
 def within(hyp: Mapping[str, float]) -> dict[str, float]:
-    """What Optuna holds of these values: those that it may change, within their bounds."""
+    """Return the values that Optuna may change, within their bounds."""
     space = search_space(hyp)
     return {name: value for name, value in bounded(hyp).items() if name in space}
 
 
 def add_generations(study: "Study", generations: list[Generation]) -> None:
-    """Takes over generations that were trained without a study, by v6.1."""
+    """Add generations that v6.1 trained without a study."""
     import optuna
 
     for generation in generations:
@@ -135,7 +143,7 @@ def add_generations(study: "Study", generations: list[Generation]) -> None:
 
 
 def counted(study: "Study") -> "list[FrozenTrial]":
-    """The trials that are generations: those that are over or running, but none that failed, as when it was killed."""
+    """Return the trials that are generations: complete, pruned or running, but not failed."""
     import optuna
 
     state = optuna.trial.TrialState
@@ -143,7 +151,7 @@ def counted(study: "Study") -> "list[FrozenTrial]":
 
 
 def ended(study: "Study") -> list[Generation]:
-    """The generations that ended well, in their order."""
+    """Return the complete generations in their order."""
     import optuna
 
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -151,24 +159,24 @@ def ended(study: "Study") -> list[Generation]:
 
 
 def _is_whole(trial: "FrozenTrial") -> bool:
-    """Whether a trial has what it trained with, and seven results; else it is dropped, as a damaged one."""
+    """Return whether a trial has its hyper-parameters and seven results; warn if not."""
     hyp, results = trial.user_attrs.get(HYP), trial.user_attrs.get(RESULTS)
     fits = isinstance(hyp, dict) and isinstance(results, list) and len(results) == len(RESULT_KEYS)
     if fits and all(isinstance(value, int | float) for value in (*hyp.values(), *results)):
         return True
-    LOGGER.warning(f"generation {trial.number} is damaged in the database; it is left out")
+    LOGGER.warning(f"generation {trial.number} is damaged in the database and is left out")
     return False
 
 
 def running(study: "Study") -> "list[FrozenTrial]":
-    """The trials that a worker trains just now, or has left without a word."""
+    """Return the trials that are marked as running; their workers may be lost."""
     import optuna
 
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
 
 
 def add_first(study: "Study", start: dict[str, float]) -> None:
-    """Sees to it that the first generation has the values to start from, just as they are."""
+    """Enqueue the start values, unclipped, unless a generation has ended or is running."""
     import optuna
 
     states = {trial.state for trial in study.get_trials(deepcopy=False)}
@@ -176,20 +184,33 @@ def add_first(study: "Study", start: dict[str, float]) -> None:
         study.enqueue_trial(within(start), user_attrs={HYP: start})
 
 
-def fail_lost(study: "Study", here: bool) -> None:
-    """Marks as failed what was being trained by a worker that is gone: it has shown no life for two minutes.
+def worker_id() -> str:
+    """Return `<machine> <boot> <PID namespace>:<PID>`, which tells processes of containers with one name apart."""
+    parts = [platform.node()]
+    with suppress(OSError):  # not Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return f"{' '.join(parts)}:{os.getpid()}"
 
-    here: all workers are processes of this machine, of which it can be seen at once.
+
+def fail_lost(study: "Study", here: bool) -> int:
+    """Mark the trials of lost workers as failed: those without a heartbeat for GRACE_S; return their number.
+
+    here: all workers are processes of this machine, so a dead one is seen at once.
     """
     import optuna
 
+    before = len(running(study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
-    if not here:
-        return
-    for trial in running(study):
-        machine, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
-        if machine == platform.node() and not (process.isdecimal() and is_running(int(process[:9]))):
+    place = worker_id().rpartition(":")[0]
+    for trial in running(study) if here else ():
+        owner, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
+        if owner:
+            is_lost = owner == place and not (process.isdecimal() and is_running(int(process[:9])))
+        else:  # killed before it wrote its name, or about to write it
+            is_lost = (datetime.now() - trial.datetime_start).total_seconds() > GRACE_S
+        if is_lost:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-            LOGGER.warning("a generation was cut off: it does not count, and another one is trained in its place")
+    return max(0, before - len(running(study)))

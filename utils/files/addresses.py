@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from utils.general import LOGGER, colorstr
+
 URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
 QUERY = "?..."  # what is shown of a query, which may hold a token
 MODEL_SCHEMES = ("http", "https")
@@ -62,6 +64,11 @@ def shown(options: Mapping[str, object]) -> dict[str, object]:
         return without_credentials(value.strip()) if isinstance(value, str) and is_url(value) else value
 
     return {name: plain(value) for name, value in options.items()}
+
+
+def log_options(command: str, options: Mapping[str, object]) -> None:
+    """Log a command's options in one line, as v6.1 does at each start, without the passwords of addresses."""
+    LOGGER.info(colorstr(f"{command}: ") + ", ".join(f"{name}={value}" for name, value in shown(options).items()))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from utils.files.legacy import interpret, is_side, stand_ins, trained_size
 from utils.files.pickled import MOST_BYTES as MOST_PICKLE
 from utils.files.pickled import Machine, check_parts, names_in
 from utils.files.reading import open_plain
-from utils.general import LOGGER, atomic_write
+from utils.general import LOGGER, atomic_write, size_text
 
 FORMAT, VERSION = "yolov5-nam checkpoint", 1
 SCALARS = (bool, int, float, str, type(None))
@@ -114,7 +114,7 @@ def strip_optimizer(path: str | Path, out: str | Path | None = None) -> None:
     save_checkpoint(target, stripped)
     kind = "" if checkpoint.origin == Checkpoint.origin else f", converted from {checkpoint.origin}"
     saved_as = "" if out is None else f", saved as {target}"
-    LOGGER.info(f"Optimizer stripped from {path}{saved_as}, {target.stat().st_size / 1e6:.1f} MB{kind}")
+    LOGGER.info(f"Optimizer stripped from {path}{saved_as}, {size_text(target.stat().st_size)}{kind}")
 
 
 def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

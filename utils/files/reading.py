@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 MOST_JSON = 16 << 20  # bytes of metadata; more are damage, or made to do harm
+MOST_ANNOTATIONS = 8 << 30  # bytes of a data set's annotations; those of Objects365 have 3 GB
 
 
 def open_plain(path: str | Path) -> IO[bytes]:
@@ -29,8 +30,9 @@ def read_plain(path: str | Path, most: int, what: str = "") -> bytes:
     what: which kind of file has no more, for the error. OSError.
     """
     with open_plain(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        is_larger = os.fstat(file.fileno()).st_size > most
+        data = b"" if is_larger else file.read(most + 1)
+    if is_larger or len(data) > most:
         raise ValueError(f"{path}: larger than {most >> 20} MB{', which is no ' if what else ''}{what}")
     return data
 

@@ -1,5 +1,6 @@
 """Which weights a command loads: files that are named, or the newest training's. Nothing is downloaded."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from utils.files.addresses import ModelAddress, is_url, without_credentials
 from utils.general import LOGGER, ROOT, find_file
 
 DEFAULT_WEIGHTS = ROOT / "yolov5s.pt"
+RELEASES = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
+RELEASED = re.compile(r"yolov5[nsmlx]6?\.pt")
 
 
 def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
@@ -21,9 +24,19 @@ def initial_weights(weights: str, is_named: bool, cfg: str) -> Path | None:
     if path.is_file():
         return path
     if is_named:
-        raise FileNotFoundError(f"--weights {weights}: no such file, and nothing is downloaded")
-    LOGGER.info(f"no {path.name} here: training {cfg} from scratch")
+        raise FileNotFoundError(f"--weights {weights}: no such file; {release_advice(path) or 'nothing is downloaded'}")
+    LOGGER.warning(
+        f"no --weights, and no {path.name} here: training {cfg} from scratch; to start from released weights instead, "
+        f"{release_advice(path)}"
+    )
     return None
+
+
+def release_advice(path: Path) -> str:
+    """Return where to download a released checkpoint of YOLOv5 by hand; empty for other file names."""
+    if not RELEASED.fullmatch(path.name):
+        return ""
+    return f"download {RELEASES}/{path.name} yourself and name it by --weights"
 
 
 def find_weights(
@@ -54,12 +67,13 @@ def find_weights(
         raise ValueError(f"--weights {missing[0]}: is a folder; name a .pt file, as in its weights/best.pt")
     best = newest(runs, "best.pt")
     if files != [default]:
-        hint = f"the newest training's are {best}" if best else "train.py makes some"
-        raise FileNotFoundError(f"--weights {missing[0]}: no such file, and nothing is downloaded; {hint}")
+        hint = f"or take the newest training's, {best}" if best else "or train with train.py"
+        advice = release_advice(missing[0]) or "nothing is downloaded"
+        raise FileNotFoundError(f"--weights {missing[0]}: no such file; {advice}; {hint}")
     if best is None:
         raise FileNotFoundError(
-            f"no weights: neither {default} nor a best.pt below {runs} is there; train with train.py, "
-            "or copy a checkpoint (YOLOv5 v6.x files can be read) and name it with --weights"
+            f"no weights: neither {default} nor a best.pt below {runs} exists; {release_advice(default)}, "
+            "or train with train.py"
         )
     LOGGER.info(f"no {default.name} here: taking the newest training's weights, {best}")
     return [best]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from utils.base.constants import SERVICE_PROJECT
 from utils.evaluation.evaluate import EvaluatedBatch
 from utils.general import one_line
 from utils.loggers.base import EpochNumbers, Logger, RunEnd, RunStart, store_service, stored_service
@@ -22,7 +23,6 @@ from utils.loggers.wandb_data import import_wandb, upload_dataset
 if TYPE_CHECKING:
     from wandb import Run
 
-DEFAULT_PROJECT = "YOLOv5"  # as in v6.1
 BAD_IN_PROJECT = re.compile(r"[/\\#?%:]")
 BOX_IMAGES, BOX_CONFIDENCE = 16, 0.25  # how many images with boxes are logged, and which boxes
 FINISH_TIMEOUT_S = 600  # a server that is gone must not hold the end of a run for ever
@@ -44,7 +44,7 @@ def wandb_project(flags: WandbFlags) -> str | None:
     if flags.project:
         return flags.project
     is_implied = flags.entity or flags.upload_dataset or flags.bbox_interval != -1 or flags.artifact_alias != "latest"
-    return DEFAULT_PROJECT if is_implied else None
+    return SERVICE_PROJECT if is_implied else None
 
 
 def check_wandb(flags: WandbFlags) -> None:

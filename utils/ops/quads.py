@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUAD = 4  # images of a sample
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))  # column, row of each of four: the first two are on the left
 
 

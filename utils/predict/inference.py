@@ -1,51 +1,58 @@
-"""What val.py, detect.py and tools.serve share: limits, a network ready to run, images to it and boxes back."""
+"""What val.py, detect.py and tools.serve share: a network ready to run, images to it and boxes back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.base.constants import AUTO_PRECISION
 from utils.general import LOGGER, check_img_size
 from utils.ops.boxes import scaled_coords
 from utils.ops.nms import load_nms
-from utils.torch_utils import largest_stride
+from utils.torch_utils import fast_dtype, largest_stride
 
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")  # of --precision
-HINTS = ("latency", "throughput")  # of --hint
 DEFAULT_SIZE = 640  # pixels, of a network of which it is not known what size it was trained at
 FAR = 1.5  # times as large or small as in training; there and beyond mAP falls fast
-SIZE_DEFAULT = "the size the model was trained at, else 640"  # what --help says of --imgsz
 
 
-def check_limits(conf_thres: float, iou_thres: float, counts: Mapping[str, int]) -> None:
-    """ValueError where a threshold is no share, or one of the counts, by their flags, is below 1."""
-    for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{flag} {value}: a share between 0 and 1")
-    for flag, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{flag} {value}: 1 or more")
+def ready(model: nn.Module, half: bool, precision: str = "fp32") -> nn.Module:
+    """Prepare a model for channels-last images; weights are FP16 with `half` on a GPU, else FP32.
 
+    With a precision other than fp32 a checkpoint's network computes under autocast, as in training: decoded boxes and
+    NAM's affine remain FP32. An exported file was told its precision when it was loaded.
 
-def check_size(imgsz: int | Sequence[int] | None) -> None:
-    """ValueError where --imgsz is no size, or of a flag that takes several neither one nor two; None is not given."""
-    if imgsz is None:
-        return
-    if isinstance(imgsz, int):
-        if imgsz < 1:
-            raise ValueError(f"--imgsz {imgsz}: 1 or more")
-    elif len(imgsz) not in {1, 2} or min(imgsz) < 1:
-        raise ValueError(f"--imgsz {' '.join(map(str, imgsz))}: one size, or height and width, in pixels")
-
-
-def ready(model: nn.Module, half: bool) -> nn.Module:
-    """The model for channels-last images, in FP16 where `half` asks for it and it is on a GPU, else in FP32."""
+    Raises:
+        ValueError: if the device does not compute in this precision, or if `half` is given too.
+    """
     device = next(model.parameters()).device
     if half and device.type != "cuda":
         LOGGER.info(f"--half computes in FP16 on a GPU only; FP32 is used on this {device.type}")
     model = model.to(memory_format=torch.channels_last)
-    return model.half() if half and device.type == "cuda" else model.float()
+    dtype = None if hasattr(model, "precisions") else inference_dtype(precision, device)
+    if half and dtype is not None:
+        raise ValueError(f"--half and --precision {precision} exclude each other: leave one out")
+    if half and device.type == "cuda":
+        return model.half()
+    model = model.float()
+    if dtype is not None:
+        model.forward = torch.autocast(device.type, dtype)(model.forward)
+    return model
+
+
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype for autocast by --precision, None for FP32; what `auto` selects is logged.
+
+    Raises:
+        ValueError: for FP16 on a CPU, where it is slower than FP32 and overflows.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU for a checkpoint; a CPU takes bf16, auto or fp32")
+    if precision != AUTO_PRECISION:
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = fast_dtype(device)
+    LOGGER.info(f"--precision auto: {dtype or torch.float32} on this {device.type}")
+    return dtype
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
@@ -122,12 +129,21 @@ def input_size(model: nn.Module, imgsz: int | Sequence[int], flag: str = "--imgs
 
 
 @torch.no_grad()
-def warm_up(model: nn.Module, hw: tuple[int, int]) -> None:
-    """Does what is not to be timed: loads the NMS, and on a GPU runs the model once, which chooses algorithms."""
+def warm_up(model: nn.Module, hw: tuple[int, int], batch_size: int = 1) -> None:
+    """Do what is not to be timed: load the NMS, and run the model once on a GPU or if it is to be compiled.
+
+    On a GPU that chooses algorithms. A compiled model gets images like those to come: of several if batch_size is above
+    1, and of two different sides, as its program would else be for squares only.
+    """
     parameter = next(model.parameters())
     load_nms(parameter.device.type)
-    if parameter.device.type == "cuda":
-        model(torch.zeros(1, 3, *hw, device=parameter.device, dtype=parameter.dtype))
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    if not (is_compiled or parameter.device.type == "cuda"):
+        return
+    h, w = hw
+    shape = (min(batch_size, 2), 3, h, w + largest_stride(model)) if is_compiled else (1, 3, h, w)
+    images = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+    model(images.to(memory_format=torch.channels_last))
 
 
 def to_tensor(fitted: Sequence[np.ndarray], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,6 @@
-"""What OpenCV is told and asked before it opens anything: to be silent, and whether it has a display."""
+"""Keep OpenCV and FFmpeg from printing lines of their own."""
 
 import os
-import sys
 from functools import cache
 
 import cv2
@@ -18,14 +17,3 @@ def silence() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_QUIET)
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def check_display() -> None:
-    """ValueError where no window can be shown; asked beforehand, for OpenCV's Qt would abort the process."""
-    if sys.platform == "linux" and not any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-    ):
-        raise ValueError(
-            "--view-img: there is no display here (DISPLAY and WAYLAND_DISPLAY are not set); "
-            "leave --view-img out and look at the saved results"
-        )

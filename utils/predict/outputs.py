@@ -21,10 +21,10 @@ from utils.data.label_files import label_rows
 from utils.files.images import write_image
 from utils.files.names import safe_name
 from utils.files.output_names import distinct_names
-from utils.files.results import whole_or_none
+from utils.files.results import naming, whole_or_none
 from utils.plots import crop_box
 from utils.predict.sources import Frame
-from utils.predict.tables import PredictionFiles
+from utils.predict.tables import NO_COLUMNS, Columns, PredictionFiles
 from utils.predict.video import VideoWriter
 
 MAX_REPEATED_S = 10  # of a stream's pause are filled with its last frame
@@ -44,19 +44,28 @@ def part_folder(folder: Path, rank: int) -> Path:
 class ResultWriter:
     """Writes the results of frames below `folder`; a context manager, so that videos are finished whatever happens.
 
-    tables: which of "csv" and "json" are wanted. rank: of this process among several.
+    tables: which of "csv" and "json" are wanted. rank: of this process among several. further: names of the tables'
+    columns after those of a detection.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], tables: Sequence[str] = (), rank: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        tables: Sequence[str] = (),
+        rank: int = 0,
+        further: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.names = names
         self.part = part_folder(folder, rank)
         if rank:
             shutil.rmtree(self.part, ignore_errors=True)  # a run that was killed left it
-        self.tables = PredictionFiles(self.part, names, tables)
+        self.tables = PredictionFiles(self.part, names, tables, further)
         self.crop_folders = distinct_names(map(safe_name, names))  # of each class, also where two have one name
         self.crops: set[Path] = set()  # that this run has written
         self.videos: dict[str, VideoWriter] = {}
+        self.mot_files: set[Path] = set()  # that this run has begun
         self.written: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
@@ -95,8 +104,10 @@ class ResultWriter:
         repeat = 1 + min(frame.skipped, round(MAX_REPEATED_S * video.fps))
         video.write(drawn, repeat, frame.seconds)
 
-    def save_labels(self, frame: Frame, detections: Tensor, with_confidence: bool) -> None:
-        """Writes labels/<stem>.txt, or <stem>_<frame>.txt: rows `class cx cy w h [confidence]`, boxes in 0..1.
+    def save_labels(
+        self, frame: Frame, detections: Tensor, with_confidence: bool, ids: Sequence[int] | None = None
+    ) -> None:
+        """Writes labels/<stem>.txt, or <stem>_<frame>.txt: rows `class cx cy w h [confidence] [id]`, boxes in 0..1.
 
         detections are (n, 6): xyxy in pixels of the frame, confidence, class. Without any there is no file.
         """
@@ -106,8 +117,20 @@ class ResultWriter:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_none(path) as file:
-            file.write_text(label_rows(detections, frame.image.shape[:2], with_confidence), encoding="utf-8")
+            file.write_text(label_rows(detections, frame.image.shape[:2], with_confidence, ids), encoding="utf-8")
         self.written["label file"] += 1
+
+    def save_mot(self, frame: Frame, rows: str) -> None:
+        """Append rows of MOT Challenge's result format to mot/<stem>.txt; an image has none."""
+        if frame.is_still:
+            return
+        path = self.folder / "mot" / f"{frame.stem}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path), path.open("a" if path in self.mot_files else "w", encoding="utf-8") as file:
+            file.write(rows)
+        if path not in self.mot_files:
+            self.mot_files.add(path)
+            self.written["MOT file"] += 1
 
     def save_crops(self, frame: Frame, detections: Tensor) -> None:
         """Write what is in each box, a little widened, as crops/<class>/<stem>.jpg, the second as <stem>_2.jpg.
@@ -133,9 +156,9 @@ class ResultWriter:
             write_image(path, crop)
             self.written["crop"] += 1
 
-    def save_rows(self, frame: Frame, detections: Tensor) -> None:
+    def save_rows(self, frame: Frame, detections: Tensor, columns: Columns = NO_COLUMNS) -> None:
         """Appends the detections to predictions.csv and predictions.json, as far as they are wanted."""
-        self.tables.add(frame, output_stem(frame), detections)
+        self.tables.add(frame, output_stem(frame), detections, columns)
 
     def take_over(self, rank: int) -> None:
         """Append the rows of another process's tables to those of this one."""

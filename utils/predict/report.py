@@ -26,6 +26,7 @@ class DetectStats:
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
     objects: Counter[str] = field(default_factory=Counter)
     shape: tuple[int, ...] = ()
+    counts: list[dict[str, object]] = field(default_factory=list)  # at lines and in zones
     exit_status: int = 0  # other than 0 if a signal has ended it
 
     def add(self, shape: tuple[int, ...], seconds: np.ndarray) -> None:
@@ -54,6 +55,7 @@ class RunTotals:
     skipped: int
     last_error: str | None
     summary: list[str]
+    counts: list[dict[str, object]]
 
 
 def joined_results(
@@ -72,6 +74,7 @@ def joined_results(
         "skipped": source.skipped,
         "last_error": one_line(source.last_error) if source.last_error else None,
         "summary": source.summary(),
+        "counts": stats.counts,
     }
     everyone = [json.loads(str(part["text"])) for part in ranks.gather({"text": np.array(json.dumps(own))})]
     if ranks.is_main:
@@ -88,6 +91,7 @@ def joined_results(
         skipped=sum(part["skipped"] for part in everyone),
         last_error=next((part["last_error"] for part in reversed(everyone) if part["last_error"]), None),
         summary=[line for part in everyone for line in part["summary"]],
+        counts=[row for part in everyone for row in part["counts"]],
     )
 
 

@@ -3,13 +3,15 @@
 Each frame's rows are written at once and reach the file before the next frame, so that whoever ends the run, or ends
 it by force, leaves tables that can be read.
 
+Further columns, of tracked objects for instance, follow those that are always there.
+
 Legend: n detections of a frame.
 """
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,19 +21,24 @@ from utils.data.coco_ids import COCO_IDS, is_coco
 from utils.files.names import plain_cell
 from utils.predict.sources import Frame
 
+Columns = Mapping[str, Sequence[object]]  # further values of n detections, by the column's name
 COLUMNS = ("image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2")
 END = b"\n]\n"
+NO_COLUMNS: Columns = {}
 
 
 class CsvTable:
-    """predictions.csv: COLUMNS, a row for each detection; frame is 0 for an image, boxes are in pixels."""
+    """predictions.csv: COLUMNS, a row for each detection; frame is 0 for an image, boxes are in pixels.
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    further: names of the columns after them; several values in one cell are parted by semicolons.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], further: Sequence[str] = ()) -> None:
         self.path, self.names = path, names
         self.file: IO[str] = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-        self._write([COLUMNS])
+        self._write([(*COLUMNS, *further)])
 
-    def add(self, frame: Frame, _stem: str, detections: Tensor) -> None:
+    def add(self, frame: Frame, _stem: str, detections: Tensor, columns: Columns = NO_COLUMNS) -> None:
         """Appends the rows of a frame; detections (n, 6) are xyxy in its pixels, confidence, class."""
         name = plain_cell(frame.name)
         self._write(
@@ -42,8 +49,9 @@ class CsvTable:
                 plain_cell(self.names[int(kind)]),
                 f"{confidence:.6g}",
                 *map(number, box_xyxy),
+                *(cell(values[i]) for values in columns.values()),
             ]
-            for *box_xyxy, confidence, kind in detections.tolist()
+            for i, (*box_xyxy, confidence, kind) in enumerate(detections.tolist())
         )
 
     def append_file(self, path: Path) -> None:
@@ -70,7 +78,7 @@ class JsonTable:
     and is overwritten by what comes next.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, names: Sequence[str], _further: Sequence[str] = ()) -> None:
         self.path, self.names = path, names
         self.categories = COCO_IDS if is_coco(names) else tuple(range(len(names)))
         self.file: IO[bytes] = path.open("wb")
@@ -78,7 +86,7 @@ class JsonTable:
         self.file.flush()
         self.is_empty = True
 
-    def add(self, frame: Frame, stem: str, detections: Tensor) -> None:
+    def add(self, frame: Frame, stem: str, detections: Tensor, columns: Columns = NO_COLUMNS) -> None:
         """Appends the entries of a frame; detections (n, 6) are xyxy in its pixels, confidence, class."""
         image_id = int(stem) if stem.isdecimal() and stem.isascii() else stem
         self._write(
@@ -90,8 +98,9 @@ class JsonTable:
                 "image": frame.name,
                 "frame": frame.number,
                 "name": self.names[int(kind)],
+                **{name: values[i] for name, values in columns.items()},
             }
-            for x1, y1, x2, y2, confidence, kind in detections.tolist()
+            for i, (x1, y1, x2, y2, confidence, kind) in enumerate(detections.tolist())
         )
 
     def append_file(self, path: Path) -> None:
@@ -116,18 +125,21 @@ TABLES: dict[str, type[CsvTable | JsonTable]] = {"csv": CsvTable, "json": JsonTa
 
 
 class PredictionFiles:
-    """The tables of a run, of the kinds asked for ("csv", "json"); each is made with the first frame."""
+    """The tables of a run, of the kinds asked for ("csv", "json"); each is made with the first frame.
 
-    def __init__(self, folder: Path, names: Sequence[str], kinds: Sequence[str]) -> None:
-        self.folder, self.names, self.kinds = folder, names, kinds
+    further: names of the columns that `add` gets besides the detections.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], kinds: Sequence[str], further: Sequence[str] = ()) -> None:
+        self.folder, self.names, self.kinds, self.further = folder, names, kinds, further
         self.tables: dict[str, CsvTable | JsonTable] = {}
 
-    def add(self, frame: Frame, stem: str, detections: Tensor) -> None:
-        """Appends the detections (n, 6) of a frame whose output is called stem."""
+    def add(self, frame: Frame, stem: str, detections: Tensor, columns: Columns = NO_COLUMNS) -> None:
+        """Appends the detections (n, 6) of a frame whose output is called stem, and their further columns."""
         self._open()
         for table in self.tables.values():
             try:
-                table.add(frame, stem, detections)
+                table.add(frame, stem, detections, columns)
             except OSError as error:  # the disk is full: of which file is said
                 error.filename = error.filename or str(table.path)
                 raise
@@ -148,7 +160,14 @@ class PredictionFiles:
     def _open(self) -> None:
         if self.kinds and not self.tables:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.tables = {kind: TABLES[kind](self.folder / f"predictions.{kind}", self.names) for kind in self.kinds}
+            self.tables = {
+                kind: TABLES[kind](self.folder / f"predictions.{kind}", self.names, self.further) for kind in self.kinds
+            }
+
+
+def cell(value: object) -> object:
+    """A further value as a cell of a table."""
+    return plain_cell(";".join(map(str, value)) if isinstance(value, list | tuple) else value)
 
 
 def number(value: float) -> int | float:

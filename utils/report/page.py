@@ -6,7 +6,6 @@ train.py and val.py write it at their end, unless --noplots is given. It is made
 results.json, labels.json and report.json in the folder; of what is not there the page says nothing.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +21,14 @@ from utils.draw.html_charts import matrix_chart, metric_chart, training_chart
 from utils.draw.html_page import UNKNOWN, anchor, bars, escaped, image_tag, number, section, table, write_page
 from utils.draw.label_maps import class_table, label_charts
 from utils.evaluation.files import EvalPlots, results_content
+from utils.files.reading import parse_json
 from utils.files.yamls import read_yaml
+from utils.general import plural
 from utils.metrics import EvalResult
 from utils.report.facts import curve_facts, environment, model_facts, write_facts
 
 PAGE, FACTS, LABELS = "report.html", "report.json", "labels.json"
+MOST_BYTES = 256 << 20  # of a JSON file
 PANELS = (  # of the training's curves: title, columns of results.csv
     *((f"{part} loss", (f"train/{part}_loss", f"val/{part}_loss")) for part in ("box", "obj", "cls")),
     ("precision and recall", ("metrics/precision", "metrics/recall")),
@@ -131,7 +133,7 @@ def _read(path: Path) -> Facts:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), MOST_BYTES)
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}; remove it to make the page without it") from None
     if not isinstance(content, dict):
@@ -291,7 +293,10 @@ def _labels(kind: str, maps: Facts | None) -> str:
     """Counts, histogram of classes, and where and how large the boxes are."""
     if not maps or not maps["images"]:
         return ""
-    counts = f"{sum(maps['counts'])} labels of {len(maps['names'])} classes in {maps['images']} images"
+    counts = (
+        f"{plural(sum(maps['counts']), 'label')} of {plural(len(maps['names']), 'class')} "
+        f"in {plural(maps['images'], 'image')}"
+    )
     text = f"{counts}, {maps['background']} of them without"
     if maps["sides"]:
         low, high = maps["sides"]

@@ -1,9 +1,9 @@
-"""One epoch of training, and all that a run needs to go on after it was cut off.
+"""Train a model for an epoch; save and restore all state that a resumed run needs.
 
-The trainer knows neither files nor options: it gets its parts and gives back numbers.
-utils/evaluation/evaluate.py measures how good the network is.
+The trainer knows neither files nor options: it takes its parts and returns numbers. utils/evaluation/evaluate.py
+evaluates the network.
 
-Legend: B images of a batch, H and W of the network's image, T targets of a batch.
+Shapes: B images of a batch, H and W of the network's input, T targets of a batch.
 """
 
 import warnings
@@ -20,14 +20,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from utils.base.constants import AMP_CHOICES
 from utils.data.sampling import DRAW_SCALE
 from utils.datasets import Batch
 from utils.dist import SINGLE, DistEnv
 from utils.general import LOGGER, make_divisible, one_line
-from utils.torch_utils import ModelEMA, to_device
+from utils.torch_utils import ModelEMA, fast_dtype, to_device
 from utils.training.optim import Schedule
 
-AMP_CHOICES = ("auto", "bf16", "fp16", "off")
 TYPE_NAMES = ("BFloat16", "bfloat16", "BF16", "Half", "float16")  # in torch's errors on types
 MAX_GRADIENT_NORM = 10.0
 SYNC_EVERY = 32  # batches between two looks at the device's numbers, each of which makes the host wait
@@ -37,9 +37,9 @@ BatchObserver = Callable[[int, Batch, Tensor | None], None]
 
 
 def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
-    """The type to autocast to, or None for FP32; `auto` is what this device computes fast and safely.
+    """Return the dtype for autocast, None for FP32; `auto` selects what the device computes fast and safely.
 
-    That is bf16 where the hardware has it, as CPUs with AVX-512 BF16 or AMX; fp16 on older GPUs with tensor cores.
+    That is bf16 if the hardware has it, as CPUs with AVX-512 BF16 or AMX do; fp16 on older GPUs with tensor cores.
     """
     if choice not in AMP_CHOICES:
         raise ValueError(f"--amp {choice}: must be one of {', '.join(AMP_CHOICES)}")
@@ -47,26 +47,18 @@ def select_amp(choice: str, device: torch.device) -> torch.dtype | None:
         raise ValueError("--amp fp16 needs a GPU; a CPU takes --amp bf16, or off")
     if choice != "auto":
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        is_gtx16 = "GTX 16" in torch.cuda.get_device_name(device)  # no tensor cores, and NaN in fp16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) and not is_gtx16 else None
-    if device.type == "cpu":
-        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-        return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else None
-    return None
+    return fast_dtype(device)
 
 
 class AmpTypeError(ValueError):
-    """Something in the network or the loss does not take the type that autocast gives it."""
+    """A part of the network or the loss does not support autocast's dtype."""
 
 
 @contextmanager
 def explained_types(amp_dtype: torch.dtype | None) -> Iterator[None]:
-    """Raise AmpTypeError that names --amp off if something in the network or the loss does not take autocast's type.
+    """Raise AmpTypeError, which names --amp off, if the network or the loss does not support autocast's dtype.
 
-    Blocks and losses that users paste, autograd functions above all, may know FP32 only.
+    Pasted blocks and losses, custom autograd functions above all, may support FP32 only.
     """
     try:
         yield
@@ -85,23 +77,23 @@ class TrainingDiverged(ValueError):
 
 @dataclass(frozen=True)
 class MultiScale:
-    """Gives each batch a size between a half and one and a half of its own, in multiples of the stride.
+    """Draws the image size of each batch between 0.5 and 1.5 times its own, in multiples of the stride.
 
-    It is drawn from the seed and the batch's number, so that a run that goes on draws the same, and no less than two
-    strides, the least size of a training: below that a level of the network has but one cell.
+    The draw depends on the seed and the batch's number, so a resumed run draws the same. The minimum is two strides:
+    below, a level of the network has a single cell.
     """
 
     seed: int
     stride: int
 
     def size(self, imgsz: int, number: int) -> int:
-        """The longest side of the images of a batch that was loaded at imgsz."""
+        """Return the longest side of a batch that was loaded at imgsz."""
         rng = np.random.default_rng((self.seed, number, 0, DRAW_SCALE))
         least = max(imgsz // 2, 2 * self.stride)
         return int(rng.integers(least, imgsz * 3 // 2 + self.stride)) // self.stride * self.stride
 
     def __call__(self, images: Tensor, number: int) -> Tensor:
-        """Images (B, 3, H, W) at the batch's size, bilinear, each side rounded up to a multiple of the stride."""
+        """Resize images (B, 3, H, W) bilinearly, each side rounded up to a multiple of the stride."""
         h, w = images.shape[2:]
         longest = max(h, w)
         size = self.size(longest, number)
@@ -111,7 +103,7 @@ class MultiScale:
 
 @dataclass
 class Progress:
-    """How far an epoch has come: what `Trainer.run_epoch` needs to go on within it, beside the trainer's own state."""
+    """Position within an epoch: what `Trainer.run_epoch` needs to resume, besides the trainer's own state."""
 
     epoch: int
     batch_count: int  # of the epoch
@@ -130,19 +122,22 @@ class Progress:
 class Trainer:
     """Trains a model batch by batch: forward, loss, gradients, accumulated steps, moving average.
 
-    resize(images, number) changes the size of a batch's images; a batch's number counts from the run's start.
-    `loss_factor` is for the gradients alone, not for the losses that are logged: 4 where an image stands for four. So
-    is `penalty`, which gives what is added to the loss of each image.
-    A step whose gradients are not finite is skipped and counted in `skipped`; an epoch without any other, or weights
-    that are not finite after all, are a ValueError. No batch is lost: what is accumulated when an epoch ends makes one
-    more step.
+    A step with gradients that are not finite is skipped and counted in `skipped`. No batch is lost: what is accumulated
+    at the end of an epoch makes one more step.
 
-    Of several `ranks` each trains on its part of every batch, with a criterion whose losses have the whole's as their
-    mean; gradients are added up once a step, while the last backward pass of it still runs. Weights and moving averages
-    are the same everywhere at any time; statistics of batch norms are averaged when an epoch ends.
+    Of several `ranks` each trains on its part of every batch, with a criterion whose losses average to the whole's.
+    Gradients are reduced once per step, overlapped with the last backward pass. Weights and moving averages are equal
+    on all ranks at any time; statistics of batch norms are averaged at the end of an epoch.
 
-    `progress` is how far the epoch has come that is being trained, or was last: `observe` may raise to break it off,
-    and `state_dict` then holds what it takes to go on with its next batch.
+    `progress` is the position within the current or last epoch. `observe` may raise to interrupt it; `state_dict` then
+    holds what is needed to resume with the next batch.
+
+    Args:
+        resize: resize(images, number) changes the size of a batch's images; numbers count from the run's start.
+        loss_factor: Multiplies the gradients but not the logged losses; 4 if an image stands for four.
+        penalty: Returns a value that is added to the loss of each image; not logged either.
+        compiled_for: The number of images in a full batch of a compiled network. Any other number, such as that of an
+            epoch's last batch, is computed uncompiled: to compile takes longer than such a batch.
     """
 
     def __init__(
@@ -159,10 +154,12 @@ class Trainer:
         penalty: Callable[[], Tensor] | None = None,
         ranks: DistEnv = SINGLE,
         may_leave_amp: bool = False,
+        compiled_for: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.criterion = model, optimizer, criterion
         self.schedule, self.ema, self.amp_dtype = schedule, ema, amp_dtype
         self.resize, self.loss_factor, self.penalty, self.ranks = resize, loss_factor, penalty, ranks
+        self.compiled_for = compiled_for
         self.device = next(model.parameters()).device
         self.network = model
         self.may_leave_amp = may_leave_amp and ranks.size == 1  # for FP32, at the first batch
@@ -183,13 +180,20 @@ class Trainer:
     def run_epoch(
         self, batches: Iterable[Batch], epoch: int, batch_count: int, observe: BatchObserver | None = None
     ) -> Tensor:
-        """Trains on the batches of an epoch, which are `batch_count`; the mean box, obj and cls loss, (3,) on the CPU.
+        """Train on the `batch_count` batches of an epoch; return the mean box, obj and cls loss, (3,) on the CPU.
 
-        Of an epoch that was broken off, whose `progress` was loaded, the batches are those that are left.
+        Of an interrupted epoch whose `progress` was loaded, `batches` are the remaining ones. Batches without a finite
+        loss are left out of the mean. Each rank sees the losses of its own part until the epoch ends.
 
-        Batches without a finite loss are left out of the mean. Of several ranks each sees the losses of its own part
-        until the epoch ends. observe(i, batch, means) is called after each batch;
-        means, the losses so far, are given now and then only.
+        Args:
+            batches: The batches.
+            epoch: Index of the epoch.
+            batch_count: Batches of the whole epoch.
+            observe: observe(i, batch, means) is called after each batch; means, the losses so far, are given only now
+                and then.
+
+        Raises:
+            TrainingDiverged: if all steps were skipped or a weight is not finite.
         """
         self.train_mode()
         done = self._loaded
@@ -221,22 +225,22 @@ class Trainer:
         return self.ranks.mean_(done.total / done.counted).cpu()
 
     def first_batch(self, epoch: int, batch_count: int) -> int:
-        """Return the batch that an epoch of so many is to begin with: not the first one if it was broken off."""
+        """Return the first batch of an epoch; not 0 if it was interrupted."""
         loaded = self._loaded
         is_of_epoch = loaded is not None and (loaded.epoch, loaded.batch_count) == (epoch, batch_count)
         return loaded.batches if loaded is not None and is_of_epoch else 0
 
     def train_mode(self) -> None:
-        """Training mode for all but the norms of frozen layers, whose statistics must not move either."""
+        """Set training mode, except for batch norms of frozen layers, whose statistics must not change."""
         self.model.train()
         for module in self.model.modules():
             if isinstance(module, _NormBase) and module.affine and not module.weight.requires_grad:
                 module.eval()
 
     def backward(self, batch: Batch, number: int, is_step: bool = True) -> Tensor:
-        """Adds the gradients of a batch of this number; its box, obj and cls loss, (3,) on the device.
+        """Accumulate the gradients of a batch; return its box, obj and cls loss, (3,) on the device.
 
-        is_step: an optimizer step follows, for which the ranks' gradients are added up.
+        is_step: an optimizer step follows, so the gradients are reduced over the ranks.
         """
         try:
             items = self._backward(batch, number, is_step)
@@ -259,7 +263,11 @@ class Trainer:
         is_local = self.ranks.size > 1 and not is_step
         with self.network.no_sync() if is_local else nullcontext(), explained_types(self.amp_dtype):
             with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-                raw = self.network(images)
+                if self.compiled_for in (None, len(images)):
+                    raw = self.network(images)
+                else:
+                    with torch.compiler.set_stance("force_eager"):
+                        raw = self.network(images)
             loss, items = self.criterion(raw, targets)
             if self.penalty is not None:
                 loss = loss + self.penalty() * len(images)
@@ -268,7 +276,7 @@ class Trainer:
         return items
 
     def step(self) -> None:
-        """One optimizer step with clipped gradients, and one of the moving average."""
+        """Clip the gradients, step the optimizer and update the moving average."""
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
@@ -283,7 +291,7 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def check_finite(self, epoch: int, steps: int) -> None:
-        """Counts and tells the skipped of an epoch's steps; ValueError where all were, or a weight is not finite."""
+        """Count and log skipped steps of an epoch; raise TrainingDiverged if all were or a weight is not finite."""
         skipped = int(self.epoch_skipped)
         self.skipped += skipped
         state = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
@@ -299,7 +307,7 @@ class Trainer:
             LOGGER.warning(f"{skipped} of {steps} steps skipped in epoch {epoch}: gradients were not finite{usual}")
 
     def share_statistics(self) -> None:
-        """Averages over the ranks what their batch norms have seen, the model's and that of the moving average."""
+        """Average the statistics of batch norms over the ranks, of the model and of the moving average."""
         if self.ranks.size == 1:
             return
         norms = (m for network in (self.model, self.ema.ema) for m in network.modules() if isinstance(m, _NormBase))
@@ -310,11 +318,11 @@ class Trainer:
 
     @property
     def learning_rates(self) -> list[float]:
-        """Of the optimizer's groups: norm weights, decayed weights, biases."""
+        """Return the rates of the optimizer's groups: norm weights, decayed weights, biases."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, object]:
-        """All that `load_state_dict` needs to go on exactly, as plain data; the moving average's weights apart."""
+        """Return all that `load_state_dict` needs to resume exactly, as plain data, without the average's weights."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -330,7 +338,7 @@ class Trainer:
         }
 
     def _partial_state(self) -> dict[str, object] | None:
-        """The epoch that was broken off, as plain data; None between epochs."""
+        """Return the interrupted epoch as plain data; None between epochs."""
         if self.progress is None:
             return None
         scale = self.scaler.get_scale()
@@ -345,11 +353,11 @@ class Trainer:
         }
 
     def end_epoch(self) -> None:
-        """Note that the epoch is done with all that belongs to it: `state_dict` then holds nothing of it."""
+        """Mark the epoch as complete: `state_dict` no longer contains it."""
         self.progress = None
 
     def share_progress(self) -> None:
-        """Bring the ranks to one state within an epoch, before rank 0 saves it; all of them call it."""
+        """Synchronize the ranks within an epoch before rank 0 saves it; a collective call."""
         if self.ranks.size == 1 or self.progress is None:
             return
         self.share_statistics()
@@ -363,7 +371,7 @@ class Trainer:
                 parameter.grad = self.ranks.mean_(own.detach())
 
     def load_state_dict(self, state: dict, ema_state: dict[str, Tensor]) -> None:
-        """Goes on where `state_dict` was taken, with the moving average's weights as they were then."""
+        """Restore the state from `state_dict`, and the moving average's weights."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled() and state["amp"] == str(self.amp_dtype):
@@ -377,7 +385,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
     def _load_partial(self, state: dict) -> None:
-        """Take up the epoch that was broken off."""
+        """Restore the interrupted epoch."""
         gradients = state.pop("gradients")
         self.epoch_skipped.copy_(state.pop("epoch_skipped"))
         self._loaded = Progress(**state).to(self.device)
@@ -389,7 +397,7 @@ class Trainer:
 
 
 def shared_network(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model, whose gradients become the mean over all processes; all begin with the weights of rank 0."""
+    """Wrap the model so that gradients are averaged over the processes; all start with rank 0's weights."""
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # that there are none is no fault
@@ -404,5 +412,5 @@ def shared_network(model: nn.Module, device: torch.device) -> DistributedDataPar
 
 
 def memory_text(device: torch.device) -> str:
-    """The GPU memory that this process has reserved, as `3.21G`; `0G` on a CPU."""
+    """Format the GPU memory reserved by this process, `3.21G`; `0G` on a CPU."""
     return f"{torch.cuda.memory_reserved(device) / 1e9 if device.type == 'cuda' else 0:.3g}G"

@@ -1,4 +1,4 @@
-"""What data a run was trained on, in 16 bytes an image, so that a run that goes on can say what has changed since.
+"""Fingerprint of a data set, 16 bytes per image, by which a resumed run detects changes.
 
 Shapes: N images of a split.
 """
@@ -20,9 +20,9 @@ HALF = 8  # bytes of a hash: the first half of a row is of the image's name, the
 
 
 def fingerprint(records: Sequence[LabelRecord], root: Path) -> Tensor:
-    """A row for each image, (N, 16) uint8: the hash of its path below the root, then that of its size and objects.
+    """Hash each image's path below the root, then its size and objects: (N, 16) uint8.
 
-    A data set that was moved as a whole keeps its fingerprint. Pixels are not looked at.
+    A data set that was moved as a whole keeps its fingerprint. Pixels are not read.
     """
     start = f"{root}{os.sep}"
     rows = bytearray()
@@ -36,9 +36,12 @@ def fingerprint(records: Sequence[LabelRecord], root: Path) -> Tensor:
 
 
 def describe_changes(before: Mapping[str, object], now: Mapping[str, Tensor]) -> list[str]:
-    """A line for each split, `train: 2 images added, 1 removed, labels of 3 changed`; none where all is as it was.
+    """Describe the changes per split, `train: 2 images added, 1 removed, labels of 3 changed`; empty if none.
 
-    Both are fingerprints by split; ValueError where `before`, from a file, is none.
+    Both arguments are fingerprints by split.
+
+    Raises:
+        ValueError: if `before`, from a file, is not a fingerprint.
     """
     lines = []
     for split, rows in now.items():

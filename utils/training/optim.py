@@ -1,4 +1,4 @@
-"""The optimizer and its schedule: who decays, learning rates and momentum at each step, batches per step."""
+"""Optimizer and schedule: parameter groups, learning rates, momentum, accumulation."""
 
 import math
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ FLOOR_SHARE, WARMUP_SHARE = 0.1, 0.2  # of a run: the most that the floor may as
 
 
 def freeze_layers(layers: Sequence[nn.Module], freeze: Sequence[int]) -> None:
-    """Takes layers out of the training: the first n for a single n, those of these numbers otherwise.
+    """Freeze the first n layers if `freeze` is a single n, otherwise the layers of these indices.
 
-    ValueError for a number that no layer has.
+    Raises:
+        ValueError: if there is no such layer.
     """
     wrong = [n for n in freeze if not 0 <= n < len(layers) + (len(freeze) == 1)]
     if wrong:
@@ -39,11 +40,10 @@ def freeze_layers(layers: Sequence[nn.Module], freeze: Sequence[int]) -> None:
 
 
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters to train in three lists: norm weights and other scales, decayed weights, biases.
+    """Return the trainable parameters in three lists: norm weights and other scales, decayed weights, biases.
 
-    Each belongs to exactly one, whatever its name; frozen ones to none. Decayed is what has several dimensions. Scales
-    are single numbers and vectors, those laid out as (1, C, 1, 1) too unless they are called weight: pulling them to
-    zero would switch their channels off.
+    Each parameter is in exactly one list. Decayed are those with several dimensions. Scales are scalars and vectors,
+    also of shape (1, C, 1, 1) unless they are called weight: decay towards zero would switch their channels off.
     """
     groups: dict[str, list[nn.Parameter]] = {"scales": [], "weights": [], "biases": []}
     seen: set[int] = set()
@@ -58,7 +58,7 @@ def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def kind_of(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
-    """The group, scales, weights or biases, of a module's own parameter."""
+    """Return the group of a module's own parameter: scales, weights or biases."""
     words = name.split("_")
     if "bias" in words and parameter.ndim == 1:  # in_proj_bias and bias_ih_l0 too
         return "biases"
@@ -67,10 +67,13 @@ def kind_of(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
 
 
 def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int, fused: bool | None = None) -> Optimizer:
-    """SGD with Nesterov momentum, Adam or AdamW over `parameter_groups`, of which only the second decays.
+    """Build SGD with Nesterov momentum, Adam or AdamW over `parameter_groups`; only the second group decays.
 
-    Momentum is beta1 of the Adams; the decay is scaled to the batch of all processes together. `fused`, one kernel for
-    all parameters, is on by default where the device has it. ValueError where all is frozen.
+    Momentum is beta1 of Adam and AdamW. The decay is scaled to the batch of all processes. `fused`, one kernel for all
+    parameters, is the default if the device supports it.
+
+    Raises:
+        ValueError: if all layers are frozen.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"--optimizer {name}: must be one of {', '.join(OPTIMIZERS)}")
@@ -96,10 +99,10 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int, fuse
 
 
 def start_momentum(optimizer: Optimizer) -> None:
-    """Lets the momentum of an SGD that has none yet start at zero, which gives torch's own first step.
+    """Set the missing momentum of SGD to zero, which gives torch's own first step.
 
-    Left to itself its fused kernel never fills the momentum of a first step that the loss scaler skips, and fails on a
-    parameter that gets its first gradient later than others.
+    torch's fused kernel leaves it unset if the loss scaler skips the first step, and fails for a parameter that gets
+    its first gradient later than others.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -108,9 +111,9 @@ def start_momentum(optimizer: Optimizer) -> None:
 
 
 def match_layout(optimizer: Optimizer) -> None:
-    """Lays loaded momentum out as its parameter is: fused kernels read both by their place in memory, unchecked.
+    """Give loaded momentum the memory layout of its parameter, which fused kernels assume without a check.
 
-    Where an SGD's file has none, it starts at zero.
+    Missing momentum of SGD starts at zero.
     """
     if isinstance(optimizer, SGD):
         start_momentum(optimizer)
@@ -121,12 +124,12 @@ def match_layout(optimizer: Optimizer) -> None:
 
 
 def accumulation(batch_size: int, nominal: int = NOMINAL_BATCH) -> int:
-    """How many batches make one optimizer step, so that it sees about `nominal` images."""
+    """Return the number of batches per optimizer step, for about `nominal` images per step."""
     return max(round(nominal / batch_size), 1)
 
 
 def scaled_decay(weight_decay: float, batch_size: int, nominal: int = NOMINAL_BATCH) -> float:
-    """The weight decay for the images that one step really sees."""
+    """Scale the weight decay to the number of images per step."""
     return weight_decay * batch_size * accumulation(batch_size, nominal) / nominal
 
 
@@ -134,7 +137,7 @@ def scaled_decay(weight_decay: float, batch_size: int, nominal: int = NOMINAL_BA
 
 
 class StepValues(NamedTuple):
-    """What one training step uses."""
+    """The settings of one training step."""
 
     lrs: tuple[float, float, float]  # of the groups
     momentum: float
@@ -142,17 +145,17 @@ class StepValues(NamedTuple):
 
 
 def lr_factor(epoch: int, epochs: int, lrf: float, cosine: bool = False) -> float:
-    """The share of lr0 in an epoch: from 1 at epoch 0 towards lrf at `epochs`, in a line or as half a cosine wave."""
+    """Return the factor on lr0 in an epoch: from 1 at epoch 0 to lrf at `epochs`, linear or cosine."""
     done = epoch / epochs
     rest = (1 + math.cos(math.pi * done)) / 2 if cosine else 1 - done
     return rest * (1 - lrf) + lrf
 
 
 def warmup_steps(warmup_epochs: float, batches_per_epoch: int, epochs: int) -> int:
-    """How many batches warm-up takes: warmup_epochs, at least 1000 batches, but on short runs less.
+    """Return the number of warm-up batches: warmup_epochs, at least 1000 batches, fewer on short runs.
 
-    The floor asks for no more than a tenth of the run, and warm-up never takes more than a fifth, so that most of a
-    run, however short, has the settings that were asked for. 0 epochs are no warm-up at all.
+    The minimum is limited to a tenth of the run and warm-up to a fifth, so that most of any run uses the given
+    settings. 0 epochs mean no warm-up.
     """
     if warmup_epochs == 0:
         return 0
@@ -164,9 +167,9 @@ def warmup_steps(warmup_epochs: float, batches_per_epoch: int, epochs: int) -> i
 def warmup_values(
     step: int, steps: int, lr: float, momentum: float, start_momentum: float, bias_lr: float, batch_size: int
 ) -> StepValues:
-    """The values at a step of a warm-up of so many steps, which ends at lr, momentum and full accumulation.
+    """Return the settings at a step of a warm-up of `steps`, which ends at lr, momentum and full accumulation.
 
-    Weights start at a learning rate of 0 and biases at bias_lr; each value moves in a line.
+    Weights start at a learning rate of 0, biases at bias_lr; each value changes linearly.
     """
     share = min(step / steps, 1.0) if steps else 1.0
 
@@ -180,7 +183,7 @@ def warmup_values(
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates, momentum and accumulation of a run, a function of epoch and step alone: a resume needs no state.
+    """Learning rates, momentum and accumulation as a function of epoch and step, so a resumed run needs no state.
 
     batch_size is that of all processes together.
     """
@@ -193,11 +196,11 @@ class Schedule:
 
     @property
     def warmup_steps(self) -> int:
-        """How many batches warm-up takes."""
+        """The number of warm-up batches."""
         return warmup_steps(self.hyp.warmup_epochs, self.batches_per_epoch, self.epochs)
 
     def values(self, epoch: int, step: int) -> StepValues:
-        """The values for a batch, `step` counted from the run's start."""
+        """Return the settings of a batch; `step` counts from the run's start."""
         hyp = self.hyp
         lr = hyp.lr0 * lr_factor(epoch, self.epochs, hyp.lrf, self.cosine)
         return warmup_values(
@@ -205,7 +208,7 @@ class Schedule:
         )
 
     def apply(self, optimizer: Optimizer, epoch: int, step: int) -> int:
-        """Sets the values for a batch, momentum for SGD only; how many batches make an optimizer step."""
+        """Set the values of a batch, momentum for SGD only; return the number of batches per optimizer step."""
         values = self.values(epoch, step)
         for group, lr in zip(optimizer.param_groups, values.lrs, strict=True):
             group["lr"] = lr

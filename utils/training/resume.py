@@ -1,10 +1,9 @@
-"""Going on with a run that was cut off or has ended: which checkpoint, with which options, on the same data.
+"""Resume a run that was interrupted or has finished: find its checkpoint, options and data.
 
-A run that was cut off goes on as if nothing had happened, also if only its end is left to do: that validates the best
-weights and writes the report. last.pt is stripped when all else is done. One that has ended wants more --epochs, or
-after early stopping a larger --patience; from there on the learning rates, warm-up and --close-mosaic are those of a
-run of the new number of epochs, as if it had been cut off in its last one. Data may change and is recorded,
-hyper-parameters may not.
+An interrupted run continues exactly, also if only its ending is left, which validates the best weights and writes the
+report; last.pt is stripped at the very end. A finished run needs more --epochs, or after early stopping a larger
+--patience. Its learning rates, warm-up and --close-mosaic are then those of a run of the new number of epochs, as if it
+had been interrupted in its last one. Data may change and the change is recorded; hyper-parameters may not change.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,7 +44,7 @@ PARTIAL = {"epoch", "batch_count", "batches", "pending", "steps", "total", "coun
 
 
 def find_run(resume: str | Path | bool, project: Path) -> Path:
-    """The last.pt to go on from: the one named, that of the folder named, or with True of the newest below project."""
+    """Return the last.pt to resume: a file, that of a folder, or for True of the newest run below project."""
     if isinstance(resume, bool):
         path = newest(project, LAST)
         if path is None:
@@ -63,9 +62,10 @@ def find_run(resume: str | Path | bool, project: Path) -> Path:
 
 
 def load_run(path: Path) -> Checkpoint:
-    """The run's checkpoint in this file, or for the last.pt of a run that has ended in resume.pt beside it.
+    """Load the checkpoint of a run; for the last.pt of a finished run the resume.pt beside it.
 
-    ValueError for a file without what a resume needs.
+    Raises:
+        ValueError: if the file lacks what a resume needs.
     """
     checkpoint = load_checkpoint(path)
     kept = path.with_name(KEPT)
@@ -88,7 +88,7 @@ def load_run(path: Path) -> Checkpoint:
 
 
 def why_finished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int) -> str:
-    """Return why no epoch is left: all are done, or early stopping would end the run again at once; else nothing."""
+    """Return the reason if no epoch is left: all are done, or early stopping would end the run at once; else empty."""
     done, stopper = checkpoint.epoch + 1, checkpoint.training["stopper"]
     best = int(stopper.get("best_epoch") or 0)
     if stopper.get("stopped") and 0 < patience <= checkpoint.epoch - best:
@@ -102,9 +102,9 @@ def why_finished(path: Path, checkpoint: Checkpoint, epochs: int, patience: int)
 
 
 def has_ended(last: Path, is_plotted: bool) -> bool:
-    """Return whether a run has come to its end: its last.pt is stripped, which is done last, and its files are there.
+    """Return True if a run is complete: last.pt is stripped, which is the last step, and its files exist.
 
-    is_plotted: a report is among them.
+    is_plotted: the report is one of them.
     """
     names = ("results.json", "report.html") if is_plotted else ("results.json",)
     is_written = all((last.parents[1] / name).is_file() for name in names)
@@ -112,9 +112,9 @@ def has_ended(last: Path, is_plotted: bool) -> bool:
 
 
 def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stored: object) -> None:
-    """ValueError where the file named with --hyp has other values than the run was trained with.
+    """Raise ValueError if the --hyp file differs from the values that the run was trained with.
 
-    Where none is named the run's values hold; a file they came from or went to that says otherwise is warned of.
+    Without --hyp the run's values apply; warn if the file that they came from has changed.
     """
     files = [named] if named else [stored, path.parents[1] / "hyp.yaml"]
     for file in files:
@@ -138,7 +138,7 @@ def check_same_hyp(path: Path, trained: Mapping[str, float], named: object, stor
 
 @contextmanager
 def telling_of_moved_data(data: str) -> Iterator[None]:
-    """FileNotFoundError with the way out where the run's data yaml, or what it names, lies elsewhere now."""
+    """Add advice to a FileNotFoundError if the run's data yaml, or a path in it, has moved."""
     try:
         yield
     except FileNotFoundError as error:
@@ -152,7 +152,7 @@ def telling_of_moved_data(data: str) -> Iterator[None]:
 
 
 def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) -> None:
-    """ValueError where the data set has other classes than the run that goes on was trained with."""
+    """Raise ValueError if the data set has other classes than the run was trained with."""
     if tuple(checkpoint.names) != tuple(names):
         before, now = (f"{len(classes)} ({', '.join(classes)[:80]})" for classes in (checkpoint.names, names))
         raise ValueError(
@@ -164,9 +164,9 @@ def check_same_data(path: Path, checkpoint: Checkpoint, names: Collection[str]) 
 def data_record(
     training: Mapping[str, object], epoch: int, splits: Mapping[str, Sequence[LabelRecord]], root: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The splits' fingerprints, and the run's record of changes in its data.
+    """Return the fingerprints of the splits and the run's record of changes in its data.
 
-    What changed since the checkpoint of this epoch is added and warned of; training is empty for a new run.
+    Changes since the checkpoint of this epoch are added and warned of; `training` is empty for a new run.
     """
     now = {name: fingerprint(records, root) for name, records in splits.items()}
     if not training:

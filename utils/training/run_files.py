@@ -1,4 +1,4 @@
-"""The folder of a training: its settings, its checkpoints, its pictures."""
+"""The folder of a training run: its settings, checkpoints and plots."""
 
 import shlex
 import shutil
@@ -31,10 +31,10 @@ MADE_AT_THE_END = ("results.json", "thresholds.yaml", "labels.json", "report.jso
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run's folder and what each of its checkpoints says of it: options and hyper-parameters as plain values.
+    """A run's folder, and the options and hyper-parameters stored in each of its checkpoints.
 
-    data: the images' fingerprints by split. changes: a line about each change of the data since the run began.
-    save_period: every so many epochs a checkpoint is kept, below 1 never. is_plotted: figures are drawn.
+    data: fingerprints of the images by split. changes: a line for each change of the data since the run began.
+    save_period: keep a checkpoint every n epochs, below 1 never. is_plotted: draw figures.
     """
 
     folder: Path
@@ -48,11 +48,14 @@ class RunFiles:
     def opened(
         self, *, is_new: bool, lock: Lock, exist_ok: bool = False, weights: str = "", ranks: DistEnv = SINGLE
     ) -> Self:
-        """Return the run in its folder, where its settings are written.
+        """Return the run with its folder created, locked and its settings written, by rank 0.
 
-        is_new: a number is added to a folder that exists, unless exist_ok; else it is the folder of the run that is
-        resumed. Rank 0 makes and locks it, and the others are told. ValueError where the weights to start from would be
-        taken away with an older run's; InUseError where another process trains in it.
+        is_new: increment the name of an existing folder, unless exist_ok; otherwise it is the folder of the resumed
+        run.
+
+        Raises:
+            ValueError: if the initial weights would be removed with those of an older run.
+            InUseError: if another process trains in the folder.
         """
         if not ranks.is_main:
             return replace(self, folder=Path(str(ranks.broadcast(None))))
@@ -74,7 +77,7 @@ class RunFiles:
 
     @property
     def resumable(self) -> Path:
-        """What last.pt held before the end of the run left only weights in it: with it the run can go on."""
+        """The content of last.pt before it was stripped at the end; more epochs can resume from it."""
         return self.last.with_name(KEPT)
 
     @property
@@ -84,19 +87,19 @@ class RunFiles:
 
     @property
     def final(self) -> Path:
-        """The weights that the run has come to: best.pt, or last.pt where no epoch was validated."""
+        """The weights of the run: best.pt, or last.pt if no epoch was validated."""
         return self.best if self.best.exists() else self.last
 
     def epoch_checkpoint(self, epoch: int) -> Path | None:
-        """The epoch<N>.pt of an epoch whose checkpoint is kept, or None."""
+        """Return the epoch<N>.pt of an epoch if it is to be kept, else None."""
         if self.save_period < 1 or epoch == 0 or epoch % self.save_period:
             return None
         return self.last.with_name(f"epoch{epoch}.pt")
 
     def open(self, is_new: bool) -> None:
-        """Makes the folders, writes opt.yaml and hyp.yaml, and takes away what a killed process left half written.
+        """Create the folders, write opt.yaml and hyp.yaml, and remove temporary files of killed processes.
 
-        A new run in an older one's folder (--exist-ok) takes its checkpoints and numbers away too: they are another
+        A new run in an older one's folder (--exist-ok) removes its checkpoints and results, which are another
         network's.
         """
         self.last.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ class RunFiles:
                 temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def plot_labels(self, records: Sequence[LabelRecord], names: Sequence[str]) -> None:
-        """What is labelled, where and how large: labels.jpg, labels_correlogram.jpg, for the report labels.json."""
+        """Plot the labels: labels.jpg, labels_correlogram.jpg, and labels.json for the report."""
         plot_labels(np.concatenate([record.boxes for record in records]), names, self.folder)
         write_label_maps([record.boxes for record in records], names, self.folder / "labels.json")
 
@@ -128,9 +131,9 @@ class RunFiles:
         maps: list[float] | None,
         is_best: bool,
     ) -> None:
-        """Writes last.pt, before it best.pt if this epoch is the best, and every save_period epochs epoch<N>.pt.
+        """Write last.pt, before it best.pt if this epoch is the best, and every save_period epochs epoch<N>.pt.
 
-        maps: the classes' mAPs at the latest validation, of which a run with image weights makes the next epoch's.
+        maps: AP per class of the latest validation, from which --image-weights draws the next epoch.
         """
         trainer.end_epoch()
         checkpoint = self._checkpoint(epoch, trainer, stopper, model, maps)
@@ -145,9 +148,9 @@ class RunFiles:
     def save_partial(
         self, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, maps: list[float] | None
     ) -> None:
-        """Write last.pt within an epoch, so that a resume goes on with the epoch's next batch.
+        """Write last.pt within an epoch; a resume continues with the next batch.
 
-        Does nothing between epochs, whose last.pt is there already unless --nosave was given.
+        Between epochs it does nothing, as last.pt exists already unless --nosave was given.
         """
         done = trainer.progress
         if done is None:
@@ -159,7 +162,7 @@ class RunFiles:
     def _checkpoint(
         self, epoch: int, trainer: Trainer, stopper: EarlyStopping, model: nn.Module, maps: list[float] | None
     ) -> Checkpoint:
-        """All that the run has come to; epoch: the last one that is complete, -1 in the first one."""
+        """Collect the state of the run; epoch: the last complete one, -1 during the first."""
         training = {
             **trainer.state_dict(),
             "stopper": {name: getattr(stopper, name) for name in STOPPER if hasattr(stopper, name)},
@@ -181,21 +184,21 @@ class RunFiles:
         )
 
     def reopen(self, checkpoint: Checkpoint) -> None:
-        """Put back into last.pt what the end of the run took out of it, with the options that hold now.
+        """Restore last.pt after the end of the run stripped it, with the current options.
 
-        So the run goes on to its new end if it is cut off before its next epoch is done.
+        The run can then be resumed if it is interrupted before its next epoch is complete.
         """
         if Path(str(self.options["resume"])).name == LAST and load_checkpoint(self.last).training is None:
             training = {**(checkpoint.training or {}), "opt": self.options}
             save_checkpoint(self.last, replace(checkpoint, training=training))
 
     def strip_best(self) -> None:
-        """Leave in best.pt only what inference needs."""
+        """Keep only what inference needs in best.pt."""
         if self.best.exists():
             strip_optimizer(self.best)
 
     def strip_last(self) -> None:
-        """Leave in last.pt only what inference needs, and keep what it held in resume.pt: the last act of a run."""
+        """Keep only what inference needs in last.pt and move the rest to resume.pt; the last step of a run."""
         if not self.last.exists() or load_checkpoint(self.last).training is None:
             return
         with atomic_write(self.resumable) as temporary:
@@ -207,7 +210,7 @@ class RunFiles:
 def log_resume_hint(run: RunFiles, save: Callable[[], None] | None = None) -> Iterator[None]:
     """Log the command that resumes the run if a signal or a full disk ends it.
 
-    save: is called first where a signal has ended it; it saves within an epoch.
+    save: called first if a signal has ended it; saves within an epoch.
     """
     try:
         yield

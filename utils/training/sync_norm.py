@@ -1,7 +1,7 @@
-"""Batch norms whose statistics are those of the images of all processes, on any device.
+"""Batch norm over the images of all processes, on any device.
 
-torch's own does this on GPUs alone; the one here is plain autograd, for gloo and CPUs. What comes out, and the
-gradients, are those of one process with the whole batch.
+torch's own works on GPUs only; this one is plain autograd over gloo. Outputs and gradients equal those of one process
+with the whole batch.
 """
 
 import torch
@@ -14,7 +14,7 @@ from utils.general import LOGGER
 
 
 def synchronized(model: nn.Module, device: torch.device, ranks: DistEnv) -> nn.Module:
-    """The model, its batch norms replaced by those that count the images of all processes; names and weights stay."""
+    """Replace the model's batch norms by synchronized ones; names and weights are unchanged."""
     if ranks.size == 1:
         LOGGER.warning("--sync-bn changes nothing: there is one process; see torchrun")
         return model
@@ -29,29 +29,29 @@ def synchronized(model: nn.Module, device: torch.device, ranks: DistEnv) -> nn.M
 
 
 class SumOfRanks(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient."""
+    """Sum a tensor over all processes; the gradient is summed too."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
-        """The sum; the values stay."""
+        """Return the sum; the input is unchanged."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        """The sum of the gradients."""
+        """Return the sum of the gradients."""
         total = gradient.clone()
         dist.all_reduce(total)
         return total
 
 
 class SyncNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d with the mean and the variance of all processes' images in training."""
+    """nn.BatchNorm2d with mean and variance over the images of all processes in training."""
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> "SyncNorm2d":
-        """One with a batch norm's own parameters, statistics and settings."""
+        """Build one from a batch norm's parameters, statistics and settings."""
         if not norm.affine or not norm.track_running_stats or norm.momentum is None:
             raise ValueError(f"--sync-bn: on CPUs {norm} needs weights, statistics and a momentum")
         found = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -59,7 +59,7 @@ class SyncNorm2d(nn.BatchNorm2d):
         return found
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> same, in x's type."""
+        """Normalize x (B, C, H, W); same shape and dtype."""
         if not self.training:
             return super().forward(x)
         values = x.float()

@@ -18,7 +18,7 @@ import numpy as np
 from utils.data.config import DataConfig
 from utils.files.yamls import YAML_SUFFIXES, read_yaml
 from utils.general import LOGGER, ROOT, check_file, colorstr
-from utils.predict.opencv import check_display
+from utils.processes.display import check_display
 from utils.torch_utils import time_sync
 
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(.*)")

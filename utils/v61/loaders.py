@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from utils.base.constants import QUAD
 from utils.data.config import Hyp
 from utils.data.image_store import buffer_share
 from utils.data.labels import as_one_class, cache_path, find_images, label_path, scan
@@ -22,7 +23,7 @@ from utils.data.sampling import SampleKey, rectangular_shapes
 from utils.datasets import Batch, DetectionDataset, Sample, collate_fn, init_worker, worker_count
 from utils.files.yamls import read_yaml
 from utils.general import ROOT
-from utils.ops.quads import QUAD, join_quad
+from utils.ops.quads import join_quad
 
 DEFAULT_HYP = ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"  # values that a dictionary of hyper-parameters leaves out
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height

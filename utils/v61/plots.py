@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import utils.draw.curves as figures
+from utils.base.constants import STUDY_SIZES
 from utils.draw.curves import new_figure, tidy
 from utils.evaluation import study
 from utils.evolve import files as evolve_files
@@ -170,7 +171,7 @@ def plot_val_study(file: str | Path = "", dir: str | Path = "", x: Sequence[int]
     if not paths:
         raise FileNotFoundError(f"{folder.resolve()}: has no study*.txt of val.py --task study")
     tables = {path.stem.removeprefix("study_"): np.loadtxt(path, dtype=np.float32, ndmin=2) for path in paths}
-    sizes = [list(x) if x is not None else list(study.STUDY_SIZES[: len(table)]) for table in tables.values()]
+    sizes = [list(x) if x is not None else list(STUDY_SIZES[: len(table)]) for table in tables.values()]
     study.plot_study(tables, sizes, folder / "study.png")
 
 

@@ -94,7 +94,6 @@ def test_a_cpu_without_it():
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        ("a.pt", {"precision": "bf16"}, r"--precision bf16: what runs \.pt files here knows fp32 only"),
         ("a.pt", {"hint": "throughput"}, r"--hint throughput: what runs \.pt files here knows latency only"),
         ("a.torchscript", {"precision": "auto"}, r"--precision auto: what runs \.torchscript files here knows fp32"),
         ("a.onnx", {"precision": "fp16"}, "--precision fp16: what runs onnx files here knows fp32 only"),

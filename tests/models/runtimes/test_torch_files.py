@@ -237,6 +237,29 @@ def test_files_without_metadata(folder, tmp_path):
         load_backend(tmp_path / "x.safetensors")
 
 
+def test_safetensors_of_more_numbers_than_a_network_has(folder, tmp_path):
+    """In 8 bits, which would take four times as much memory as the file has bytes."""
+    size = 400_000_000
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # takes no space
+    with pytest.raises(ValueError, match=r"x\.safetensors: .* has 400000000 numbers"):
+        load_backend(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("yaml", ["[1]", "null", '"x"', "{}"])
+def test_safetensors_with_a_yaml_that_is_none(folder, tmp_path, yaml):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(str(folder / "a.safetensors"), framework="pt") as file:
+        header = file.metadata() | {"yaml": yaml}
+    save_file({"a": torch.zeros(1)}, str(tmp_path / "x.safetensors"), metadata=header)
+    with pytest.raises(ValueError, match=r"^\S*x\.safetensors: "):
+        load_backend(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".safetensors"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_files_that_are_cut_off(folder, tmp_path, suffix, share):

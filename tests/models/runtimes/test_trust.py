@@ -199,6 +199,27 @@ def test_data_within_a_graph_within_a_node(tmp_path):
         admit("onnx", crafted(tmp_path / "x.onnx", [node], [yes]), trust=True)
 
 
+@pytest.mark.parametrize("dnn", [False, True])
+def test_a_field_that_only_some_readers_see(tmp_path, dnn):
+    """OpenCV drops the bits above 32 of a field's key, here of a graph with weights elsewhere."""
+    path = elsewhere(tmp_path / "x.onnx", "../key", False)
+    graph = onnx.load(path, load_external_data=False).graph.SerializeToString()
+    key = bytes([0xBA, 0x80, 0x80, 0x80, 0x10])  # of the graph, 7 << 3 | 2, and 1 << 32
+    length = bytes([len(graph) & 127 | 128, len(graph) >> 7])
+    crafted(path, [helper.make_node("Identity", ["zeros"], ["output"])])
+    path.write_bytes(path.read_bytes() + key + length + graph)
+    with pytest.raises(ValueError, match=r"x\.onnx: not an ONNX file, or a damaged one"):
+        load_backend(path, trust=True, dnn=dnn)
+
+
+def test_a_file_larger_than_any_network_is_not_even_hashed(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.runtimes.trust.is_remembered", lambda _: pytest.fail("all of it is read"))
+    with (tmp_path / "x.mnn").open("wb") as file:
+        file.truncate(5 << 30)  # takes no space
+    with pytest.raises(ValueError, match=r"x\.mnn: has 5 GiB"):
+        load_backend(tmp_path / "x.mnn")
+
+
 # Readers that die -----------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """Runs known by their rows alone: read with their types, taken for done where they are the plan's, done again else."""
 
 import csv
-import json
 
 import pytest
 import yaml
@@ -59,7 +58,7 @@ def test_known_runs_are_done_and_others_are_not(plan, tmp_path, caplog):
     assert queue.record(plan.runs[0].key)["map"] == 0.5
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
     assert adopt_known(plan, queue) == 0  # once
-    assert json.loads((queue.place(plan.runs[0].key) / "run.json").read_text())["digest"] == plan.runs[0].digest
+    queue.check_digest(plan.runs[0].key, plan.runs[0].digest)
 
 
 def test_a_file_that_is_not_there_yet_knows_nothing(plan, tmp_path):

@@ -8,6 +8,7 @@ from tools.ablate.power import (
     Look,
     describe,
     half_width,
+    limit_after,
     pairs_needed,
     plan_looks,
     power_of,
@@ -15,6 +16,7 @@ from tools.ablate.power import (
     spending,
     stopped_at,
 )
+from tools.ablate.stats import Paired, mean_sd, t_p, verdict
 
 
 @pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15)])
@@ -76,6 +78,31 @@ def test_power_of_the_whole_procedure_at_a_hundredth():
     assert simulate(plan_looks((pairs,)), 0.01, 0.0145)[0] == pytest.approx(0.8, abs=0.03)
 
 
+def share_found(difference, sd, looks, trials=1000):
+    """The share of ablations whose report finds a difference, with runs until a look stops them, as the tool does."""
+    rng, found = np.random.default_rng(1), 0
+    for d in rng.normal(difference, sd, (trials, looks[-1].pairs)):
+        look = stopped_at(d, looks)
+        d = d[: look.pairs] if look else d
+        p = t_p(d)
+        pair = Paired(len(d), *mean_sd(d), 0, 0, p, p, p)
+        found += verdict(pair, p, p, limit_after(len(d), looks, 0.05)).startswith("significantly")
+    return found / trials
+
+
+@pytest.mark.parametrize("looks", [(8, 12, 16, 20), (10, 20)])
+def test_false_positives_and_power_of_stopping_and_verdict(looks):
+    looks = plan_looks(looks)
+    assert 0.03 < share_found(0.0, 0.01, looks) < 0.07
+    assert share_found(0.01, 0.0145, looks) == pytest.approx(simulate(looks, 0.01, 0.0145)[0], abs=0.03)
+
+
+def test_limits_of_verdicts_are_those_of_the_looks():
+    looks = (Look(4, 0.01, 0.01), Look(6, 0.04, 0.05))
+    assert [limit_after(n, looks, 0.05) for n in (3, 4, 5, 6, 7)] == [0.01, 0.01, 0.01, 0.04, 0.04]
+    assert limit_after(6, (), 0.05) == 0.05
+
+
 def test_stopping():
     looks = (Look(4, 0.01, 0.01), Look(6, 0.05, 0.05))
     clear = np.array([1.0, 1.01, 0.99, 1.0, 5, 5])
@@ -86,7 +113,7 @@ def test_stopping():
 
 @pytest.mark.parametrize("looks", [(), (2, 5), (5, 5), (9, 4)])
 def test_looks_must_rise(looks):
-    with pytest.raises(ValueError, match="rise"):
+    with pytest.raises(ValueError, match="increase"):
         plan_looks(looks)
 
 

@@ -158,6 +158,22 @@ def test_archives_that_would_write_elsewhere(tmp_path):
     assert not list(tmp_path.rglob("out.txt"))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_STORED])
+def test_archives_that_are_damaged_or_encrypted(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a", bytes(range(256)) * 8)
+    data = bytearray(path.read_bytes())
+    if method == zipfile.ZIP_STORED:
+        for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            data[data.index(start) + flags] |= 1  # encrypted
+    else:
+        data[45:60] = b"\xff" * 15
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip: cannot be unpacked"):
+        unpack(path, tmp_path / "folder")
+
+
 def test_unpacked_content_goes_again(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -39,7 +39,7 @@ def look(weights: Path, data: str, project: Path, *flags: str) -> Path:
 def test_end_to_end(trained: Path, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "yolov5"):
         folder = look(trained, data, tmp_path, "--counterfactual")
-    assert sorted(path.name for path in folder.iterdir()) == ["gates.csv", "gates.png", "inspect.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["gates.csv", "gates.html", "gates.png", "inspect.json"]
     content = json.loads((folder / "inspect.json").read_text())
     names = [f"model.{i}" for i in (18, 22, 26)]
     assert [gate["block"] for gate in content["gates"]] == names
@@ -58,6 +58,19 @@ def test_end_to_end(trained: Path, data: str, tmp_path: Path, caplog: pytest.Log
     assert len(rows) == 64 + 128 + 256
     assert read_image(folder / "gates.png").shape[1] > 1000
     assert "left rest" in caplog.text
+    sentence = verdict_line(content)
+    assert sentence in caplog.messages[-1]
+    page = (folder / "gates.html").read_text()
+    assert sentence in page
+    assert page.count("data:image/png;base64,") == 1
+    assert all(name in page for name in names)
+
+
+def verdict_line(content: dict) -> str:
+    """The part of the last line that has the change of mAP with all gates at their means."""
+    held = content["counterfactuals"][-1]
+    assert (held["block"], held["gate"]) == ("all", "mean")
+    return f"mAP@.5:.95 by {-held['carried']:+.4f}"
 
 
 def test_without_counterfactual_the_network_is_rated_once(trained: Path, data: str, tmp_path: Path) -> None:

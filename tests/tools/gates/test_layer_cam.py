@@ -355,7 +355,7 @@ def test_two_images(with_nam: Path, data: str, tmp_path: Path, caplog: pytest.Lo
     assert "LayerCAM of 2 images" in caplog.text
     assert "r with trained" in caplog.text
     assert folder == tmp_path / "exp"
-    assert {path.name for path in folder.iterdir()} == {"cam", "gates.csv", "gates.png", "inspect.json"}
+    assert {path.name for path in folder.iterdir()} == {"cam", "gates.csv", "gates.html", "gates.png", "inspect.json"}
     rows, blocks, states = rows_in(folder), ["model.18", "model.22", "model.26"], [TRAINED, MEAN, IDENTITY]
     images = list(dict.fromkeys(row["image"] for row in rows))
     assert len(images) == 2

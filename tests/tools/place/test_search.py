@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tools.place.search import PLAIN, Schedule, least_runs, plan_schedule, search
+from tools.place.search import PLAIN, Schedule, min_runs, plan_schedule, search
 
 PLACES = [str(i) for i in range(8)]
 
@@ -32,10 +32,10 @@ def test_schedules_keep_to_their_runs(places, runs):
 
 
 def test_too_few_runs():
-    assert least_runs() == 15
+    assert min_runs() == 15
     with pytest.raises(ValueError, match="15 or more"):
         plan_schedule(8, 10)
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError, match="position"):
         plan_schedule(0, 100)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.runtimes.coreml import MANIFEST
-from utils.cli.arguments import meant_options, normalized
+from utils.cli.arguments import check_limits, check_size, check_threads, meant_options, normalized, thread_count
 from utils.cli.detect_options import DetectOptions
 from utils.data.label_files import label_rows
 from utils.files.names import UniqueNames, run_folder, safe_name
@@ -190,7 +190,9 @@ def test_weights_to_start_from(tmp_path, caplog):
     assert initial_weights("", True, "yolov5n.yaml") is None
     with caplog.at_level(logging.INFO, "yolov5"):
         assert initial_weights(str(file), False, "yolov5n.yaml") is None
-    assert caplog.messages == ["no yolov5s.pt here: training yolov5n.yaml from scratch"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "yolov5n.yaml" in caplog.text
+    assert "releases/download/v6.1/yolov5s.pt" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: no such file"):
         initial_weights(str(file), True, "yolov5n.yaml")
     file.touch()
@@ -202,3 +204,37 @@ def test_weights_to_start_from(tmp_path, caplog):
             initial_weights(f"http://me:secret@host/{name}", True, "yolov5n.yaml")
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
         initial_weights("", True, "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((1.1, 0.5), "--conf-thres 1.1: a share"),
+        ((float("nan"), 0.5), "--conf-thres nan: a share"),
+        ((0.5, -0.1), "--iou-thres -0.1: a share"),
+        ((0.5, 0.5, 0), "--max-det 0: 1 or more"),
+    ],
+)
+def test_limits(limits, message):
+    with pytest.raises(ValueError, match=message):
+        check_limits(*limits[:2], {"--max-det": limits[2] if len(limits) > 2 else 1})
+    check_limits(0, 1, {"--max-det": 1})
+
+
+@pytest.mark.parametrize("imgsz", [[], [1, 2, 3], [0], [64, -1], 0])
+def test_no_size(imgsz):
+    with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
+        check_size(imgsz)
+    check_size(None)
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("3", 3), ("0", 0)])
+def test_threads(text, value):
+    assert thread_count(text) == value
+    check_threads(value)
+
+
+@pytest.mark.parametrize("value", [-1, "all", 1.5])
+def test_no_number_of_threads(value):
+    with pytest.raises(ValueError, match=f"--threads {value}"):
+        check_threads(value)

@@ -89,7 +89,13 @@ def test_confusion_matrix_shows_shares_of_the_true_class(tmp_path, figure):
     curves.plot_confusion_matrix(matrix, ["cat", "dog"], tmp_path / "confusion_matrix.png")
     axes = figure[0].axes[0]
     texts = {text.get_position(): text.get_text() for text in axes.texts}
-    assert texts == {(0, 0): "0.80", (1, 0): "0.25", (2, 0): "1.00", (1, 1): "0.75", (0, 2): "0.20"}
+    assert texts == {
+        (0, 0): "0.80\n(8)",
+        (1, 0): "0.25\n(1)",
+        (2, 0): "1.00\n(2)",
+        (1, 1): "0.75\n(3)",
+        (0, 2): "0.20\n(2)",
+    }
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "background"]
 
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.evaluation.study import STUDY_SIZES, Study, study_row
+from utils.base.constants import STUDY_SIZES
+from utils.evaluation.study import Study, study_row
 from utils.metrics import EvalResult, average_precision
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.utils.loggers.offline_runs import OfflineRun
-from train import parse_opt
+from train import main, parse_opt, wandb_flags
 from utils.files.images import write_image
 from utils.loggers import KEYS, RunLogger
 from utils.loggers.base import RunStart, stored_service
@@ -100,7 +100,7 @@ def test_images_with_boxes(tmp_path):
     ],
 )
 def test_what_asks_for_it(flags, project):
-    asked = parse_opt(flags).wandb_flags
+    asked = wandb_flags(parse_opt(flags))
     check_wandb(asked)
     assert wandb_project(asked) == project
 
@@ -116,7 +116,7 @@ def test_what_asks_for_it(flags, project):
 )
 def test_wrong_options(flags, message):
     with pytest.raises(ValueError, match=message):
-        parse_opt(flags).check()
+        main(parse_opt(flags))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.common import NAMAttention
-from utils.files.feature_maps import feature_grid, save_features
+from utils.files.feature_maps import TITLE_HEIGHT, TITLE_WIDTH, feature_grid, gate_picture, save_features
 from utils.files.images import read_image
 from utils.predict.features import FeatureRecorder
 
@@ -39,7 +39,7 @@ def test_grid_of_few_flat_and_broken_maps():
     maps = np.zeros((3, 2, 2), np.float32)
     maps[1, 0, 0] = np.nan
     assert feature_grid(maps).shape == (50, 150, 3)
-    assert feature_grid(maps, is_joint=True).shape == (50, 150, 3)
+    assert feature_grid(maps, (0, 1)).shape == (50, 150, 3)
 
 
 @pytest.mark.parametrize("is_fused", [False, True], ids=["plain", "fused"])
@@ -66,7 +66,7 @@ def test_gate_of_nam_is_output_over_input(tmp_path, is_fused):
     assert np.ptp(second[name]) > 0.01
     save_features(tmp_path, first)
     np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), first[name])
-    assert read_image(tmp_path / f"{name}.png").shape == (50, 8 * (72 + 2), 3)
+    assert read_image(tmp_path / f"{name}.png").shape == (TITLE_HEIGHT + 50, TITLE_WIDTH, 3)
     assert not network(x).isnan().any()
     assert recorder.take() == []
 
@@ -74,6 +74,18 @@ def test_gate_of_nam_is_output_over_input(tmp_path, is_fused):
 def test_gate_shows_equal_channels_as_equal():
     maps = np.zeros((2, 2, 2), np.float32)
     maps[0, 0, 0], maps[1, 0, 0] = 1, 0.5
-    tiles = feature_grid(maps, is_joint=True)
+    tiles = feature_grid(maps, (0, 1))
     assert (tiles[5, 5] != tiles[5, 55]).any()
     assert (feature_grid(maps)[5, 5] == feature_grid(maps)[5, 55]).all()
+
+
+def test_gate_is_drawn_on_a_fixed_scale():
+    """A gate that is nearly constant shows nearly one colour; its title has the statistics."""
+    flat, wide = (
+        np.linspace(low, high, 48 * 48, dtype=np.float32).reshape(1, 48, 48) for low, high in ((0.4975, 0.5092), (0, 1))
+    )
+    spread = [np.ptp(gate_picture(gate, "a")[TITLE_HEIGHT + 1 : -1, 1:49].astype(int), (0, 1)) for gate in (flat, wide)]
+    assert spread[0].max() <= 5
+    assert spread[1].max() > 100
+    titles = [gate_picture(gate, "a")[:TITLE_HEIGHT] for gate in (flat, wide)]
+    assert (titles[0] != titles[1]).any()

@@ -1,4 +1,4 @@
-"""Limits, and a network made ready to run: its number format, its layout, its first pass."""
+"""A network made ready to run: its number format, its layout, its first pass."""
 
 import logging
 
@@ -8,29 +8,8 @@ from torch import nn
 
 from utils.general import non_max_suppression
 from utils.ops import nms
-from utils.predict.inference import check_limits, check_size, choose_size, ready, warm_up
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ((1.1, 0.5), "--conf-thres 1.1: a share"),
-        ((float("nan"), 0.5), "--conf-thres nan: a share"),
-        ((0.5, -0.1), "--iou-thres -0.1: a share"),
-        ((0.5, 0.5, 0), "--max-det 0: 1 or more"),
-    ],
-)
-def test_limits(limits, message):
-    with pytest.raises(ValueError, match=message):
-        check_limits(*limits[:2], {"--max-det": limits[2] if len(limits) > 2 else 1})
-    check_limits(0, 1, {"--max-det": 1})
-
-
-@pytest.mark.parametrize("imgsz", [[], [1, 2, 3], [0], [64, -1], 0])
-def test_no_size(imgsz):
-    with pytest.raises(ValueError, match=r"--imgsz .*: (one size, or height and width|1 or more)"):
-        check_size(imgsz)
-    check_size(None)
+from utils.predict import inference
+from utils.predict.inference import choose_size, inference_dtype, ready, warm_up
 
 
 class Sized(nn.Module):
@@ -89,6 +68,53 @@ def test_a_network_on_the_cpu_computes_in_full(half, caplog):
     assert ["FP32 is used on this cpu" in record.getMessage() for record in caplog.records] == [True] * half
 
 
+class Scaled(nn.Module):
+    """A convolution, and an affine in the dtype of its weight, as NAM's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.gain = nn.Parameter(torch.full((4, 1, 1), 1.001))
+
+    def forward(self, x):
+        maps = self.conv(x)
+        return maps, maps * self.gain
+
+
+@torch.no_grad()
+def test_a_network_computes_in_bf16_and_its_affine_in_fp32():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 8, 8)
+    full, less = ready(Scaled(), False), ready(Scaled(), False, "bf16")
+    less.load_state_dict(full.state_dict())
+    maps, scaled = less(images)
+    assert (maps.dtype, scaled.dtype) == (torch.bfloat16, torch.float32)
+    assert not torch.equal(maps.float(), full(images)[0])
+    torch.testing.assert_close(maps.float(), full(images)[0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(scaled, maps.float() * 1.001)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_automatic_precision_is_what_the_device_computes_fast(monkeypatch, caplog, dtype):
+    caplog.set_level(logging.INFO, "yolov5")
+    monkeypatch.setattr(inference, "fast_dtype", lambda device: dtype)
+    assert inference_dtype("auto", torch.device("cpu")) == dtype
+    assert str(dtype or torch.float32) in caplog.text
+
+
+def test_an_exported_file_sees_to_its_precision_itself():
+    model = Scaled()
+    model.precisions = ("fp32", "bf16")
+    assert ready(model, False, "bf16")(torch.rand(1, 3, 8, 8))[0].dtype == torch.float32
+
+
+def test_no_fp16_on_a_cpu():
+    with pytest.raises(ValueError, match="--precision fp16"):
+        ready(Scaled(), False, "fp16")
+    with pytest.raises(ValueError, match="--half and --precision bf16"):
+        ready(Scaled(), True, "bf16")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("half", [False, True])
 def test_a_network_on_a_gpu(half):
@@ -104,6 +130,16 @@ def test_no_first_pass_on_the_cpu():
     model = nn.Conv2d(3, 4, 3)
     model.register_forward_hook(lambda *_: pytest.fail("the CPU needs none"))
     warm_up(model, (32, 64))
+
+
+def test_a_first_pass_of_what_is_compiled():
+    model = nn.Conv2d(3, 4, 3)
+    model.stride = torch.tensor([8.0, 32.0])
+    shapes = []
+    model._compiled_call_impl = lambda images: shapes.append(tuple(images.shape))  # as nn.Module.compile sets it
+    warm_up(model, (64, 64), batch_size=16)
+    warm_up(model, (64, 64))
+    assert shapes == [(2, 3, 64, 96), (1, 3, 64, 96)]
 
 
 def test_the_suppression_is_loaded_before_the_first_image():

@@ -1,4 +1,4 @@
-"""OpenCV before it opens anything: without a display, and without lines of its own."""
+"""OpenCV prints no lines of its own."""
 
 import subprocess
 import sys
@@ -6,32 +6,6 @@ import sys
 import pytest
 
 from utils.general import ROOT
-from utils.predict import opencv
-
-
-@pytest.mark.parametrize(
-    ("platform", "set_", "has_display"),
-    [
-        ("linux", {}, False),
-        ("linux", {"DISPLAY": ""}, False),
-        ("linux", {"DISPLAY": ":0"}, True),
-        ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
-        ("linux", {"QT_QPA_PLATFORM": "offscreen"}, True),
-        ("win32", {}, True),
-        ("darwin", {}, True),
-    ],
-)
-def test_display(monkeypatch, platform, set_, has_display):
-    monkeypatch.setattr(sys, "platform", platform)
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in set_.items():
-        monkeypatch.setenv(name, value)
-    if has_display:
-        opencv.check_display()
-    else:
-        with pytest.raises(ValueError, match="--view-img: there is no display"):
-            opencv.check_display()
 
 
 @pytest.mark.parametrize("address", ["bad.mp4", "bad.avi", "99"])

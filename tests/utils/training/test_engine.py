@@ -1,6 +1,8 @@
 """The trainer on a toy network: every batch counts, frozen norms stand still, what is not finite goes no further."""
 
+import copy
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 
 from utils.datasets import Batch
-from utils.torch_utils import ModelEMA
+from utils.torch_utils import ModelEMA, compile_network
 from utils.training.engine import MultiScale, Trainer, memory_text, select_amp
 
 CPU = torch.device("cpu")
@@ -281,3 +283,32 @@ def test_amp_auto_goes_on_in_fp32(caplog):
     trainer.model.zero_grad()
     criterion(trainer.model(batches[0].images.float() / 255), None)[0].backward()
     torch.testing.assert_close(gradients[0], trainer.model.conv.weight.grad)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_alike(tmp_path, monkeypatch, caplog):
+    """About 20 s of CPU time: a forward and a backward program are compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    caplog.set_level("INFO", "yolov5")
+    full, last = make_batches(2), make_batches(1, seed=1)[0]
+    batches = [*full, last._replace(images=last.images[:1])]
+    plain = make_trainer(amp_dtype=torch.bfloat16)
+    compiled = make_trainer(amp_dtype=torch.bfloat16, compiled_for=2)
+    compile_network(compiled.model, is_dynamic=False)
+    caplog.clear()
+    for epoch in range(2):
+        losses = [trainer.run_epoch(batches, epoch, 3) for trainer in (plain, compiled)]
+        torch.testing.assert_close(*losses, rtol=0.02, atol=0)
+    compilations = [message for message in caplog.messages if str(tmp_path) in message]
+    assert len(compilations) == 2, "forward and backward, and nothing for the last batch, which is smaller"
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    assert list(compiled.ema.ema.state_dict()) == list(plain.ema.ema.state_dict())
+    assert compiled.ema.ema._compiled_call_impl is None
+
+    resumed = make_trainer(amp_dtype=torch.bfloat16, compiled_for=2)
+    compile_network(resumed.model, is_dynamic=False)
+    resumed.load_state_dict(copy.deepcopy(compiled.state_dict()), copy.deepcopy(compiled.ema.ema.state_dict()))
+    for trainer in (compiled, resumed):
+        trainer.run_epoch(batches, 2, 3)
+    for name, value in compiled.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name

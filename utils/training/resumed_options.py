@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin
 
 from utils.files.checkpoint import Checkpoint
 from utils.files.yamls import YAML_SUFFIXES
@@ -15,14 +17,27 @@ def resumed_options(
     defaults: Mapping[str, object],
     named: Mapping[str, object],
     changeable: Collection[str],
+    types: Mapping[str, object],
 ) -> dict[str, object]:
-    """The options to go on with, from the checkpoint's and those named; ValueError where they leave nothing to do."""
+    """Merge the checkpoint's options and the named ones.
+
+    Args:
+        path: The checkpoint's file.
+        checkpoint: The checkpoint.
+        defaults: Defaults of all options.
+        named: Options of the command line.
+        changeable: Names of the options that may change.
+        types: Type annotations of all options.
+
+    Raises:
+        ValueError: if nothing is left to do, or as `merged_options`.
+    """
     stored = checkpoint.training["opt"]
     named = dict(named)
     check_same_hyp(path, checkpoint.training["hyp"], named.pop("hyp", None), stored.get("hyp"))
     if "data" in named:
         named["data"] = str(find_file(str(named["data"]), YAML_SUFFIXES).resolve())  # as it is stored
-    options = merged_options(path, stored, defaults, named, changeable)
+    options = merged_options(path, stored, defaults, named, changeable, types)
     reason = why_finished(path, checkpoint, int(str(options["epochs"])), int(str(options["patience"])))
     if reason and (path.name != LAST or has_ended(path, is_plotted=not options["noplots"])):
         raise ValueError(reason)
@@ -35,12 +50,17 @@ def merged_options(
     defaults: Mapping[str, object],
     named: Mapping[str, object],
     changeable: Collection[str],
+    types: Mapping[str, object],
 ) -> dict[str, object]:
-    """The options to go on with: those stored, by default those that came later, and named ones that may change.
+    """Merge stored options, defaults of options that are not stored, and named ones; log what changes.
 
-    What changes is said in the log; ValueError where one is named with another value that may not.
+    Raises:
+        ValueError: if a named option may not change, or a stored one is of another type.
     """
     options = {name: stored.get(name, default) for name, default in defaults.items()}
+    for name in defaults:
+        if not _has_type(options[name], types[name]):
+            raise ValueError(f"{path}: cannot be resumed, its option {name} is {options[name]!r:.60}")
     for name, value in named.items():
         if value == options[name]:
             continue
@@ -50,3 +70,12 @@ def merged_options(
         LOGGER.info(f"{flag} {value} from here on, {options[name]} before")
         options[name] = value
     return options
+
+
+def _has_type(value: object, annotation: object) -> bool:
+    """Return True if a value fits an annotation such as `int`, `str | None` or `list[int]`; a bool is not an int."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = tuple(get_origin(member) or member for member in members)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

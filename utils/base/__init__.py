@@ -1,0 +1,1 @@
+"""What options and their checks need, and everything else may use. Imports neither torch, numpy nor cv2."""
