@@ -281,8 +281,9 @@ def draw_batch(
 def draw_caption(name: str, width: int) -> np.ndarray:
     """Draw a strip with the end of a file name, (CAPTION_HEIGHT, width, 3)."""
     strip = np.full((CAPTION_HEIGHT, width, 3), 70, np.uint8)
-    if name:
-        Annotator(strip, font_size=11).label((0, 0), name[-40:], (70, 70, 70))
+    annotator = Annotator(strip, font_size=11)
+    if name and hasattr(annotator, "label"):  # a class pasted from v6.1 has no such method
+        annotator.label((0, 0), name[-40:], (70, 70, 70))
     return strip
 
 
