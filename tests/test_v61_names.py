@@ -34,7 +34,8 @@ NAMES = {  # by module: ours, v6.1's adapters, and names that came later
         "torch_distributed_zero_first intersect_dicts load_classifier smart_inference_mode time_synchronized"
     ),
     "utils.augmentations": (
-        "augment_hsv copy_paste letterbox mixup random_perspective Albumentations classify_transforms"
+        "augment_hsv copy_paste letterbox mixup random_perspective Albumentations LOGGER bbox_ioa "
+        "box_candidates check_version classify_transforms colorstr resample_segments segment2box"
     ),
     "utils.datasets": (
         "autosplit dataset_stats extract_boxes flatten_recursive IMG_FORMATS VID_FORMATS InfiniteDataLoader LoadImages "

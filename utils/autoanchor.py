@@ -20,6 +20,7 @@ import torch  # noqa: F401
 from torch import Tensor
 from tqdm import tqdm  # noqa: F401
 
+from utils.base.pasted import pasted_function
 from utils.data.labels import LabelRecord
 from utils.general import LOGGER, colorstr
 
@@ -176,7 +177,7 @@ def adapt_anchors(model: Anchored, records: Sequence[LabelRecord], imgsz: int, a
     New ones are used only if they match more labels, and always if the yaml gives only the number of anchors.
     """
     head, prefix = model.head, colorstr(PREFIX)
-    pasted, labelled = {name: globals().get(name) for name in PASTED}, as_dataset(records)
+    pasted, labelled = {name: pasted_function(__name__, name) for name in PASTED}, as_dataset(records)
     if pasted["check_anchors"]:
         pasted["check_anchors"](labelled, model=model, thr=anchor_t, imgsz=imgsz)
         model.set_anchors((head.anchors * head.stride[:, None, None]).flatten(1).tolist())

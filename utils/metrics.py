@@ -10,13 +10,14 @@ Shapes: n detections, t labels, L IoU thresholds, C classes with labels, P point
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.base.pasted import pasted_function
 from utils.ops.iou import box_iou, match_greedily
 from utils.ops.size_ap import SizeAP, coco_ap, precision_at
 
@@ -168,6 +169,7 @@ def average_precision(
         smooth: Smooth F1 over a tenth of its range before the peak is taken, as YOLOv5 v7.0 does; v6.1 did not.
         conf_thres: Confidence threshold of the detections; the peak is not below it.
     """
+    compute_ap = pasted_function(__name__, "compute_ap")
     classes, counts = np.unique(target_cls.astype(np.int64), return_counts=True)
     order = (-conf).argsort(kind="stable")
     tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
@@ -184,14 +186,17 @@ def average_precision(
         # Thresholds above the surest detection leave none: all of them are right, and nothing is found.
         recall[i] = np.interp(-points, -conf[own], recalls[:, 0], left=0)
         precision[i] = np.interp(-points, -conf[own], precisions[:, 0], left=1)
-        ap[i] = coco_ap(tp[own], np.ones_like(tp[own]), count)
+        if compute_ap is None:
+            ap[i] = coco_ap(tp[own], np.ones_like(tp[own]), count)
+        else:
+            ap[i] = [compute_ap(recalls[:, j], precisions[:, j])[0] for j in range(tp.shape[1])]
         pr_curve[i] = precision_at(points, right[:, 0] / count, precisions[:, 0])
     f1 = 2 * precision * recall / (precision + recall + EPS)
     mean_f1 = f1.mean(0) if len(f1) else np.zeros(CURVE_POINTS)
     lowest = int(np.searchsorted(points, conf_thres))
     peak = peak_of(mean_f1, lowest, smooth)
     thresholds = np.array([points[peak_of(curve, lowest, smooth)] if curve.any() else np.nan for curve in f1])
-    return AveragePrecision(
+    found = AveragePrecision(
         classes=classes,
         counts=counts,
         ap=ap,
@@ -206,6 +211,20 @@ def average_precision(
         f1_curve=f1,
         pr_curve=pr_curve,
     )
+    ap_per_class = pasted_function(__name__, "ap_per_class")
+    return found if ap_per_class is None else with_pasted(found, ap_per_class(tp, conf, pred_cls, target_cls))
+
+
+def with_pasted(found: AveragePrecision, values: Sequence[np.ndarray]) -> AveragePrecision:
+    """Replace precision, recall, F1 and AP by those of an `ap_per_class` that a user has pasted into this file.
+
+    values: v6.1's (tp, fp, p, r, f1, ap, classes), or earlier versions' (p, r, ap, f1, classes); one for each class.
+    """
+    if len(values) == 7:
+        _, _, precision, recall, f1, ap, _ = values
+    else:
+        precision, recall, ap, f1, _ = values
+    return replace(found, precision=precision, recall=recall, f1=f1, ap=ap)
 
 
 def peak_of(f1: np.ndarray, lowest: int = 0, smooth: bool = True) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models import common
 from models.experimental import attempt_load
 from models.runtimes.base import (
     NMS_OUTPUTS,
@@ -259,6 +260,15 @@ RUNTIMES = {
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def warn_of_pasted_backend() -> None:
+    """Warn once that the commands do not call a DetectMultiBackend of the user's."""
+    LOGGER.warning(
+        "models/common.py: DetectMultiBackend is pasted here, but the commands do not call it; "
+        "put changes to how a file is loaded into models/runtimes/load.py"
+    )
+
+
 def load_backend(
     weights: str | Weights | Sequence[str | Weights],
     device: torch.device | str = "cpu",
@@ -280,6 +290,8 @@ def load_backend(
     TorchScript, which may do all that the user may. ValueError, FileNotFoundError or ImportError says what is wrong
     with the file or these settings, or what to install.
     """
+    if "DetectMultiBackend" in vars(common):
+        warn_of_pasted_backend()
     paths = [_place(path) for path in ([weights] if isinstance(weights, str | Weights) else weights)]
     kinds = [find_kind(path) for path in paths]
     if dnn and kinds != ["onnx"]:

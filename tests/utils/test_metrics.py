@@ -1,11 +1,13 @@
 """Overlap, matching and average precision: v6.1's numbers, plain re-computations, degenerate boxes and empty sets."""
 
 import itertools
+from types import CodeType, FunctionType
 
 import numpy as np
 import pytest
 import torch
 
+from utils import metrics
 from utils.evaluation.files import class_rows
 from utils.general import ROOT
 from utils.loggers.tensorboard import pr_counts
@@ -288,3 +290,33 @@ def test_classes_of_one_name_keep_their_own_thresholds():
 def test_distinct_names_stay_distinct():
     assert distinct_names(["a", "b"]) == ["a", "b"]
     assert distinct_names(["a", "a", "a (1)", ""]) == ["a (0)", "a (1)'", "a (1)", ""]
+
+
+# Pasted functions of v6.1 ---------------------------------------------------------------------------------------------
+
+
+def pasted(monkeypatch, text):
+    """Define functions in utils/metrics.py, as a user does who pastes them."""
+    code = compile(text, "metrics.py", "exec")
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            function = FunctionType(constant, vars(metrics), constant.co_name)
+            monkeypatch.setattr(metrics, constant.co_name, function, raising=False)
+
+
+def test_a_pasted_compute_ap_counts(monkeypatch):
+    tp, conf, classes = np.array([[True], [False]]), np.array([0.9, 0.8]), np.zeros(2)
+    pasted(monkeypatch, "def compute_ap(recall, precision):\n return (0.125 * len(recall), 0, 0)")
+    assert average_precision(tp, conf, classes, np.zeros(4)).ap.tolist() == [[0.25]]
+
+
+@pytest.mark.parametrize("names", ["tp, tp, conf, conf, conf, ap, conf", "conf, conf, ap, conf, conf"])
+def test_a_pasted_ap_per_class_counts_and_finds_v61s_names(monkeypatch, names):
+    """It calls compute_ap, which is behind the door of the module."""
+    body = f" ap = np.array([[compute_ap([0.0, 1.0], [1.0, 1.0])[0] / 4]])\n return {names}"
+    pasted(monkeypatch, f"def ap_per_class(tp, conf, pred_cls, target_cls, plot=False):\n{body}")
+    monkeypatch.setitem(vars(metrics), "compute_ap", None)
+    monkeypatch.delitem(vars(metrics), "compute_ap")
+    found = average_precision(np.array([[True]]), np.array([0.5]), np.zeros(1), np.zeros(1))
+    assert found.ap.tolist() == [[0.25]]
+    assert found.precision.tolist() == found.recall.tolist() == found.f1.tolist() == [0.5]

@@ -15,6 +15,7 @@ import numpy as np
 
 from utils import augmentations
 from utils.augmentations import Scene, Tile, paint
+from utils.base.pasted import pasted_function
 from utils.ops.boxes import xywhn2xyxy, xyxy2xywhn
 
 IDENTITY = np.eye(3)
@@ -23,8 +24,11 @@ SEEDS = 2**32
 
 @cache
 def is_for_v61(function: Callable) -> bool:
-    """Return True if an augmentation does not take our generator."""
-    return "rng" not in inspect.signature(function).parameters
+    """Return True if an augmentation does not take our generator; add v6.1's names that it uses to its module."""
+    if "rng" in inspect.signature(function).parameters:
+        return False
+    pasted_function(augmentations.__name__, function.__name__)
+    return True
 
 
 def seed_global(rng: np.random.Generator) -> None:

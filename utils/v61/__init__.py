@@ -51,7 +51,13 @@ DOORS: dict[str, dict[str, str]] = {
             "plot_results plot_val_study save_one_box"
         )
     },
-    "utils.augmentations": {"utils.v61.augmentations": "Albumentations classify_transforms"},
+    "utils.augmentations": {
+        "utils.v61.augmentations": "Albumentations box_candidates classify_transforms",
+        "utils.v61.segments": "resample_segments segment2box",
+        "utils.v61.metrics": "bbox_ioa",
+        "utils.v61.checks": "check_version",
+        "utils.general": "LOGGER colorstr",
+    },
     "utils.autoanchor": {"utils.v61.fitting": "check_anchor_order check_anchors kmean_anchors"},
     "utils.autobatch": {"utils.v61.fitting": "autobatch check_train_batch_size"},
     "utils.metrics": {

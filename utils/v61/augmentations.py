@@ -14,6 +14,29 @@ CLIP_LIMIT = 4.0  # of CLAHE's contrast, at most
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
 
 
+def box_candidates(
+    box1: np.ndarray,
+    box2: np.ndarray,
+    wh_thr: float = 2,
+    ar_thr: float = 100,
+    area_thr: float = 0.1,
+    eps: float = 1e-16,
+) -> np.ndarray:
+    """Return (n,) bool: the boxes that are still large enough after augmentation.
+
+    Args:
+        box1: (4, n) xyxy before augmentation.
+        box2: (4, n) xyxy after it.
+        wh_thr: Minimum width and height in pixels.
+        ar_thr: Maximum aspect ratio.
+        area_thr: Minimum ratio of the areas after and before.
+        eps: Added to denominators.
+    """
+    (w1, h1), (w2, h2) = box1[2:] - box1[:2], box2[2:] - box2[:2]
+    aspect = np.maximum(w2 / (h2 + eps), h2 / (w2 + eps))
+    return (w2 > wh_thr) & (h2 > wh_thr) & (w2 * h2 / (w1 * h1 + eps) > area_thr) & (aspect < ar_thr)
+
+
 class Albumentations:
     """Blur, median blur, gray and CLAHE, each of one image in a hundred; boxes stay as they are.
 

@@ -12,9 +12,17 @@ from onnx import TensorProto, helper
 
 import export
 import hubconf
+from models import common
 from models.experimental import Ensemble, attempt_load
 from models.runtimes.base import from_nms
-from models.runtimes.load import OnnxRuntime, OpenVinoRuntime, TorchScriptRuntime, find_kind, load_backend
+from models.runtimes.load import (
+    OnnxRuntime,
+    OpenVinoRuntime,
+    TorchScriptRuntime,
+    find_kind,
+    load_backend,
+    warn_of_pasted_backend,
+)
 from models.runtimes.metadata import AXES
 from models.runtimes.onnx_header import read_onnx_header
 from utils.data.config import names_of
@@ -324,3 +332,12 @@ def test_torch_hub_takes_exported_files(folder, file):
     assert a.shape == b.shape
     assert (a[:, 4] - b[:, 4]).abs().max() < 1e-3
     assert found(np.zeros((200, 100, 3), np.uint8), size=96).s[2:] == ((96, 64) if file == "a.onnx" else (64, 96))
+
+
+def test_a_pasted_backend_is_warned_of_once(small_weights, monkeypatch, caplog):
+    warn_of_pasted_backend.cache_clear()
+    monkeypatch.setattr(common, "DetectMultiBackend", object, raising=False)
+    for _ in range(2):
+        load_backend(small_weights)
+    assert [record.levelname for record in caplog.records if "DetectMultiBackend" in record.message] == ["WARNING"]
+    warn_of_pasted_backend.cache_clear()
