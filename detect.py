@@ -263,7 +263,7 @@ def main(opt: DetectOptions) -> Path:
                     stats = detect(opt, model, source, writer, zones)
                     total = joined_results(ranks, stats, source, writer)
         if ranks.is_main:
-            report_counts(total.counts, folder, tables)
+            report_counts(total.counts, folder, tables if opt.line or opt.zone else ())
             report(total, writer)
             if opt.update:
                 for path in weights:

@@ -89,6 +89,10 @@ def open_study(url: str, name: str, common: Mapping[str, object], epochs: int) -
     return study
 
 
+# SQLAlchemy 2.1 takes psycopg for postgresql://, earlier versions psycopg2; by these names neither needs a compiler.
+BINARY_DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}
+
+
 def open_storage(url: str, flag: str = EVOLVE_FLAG) -> "RDBStorage":
     """Open a database and create its tables; try again if another worker creates them at the same moment."""
     import optuna
@@ -101,7 +105,7 @@ def open_storage(url: str, flag: str = EVOLVE_FLAG) -> "RDBStorage":
                 return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
             except ImportError as error:  # the database's driver
                 missing = getattr(error.__cause__, "name", None) or "its driver"
-                missing = "psycopg2-binary" if missing == "psycopg2" else missing  # the other one needs a compiler
+                missing = BINARY_DRIVERS.get(missing, missing)
                 raise ImportError(f"{flag} {shown(url)} needs another package: pip install {missing}") from None
             except sqlalchemy.exc.DBAPIError:
                 if wait_s is None:

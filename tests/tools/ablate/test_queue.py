@@ -200,7 +200,7 @@ def test_two_processes_do_no_run_twice_and_the_killed_ones_run_is_resumed(tmp_pa
 @pytest.fixture
 def postgresql():
     """The address of a PostgreSQL server of its own, which does not run as root."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     if not shutil.which("initdb") or not shutil.which("pg_ctl"):
         pytest.skip("no PostgreSQL server")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a short path, as sockets need it

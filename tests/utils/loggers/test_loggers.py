@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from train import parse_opt
+from train import parse_opt, wandb_flags
 from utils.datasets import Batch
 from utils.files.images import write_image
 from utils.loggers import HEADER, KEYS, CsvLogger, EpochBar, RunLogger, check_services, open_loggers
@@ -226,8 +226,9 @@ def test_services_know_their_run_again(tmp_path):
 )
 def test_a_missing_package_is_named(monkeypatch, flags, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=f"--{package}: .* is not installed .*; pip install {package}, or leave"):
-        parse_opt(flags).check()
+    opt = parse_opt(flags)
+    with pytest.raises(ImportError, match=f"--{package}: .*pip install {package}"):
+        check_services(wandb_flags(opt), opt.mlflow)
     check_services(WandbFlags(), None)
 
 
