@@ -384,7 +384,7 @@ def test_every_command_is_a_script():
 def required(file):
     """The packages that a requirements file names, in lower case."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
-    return {re.split(r"[=<>~! ]", line)[0].lower() for line in lines if line and not line.startswith("-")}
+    return {re.split(r"[\[=<>~! ]", line)[0].lower() for line in lines if line and not line.startswith("-")}
 
 
 def test_requirements_are_what_is_imported():
